@@ -1,0 +1,5 @@
+"""`python -m harmonize_cli` is the command `harmonize`."""
+
+from harmonize_cli.cli.main import main
+
+main()

@@ -1,0 +1,62 @@
+"""The command `harmonize`: puts the subcommands together and turns errors into one clear message."""
+
+import errno
+import sys
+from typing import Annotated
+
+import typer
+
+import harmonize_cli
+from harmonize_cli.cli import (
+    bench,
+)
+from harmonize_cli.errors import HarmonizeError
+
+app = typer.Typer(
+    name="harmonize",
+    help="Pre-train video-audio-text models on noisy web video with harmonized gradients.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# stages first, in the order in which data runs through them
+app.add_typer(bench.app, name="bench")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"harmonize {harmonize_cli.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point. Exit codes are documented in `harmonize_cli.errors`."""
+    try:
+        app()
+    except HarmonizeError as e:
+        _die(str(e), e.exit_code)
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            _die(
+                f"{e.filename or 'output'}: no room left to write ({e.strerror}). Free some space and run again",
+                1,
+            )
+        raise
+    except BrokenPipeError:
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _die("interrupted", 130)
+
+
+def _die(message: str, code: int) -> None:
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,123 @@
+"""Stage configs: a pydantic model per stage, filled from YAML, `--set a.b=c` and flags, in this order.
+
+All faults are reported at once, each with its field, value and what is allowed.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from harmonize_cli.errors import BadInput, list_faults
+
+
+class StageConfig(BaseModel):
+    """Base of every stage's config: unknown keys are faults, values are frozen once validated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+ConfigT = TypeVar("ConfigT", bound=StageConfig)
+
+
+def load_config(
+    kind: type[ConfigT],
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> ConfigT:
+    """Merge `file` (YAML), `overrides` (`a.b=value`, value as YAML) and `flags` (dotted key -> value, None = unset).
+
+    Raises:
+        BadInput: naming the file and every faulty field.
+    """
+    values: dict[str, Any] = _read_yaml(file) if file else {}
+    for text in overrides:
+        key, sep, raw = text.partition("=")
+        if not sep or not key:
+            raise BadInput(f"--set {text}: expected key=value, for example --set optim.lr=1e-4")
+        try:
+            _put(values, key, yaml.load(raw, Loader=_Loader))
+        except yaml.YAMLError as e:
+            raise BadInput(f"--set {text}: the value is no valid YAML ({e})") from e
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _put(values, key, value)
+    return validate(kind, values, source=str(file) if file else "config")
+
+
+def validate(kind: type[ConfigT], values: Mapping[str, Any], *, source: str) -> ConfigT:
+    """Build a `kind` from plain values, all faults in one `BadInput` that names `source`."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as e:
+        faults = [_fault(kind, error) for error in e.errors()]
+        raise BadInput(list_faults(f"{source}: {len(faults)} fault(s)", faults)) from None
+
+
+def dump_yaml(config: StageConfig) -> str:
+    """The resolved config as YAML, in the order of its fields."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-4 as a string; people who set learning rates mean the number."""
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise BadInput(f"{file}: no such config file") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise BadInput(f"{file}: can't be read ({e})") from e
+    except yaml.YAMLError as e:
+        raise BadInput(f"{file}: no valid YAML: {e}") from e
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise BadInput(f"{file}: expected keys and values at the top level, found {type(values).__name__}")
+    return values
+
+
+def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, leaf = dotted.split(".")
+    for part in parents:
+        below = values.setdefault(part, {})
+        if not isinstance(below, dict):
+            raise BadInput(f"{dotted}: {part} is a value, not a section")
+        values = below
+    values[leaf] = value
+
+
+def _fault(kind: type[BaseModel], error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "(whole)"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        siblings = _fields_at(kind, error["loc"][:-1])
+        message = "unknown key" + (f"; known here: {', '.join(siblings)}" if siblings else "")
+        return f"{where}: {message}"
+    got = error.get("input")
+    shown = f" (got {got!r})" if isinstance(got, str | int | float | bool) or got is None else ""
+    return f"{where}: {message}{shown}"
+
+
+def _fields_at(kind: type[BaseModel], loc: Sequence[Any]) -> list[str]:
+    for part in loc:
+        field = kind.model_fields.get(part) if isinstance(part, str) else None
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        kind = annotation
+    return list(kind.model_fields)

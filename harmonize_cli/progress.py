@@ -1,0 +1,30 @@
+"""Progress bars that are silent when nobody watches."""
+
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def progress(
+    items: Iterable[T] | None = None,
+    *,
+    desc: str,
+    total: int | None = None,
+    unit: str = "it",
+    initial: int = 0,
+) -> "tqdm[T]":
+    """A tqdm bar on stderr, off when stderr is no terminal."""
+    return tqdm(
+        items,
+        desc=desc,
+        total=total,
+        unit=unit,
+        initial=initial,
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
+        smoothing=0.1,
+    )
