@@ -29,7 +29,9 @@ def load_config(
     overrides: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
 ) -> ConfigT:
-    """Merge `file` (YAML), `overrides` (`a.b=value`, value as YAML) and `flags` (dotted key -> value, None = unset).
+    """Merge `file` (YAML), `overrides` (`a.b=value`, value as YAML) and `flags` (dotted key -> value).
+
+    A flag of None is unset.
 
     Raises:
         BadInput: naming the file and every faulty field.

@@ -49,7 +49,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename survives a power cut. Some file systems refuse: that is fine."""
+    """Flush a folder's entries, so that a rename survives a power cut; file systems may refuse."""
     with suppress(OSError):
         sync_file(folder)
 

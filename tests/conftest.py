@@ -1,10 +1,16 @@
 """Fixtures for every room's tests."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+# pytest-xdist runs one process per core: more threads each would only fight
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REAL_DATA = Path(os.environ.get("HARMONIZE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -24,3 +30,23 @@ def shared_data() -> Callable[[str], Path]:
         return folder
 
     return find
+
+
+@pytest.fixture(scope="session")
+def harmonize() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`harmonize("extract", path, ..., code=0)`: the real command in its own process, exit code checked."""
+
+    def run(
+        *args: object, code: int = 0, timeout: float = 240, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "harmonize_cli", *map(str, args)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, check=False, **options
+        )
+        assert done.returncode == code, (
+            f"exit {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run

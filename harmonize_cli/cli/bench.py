@@ -2,9 +2,7 @@
 
 import typer
 
-app = typer.Typer(
-    help="Measure speed on this machine, as ratios to the obvious alternative.", no_args_is_help=True
-)
+app = typer.Typer(help="Measure speed here, as ratios to the obvious alternative.", no_args_is_help=True)
 
 
 @app.callback()

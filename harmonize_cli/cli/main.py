@@ -47,7 +47,7 @@ def main() -> None:
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             _die(
-                f"{e.filename or 'output'}: no room left to write ({e.strerror}). Free some space and run again",
+                f"{e.filename or 'output'}: no room left to write ({e.strerror}); free some and run again",
                 1,
             )
         raise
