@@ -1,0 +1,1 @@
+"""VATT: tokenisers, one transformer for three modalities, projection heads."""

@@ -1,0 +1,59 @@
+"""BatchNorm whose statistics may span all ranks, on CPU (gloo) as on GPU; torch's SyncBatchNorm is CUDA only."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """BatchNorm over rows [N, D], momentum 0.1, eps 1e-5, affine; same state as `nn.BatchNorm1d`."""
+
+    def __init__(self, features: int, *, sync: bool = True) -> None:
+        super().__init__(features, eps=1e-5, momentum=0.1)
+        self.sync = sync
+
+    def forward(self, x: Tensor, running: bool = False) -> Tensor:
+        """Normalise x [N, D]; `running` uses the running statistics and leaves them as they are."""
+        assert self.running_mean is not None and self.running_var is not None
+        if running or not self.training:
+            return nn.functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
+        if not (self.sync and _ranks() > 1):
+            return super().forward(x)
+        x32 = x.float()
+        count = torch.tensor([float(len(x))], device=x.device)
+        totals = _SumOverRanks.apply(torch.cat([x32.sum(0), count]))
+        n = totals[-1].detach()
+        mean = totals[:-1] / n
+        # a second sum instead of E[x^2] - mean^2, which cancels in float32
+        var = _SumOverRanks.apply((x32 - mean).square().sum(0)) / n
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, 0.1)
+            self.running_var.lerp_(var * n / (n - 1).clamp(min=1), 0.1)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        out = (x32 - mean) * (var + self.eps).rsqrt() * self.weight + self.bias
+        return out.to(x.dtype)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Sum over ranks. Every rank's loss depends on every rank's input, so the gradient is summed as well."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].contiguous().clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+def _ranks() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

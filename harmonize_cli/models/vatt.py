@@ -1,0 +1,123 @@
+"""The model: stems, shared transformer, post projections, heads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.models.config import MODALITIES, ModelConfig
+from harmonize_cli.models.heads import build_head
+from harmonize_cli.models.inputs import ModalityInput
+from harmonize_cli.models.stem import Stem
+from harmonize_cli.models.transformer import Transformer
+
+
+@dataclass(frozen=True, slots=True)
+class VattOutput:
+    """pooled: {"video": [B, D], "audio": [B, D], "text": [B, C, D]}; embeddings: see `FacHead`."""
+
+    pooled: dict[str, Tensor]
+    embeddings: dict[str, Tensor]
+
+
+class Vatt(nn.Module):
+    """VATT (arXiv 2104.11178). `inputs` says which modalities arrive and in which shape.
+
+    Modality-agnostic: `transformer` is one `Transformer`; modality-specific: a `ModuleDict` of them.
+    Every parameter lives in a module with a forward of its own, so that hooks can see its inputs and
+    outputs; the leading dimension of each is samples (text: samples x candidates).
+    """
+
+    def __init__(self, config: ModelConfig, inputs: Mapping[str, ModalityInput]) -> None:
+        super().__init__()
+        self.config = config
+        self.modalities = tuple(m for m in MODALITIES if m in inputs)
+        rates = config.dropout_rate, config.attention_dropout_rate
+        self.stems = nn.ModuleDict({m: Stem(m, inputs[m], config) for m in self.modalities})
+        self.transformer: nn.Module
+        if config.sharing == "agnostic":
+            self.transformer = Transformer(config.size("video"), *rates)
+            width = config.size("video").width
+            self.post_proj = nn.ModuleDict(
+                {m: nn.Linear(width, config.pooled_width(m)) for m in self.modalities}
+            )
+        else:
+            self.transformer = nn.ModuleDict(
+                {m: Transformer(config.size(m), *rates) for m in self.modalities}
+            )
+            self.post_proj = nn.ModuleDict()
+        self.head = build_head({m: config.pooled_width(m) for m in self.modalities}, config.head)
+        self._start()
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> VattOutput:
+        """Pooled features and embeddings of a batch; see `encode` for `inputs`."""
+        pooled = self.encode(inputs)
+        return VattOutput(pooled, self.heads(pooled))
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Pooled features, the place where harmonization cuts the graph.
+
+        inputs: per modality the tensor of `ModalityInput`; for feature sequences "video_mask",
+        "audio_mask" [B, T], True where a row is real. Modalities that are not in `inputs` are left out.
+        """
+        return {m: self._pool(m, inputs[m], inputs.get(f"{m}_mask")) for m in self.modalities if m in inputs}
+
+    def heads(self, pooled: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Embeddings (not normalised) of pooled features; see `FacHead`."""
+        embeddings: dict[str, Tensor] = self.head(pooled)
+        return embeddings
+
+    def stack(self, modality: str) -> Transformer:
+        """The blocks that read `modality`."""
+        if isinstance(self.transformer, nn.ModuleDict):
+            return cast(Transformer, self.transformer[modality])
+        return cast(Transformer, self.transformer)
+
+    def encoder_parameters(self, modality: str) -> int:
+        """Parameters of tokeniser (with pre_proj), positions, AGG token and transformer."""
+        parts = (self.stems[modality], self.stack(modality))
+        return sum(p.numel() for part in parts for p in part.parameters())
+
+    def _pool(self, modality: str, x: Tensor, mask: Tensor | None) -> Tensor:
+        lead = x.shape[:1]
+        if modality == "text":  # [B, C, ...] -> [B * C, ...]
+            lead, x = x.shape[:2], x.flatten(0, 1)
+            if x.is_floating_point():
+                x = x.unsqueeze(1)  # one vector per candidate is a sequence of one
+            else:
+                mask = x != 0
+        tokens, key_mask = self.stems[modality](x, mask)
+        agg = self.stack(modality)(tokens, key_mask)[:, 0]
+        if modality in self.post_proj:
+            agg = gelu(self.post_proj[modality](agg))
+        return agg.unflatten(0, lead)
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        """Keras' defaults: Glorot uniform, no bias. The fused qkv layer starts as three layers would."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                for block in module.weight.chunk(3) if name.endswith("qkv") else (module.weight,):
+                    nn.init.xavier_uniform_(block)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if self.config.word_vectors and "text" in self.stems:
+            self._load_words(self.config.word_vectors)
+
+    def _load_words(self, file: str) -> None:
+        words = self.stems["text"].tokeniser.words  # type: ignore[union-attr]
+        try:
+            vectors = torch.from_numpy(np.load(file, allow_pickle=False))
+        except (OSError, ValueError) as e:
+            raise BadInput(f"model.word_vectors: {file}: can't be read as .npy ({e})") from e
+        if vectors.shape != words.weight.shape:  # type: ignore[union-attr]
+            raise BadInput(
+                f"model.word_vectors: {file} has shape {tuple(vectors.shape)}, "
+                f"vocabulary and word_dim ask for {tuple(words.weight.shape)}"  # type: ignore[union-attr]
+            )
+        words.weight.copy_(vectors)  # type: ignore[union-attr,operator]
