@@ -1,0 +1,1 @@
+"""Files on disk to arrays: finding ffmpeg, running it safely, probing and decoding."""

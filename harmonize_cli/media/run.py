@@ -1,0 +1,178 @@
+"""The one place that starts ffmpeg.
+
+A child that nobody reads blocks for ever, a return code that nobody checks is a silent truncation, and an
+ffmpeg left alone may wait for a key or for the network. So: an argument list (never a shell), no stdin unless
+we feed it, messages to a temporary file whose tail becomes the reason, a deadline, and a process group of its
+own that is killed as a whole.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import IO, Any, Self
+
+import ffmpeg
+
+from harmonize_cli.media.binary import find_ffmpeg
+from harmonize_cli.media.errors import DeadlinePassed, MediaError
+
+QUIET = ("-hide_banner", "-nostdin", "-nostats")
+# every message starts with its level, so that errors can be told from the description of the input
+LOG = ("-loglevel", "repeat+level+info")
+_MOST_LOG = 1 << 20
+
+
+def command(*outputs: Any) -> list[str]:
+    """The argument list for ffmpeg-python outputs; several outputs share one decode of their input."""
+    if not outputs:
+        raise ValueError("an ffmpeg command needs at least one output")
+    node = outputs[0] if len(outputs) == 1 else ffmpeg.merge_outputs(*outputs)
+    built: list[str] = ffmpeg.compile(node, cmd=find_ffmpeg().path)
+    return [built[0], *QUIET, *LOG, *built[1:]]
+
+
+class Running:
+    """A started ffmpeg. Leaving the `with` block kills whatever of it is still there.
+
+    `deadline` is in seconds of wall time from the start. `keep_open` are descriptors that the child inherits.
+    """
+
+    def __init__(
+        self,
+        args: Sequence[str],
+        *,
+        deadline: float,
+        stdin: Iterable[bytes] | None = None,
+        keep_open: Sequence[int] = (),
+    ) -> None:
+        self._log = tempfile.TemporaryFile(prefix="harmonize-ffmpeg-")  # noqa: SIM115 (closed in __exit__)
+        try:
+            self._process = subprocess.Popen(
+                args,
+                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                pass_fds=keep_open,
+                start_new_session=True,
+            )
+        except OSError as e:
+            self._log.close()
+            raise MediaError(f"can't start {args[0]}: {e}") from e
+        assert self._process.stdout is not None
+        self.stdout: IO[bytes] = self._process.stdout
+        self._deadline = deadline
+        self._late = threading.Event()
+        self._watch = threading.Timer(deadline, self._expire)
+        self._watch.daemon = True
+        self._watch.start()
+        self._feeder: threading.Thread | None = None
+        if stdin is not None:
+            self._feeder = threading.Thread(target=self._feed, args=(stdin,), daemon=True)
+            self._feed_error: BaseException | None = None
+            self._feeder.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._watch.cancel()
+        self.kill()
+        self._process.wait()
+        self.stdout.close()
+        if self._feeder is not None:
+            self._feeder.join(timeout=10)
+        self._log.close()
+
+    def wait(self) -> None:
+        """Wait for the end.
+
+        Raises:
+            DeadlinePassed: it had to be killed.
+            MediaError: it failed; the message is the tail of what it said.
+        """
+        code = self._process.wait()
+        self._watch.cancel()
+        if self._feeder is not None:
+            self._feeder.join(timeout=10)
+            if self._feed_error is not None and not isinstance(self._feed_error, OSError):
+                raise self._feed_error
+        if self._late.is_set():
+            raise DeadlinePassed(f"not done after {self._deadline:g} s, killed")
+        if code != 0:
+            raise MediaError(reason_from(self.messages(), code))
+
+    def messages(self) -> list[str]:
+        """What ffmpeg said so far, one line each with its level in front (the last 1 MiB of it)."""
+        size = os.fstat(self._log.fileno()).st_size
+        tail = os.pread(self._log.fileno(), _MOST_LOG, max(0, size - _MOST_LOG))
+        return tail.decode("utf-8", errors="replace").splitlines()
+
+    def kill(self) -> None:
+        """Kill the whole process group, if it is still there."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _expire(self) -> None:
+        if self._process.poll() is None:
+            self._late.set()
+            self.kill()
+
+    def _feed(self, blocks: Iterable[bytes]) -> None:
+        pipe = self._process.stdin
+        assert pipe is not None
+        try:
+            for block in blocks:
+                pipe.write(block)
+        except BaseException as e:  # handed to wait(), which runs in the caller's thread
+            self._feed_error = e
+            if not isinstance(e, OSError):
+                self.kill()
+        finally:
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+def run(*outputs: Any, deadline: float = 600.0, stdin: Iterable[bytes] | None = None) -> bytes:
+    """Run ffmpeg-python `outputs` to their end and return what came out of `pipe:1` (all of it, in memory).
+
+    `stdin` feeds `pipe:0` block by block. With `-nostdin` ffmpeg still reads an input named `pipe:0`.
+
+    Raises:
+        MediaError: with ffmpeg's own words.
+    """
+    with Running(command(*outputs), deadline=deadline, stdin=stdin) as running:
+        data = running.stdout.read()
+        running.wait()
+    return data
+
+
+def error_lines(messages: Iterable[str]) -> Iterator[str]:
+    """The errors among ffmpeg's messages, without level, addresses and doubles."""
+    seen: set[str] = set()
+    for line in messages:
+        found = re.match(r"(?:\[[^\]]*\] )*\[(?:error|fatal|panic)\] (.*)", line)
+        if found:
+            text = re.sub(r" @ 0x[0-9a-f]+", "", found[1]).strip()
+            if text and text not in seen:
+                seen.add(text)
+                yield text
+
+
+def reason_from(messages: Sequence[str], code: int | None = None, *, most: int = 300) -> str:
+    """One short line that says why ffmpeg failed."""
+    errors = [
+        e for e in error_lines(messages) if not e.startswith(("Error opening input files", "Conversion"))
+    ]
+    text = "; ".join(errors[:3]) or (
+        f"ffmpeg ended with code {code}" if code is not None else "ffmpeg gave no reason"
+    )
+    return text if len(text) <= most else text[: most - 3] + "..."
