@@ -1,0 +1,175 @@
+"""One JSON per evaluation: what was measured, on what, how, and with which doubt.
+
+Tables, comparisons and the report are made from these files alone.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import harmonize_cli
+from harmonize_cli.errors import BadInput
+from harmonize_cli.evaluation.statistics import Interval
+from harmonize_cli.files import sha256_file, sha256_json, write_json
+
+FORMAT = "harmonize-result/1"
+FOLDER = "eval"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An evaluation's outcome.
+
+    Attributes:
+        task: "retrieval", "probe", "zeroshot" or "finetune".
+        protocol: every setting that the numbers depend on, with its "name".
+        split: which samples were judged, in words.
+        coverage: "expected" and "present" ids, and what is missing by modality.
+        metrics: name -> value with interval; retrieval names read "text-to-video/R@10".
+        chance: what guessing would give, where that is known.
+        model_hash: of the weights that were judged ("" where there is no model: plain features).
+        store_hash: of the store's content.
+        model: run folder, step, seed and the settings that tell runs apart, as far as known.
+        queries: name of the file beside the JSON with the values of every query, and its checksum.
+    """
+
+    task: str
+    protocol: Mapping[str, Any]
+    split: str
+    coverage: Mapping[str, Any]
+    metrics: Mapping[str, Mapping[str, float]]
+    chance: Mapping[str, float]
+    model_hash: str
+    store_hash: str
+    store: str = ""
+    model: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    seconds: float = 0.0
+    queries: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    format: str = FORMAT
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that the numbers depend on: same identity, same numbers."""
+        parts = (self.task, self.protocol, self.split, self.model_hash, self.store_hash)
+        return sha256_json(json.loads(json.dumps(parts)))
+
+    @property
+    def name(self) -> str:
+        """File name without suffix: readable, and another one for other weights, stores or settings."""
+        label = str(self.protocol.get("name", "custom"))
+        return f"{self.task}-{label}-{self.split.replace('/', '_')}-{self.identity[:10]}"
+
+
+def intervals(metrics: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
+    """Metrics as the contract writes them."""
+    return {name: interval.as_dict() for name, interval in metrics.items()}
+
+
+def versions() -> dict[str, str]:
+    """Of everything whose change can move a number."""
+    found = {"harmonize": harmonize_cli.__version__, "python": platform.python_version()}
+    for package in ("torch", "numpy", "scikit-learn", "open_clip_torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def existing(path: Path, identity: str, *, overwrite: bool) -> Result | None:
+    """The result already at `path` if it has this identity; None where the way is free.
+
+    Raises:
+        BadInput: where another evaluation's result is there and `overwrite` was not said.
+    """
+    if overwrite or not path.exists():
+        return None
+    old = read_result(path)
+    if old.identity != identity:
+        raise BadInput(
+            f"{path}: holds another result ({old.task}, {old.protocol.get('name')}, {old.split}); "
+            "give another -o, or --overwrite to replace it"
+        )
+    return old
+
+
+def write_result(result: Result, path: Path) -> None:
+    """Write the JSON atomically. What may be replaced is decided before the work, by `existing`."""
+    write_json(path, asdict(result))
+
+
+def read_result(path: Path) -> Result:
+    """Read one result.
+
+    Raises:
+        BadInput: naming the file and what is wrong with it.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such result; `harmonize eval retrieval RUN STORE` makes one") from None
+    except (OSError, ValueError) as e:
+        raise BadInput(f"{path}: no readable JSON result ({e})") from e
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise BadInput(f'{path}: not a result of `harmonize eval` (its "format" should be {FORMAT})')
+    known = set(Result.__dataclass_fields__)
+    unknown, missing = set(values) - known, {"task", "protocol", "split", "coverage", "metrics"} - set(values)
+    if unknown or missing:
+        raise BadInput(f"{path}: fields unknown: {sorted(unknown)}, missing: {sorted(missing)}")
+    return Result(**values)
+
+
+def find_results(places: Sequence[Path]) -> Iterator[tuple[Path, Result]]:
+    """Results from files, run folders (their eval/) and folders of run folders.
+
+    Raises:
+        BadInput: for a place without any result.
+    """
+    for place in places:
+        if place.is_file():
+            yield place, read_result(place)
+            continue
+        if not place.is_dir():
+            raise BadInput(f"{place}: neither a result file nor a run folder")
+        files = [
+            file
+            for pattern in ("*.json", f"{FOLDER}/*.json", f"*/{FOLDER}/*.json")
+            for file in sorted(place.glob(pattern))
+            if _is_result(file)
+        ]
+        if not files:
+            raise BadInput(f"{place}: no results here; `harmonize eval retrieval {place} STORE` makes one")
+        for file in files:
+            yield file, read_result(file)
+
+
+def verified_sidecar(path: Path, result: Result) -> Path | None:
+    """The file with every query's values; None where the result has none.
+
+    Raises:
+        BadInput: where it is missing or was changed since.
+    """
+    if not result.queries:
+        return None
+    file = path.parent / result.queries["file"]
+    if not file.is_file():
+        raise BadInput(f"{file}: missing; it holds the values of every query of {path.name}: evaluate again")
+    if sha256_file(file) != result.queries["sha256"]:
+        raise BadInput(f"{file}: does not belong to {path.name} any more (checksum differs): evaluate again")
+    return file
+
+
+def _is_result(file: Path) -> bool:
+    try:
+        with file.open(encoding="utf-8") as f:
+            return FORMAT in f.read()
+    except (OSError, UnicodeDecodeError):
+        return False
