@@ -1,0 +1,226 @@
+"""Decoding in an ffmpeg child: one run, one decode, one pipe for each request, constant memory."""
+
+import contextlib
+import fcntl
+import os
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from math import lcm
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from harmonize_cli.media.errors import MediaError
+from harmonize_cli.media.filters import filters_for, pixel_format
+from harmonize_cli.media.info import MediaInfo, parse_info
+from harmonize_cli.media.requests import Chunk, FrameRequest, Request, Span
+from harmonize_cli.media.run import Running, command, error_lines
+from harmonize_cli.media.source import input_node
+
+_BLOCK = 1 << 20
+_MOST_ROWS = 256
+_QUEUED = 16
+# a seek pays off when it skips at least this much; before it we land a little early
+_SEEK_FROM = 30.0
+_SEEK_EARLY = 5.0
+
+
+class FFmpegDecoder:
+    """Decodes `requests` from `path` within `span`. All of one kind come from one track.
+
+    Iterate `chunks()` once. `info` and `errors` are known when it ended, with or without an exception.
+    """
+
+    def __init__(
+        self, path: Path, requests: Sequence[Request], span: Span, *, deadline: float, threads: int = 0
+    ) -> None:
+        self._path, self._requests, self._span = path, requests, span
+        self._deadline, self._threads = deadline, threads
+        self.info: MediaInfo | None = None
+        self.errors: list[str] = []
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Rows of all requests, about in step with each other, each request's in order.
+
+        Raises:
+            MediaError: after the chunks that could be had.
+        """
+        offset = seek_point(self._span, self._requests)
+        pipes = [_Pipe(r) for r in self._requests]
+        try:
+            args = self._command(offset, pipes)
+            keep = [fd for p in pipes for fd in (p.data_write, p.times_write)]
+            with Running(args, deadline=self._deadline, keep_open=keep) as running:
+                for pipe in pipes:
+                    pipe.close_write()
+                try:
+                    with _Readers(pipes, offset) as readers:
+                        yield from readers
+                    running.wait()
+                finally:
+                    messages = running.messages()
+                    self.info = parse_info(messages)
+                    self.errors = list(error_lines(messages))
+        finally:
+            for pipe in pipes:
+                pipe.close()
+
+    def _command(self, offset: float, pipes: Sequence["_Pipe"]) -> list[str]:
+        end = self._span.end
+        length = None if end is None else end - offset + 1.0
+        source = input_node(self._path, start=offset, length=length, threads=self._threads)
+        outputs = []
+        for kind, track in (("video", "V:0"), ("audio", "a:0")):
+            wanted = [p for p in pipes if p.request.kind == kind]
+            if not wanted:
+                continue
+            node = source[track]
+            branches: list[Any] = [node]
+            if len(wanted) > 1:
+                split = node.filter_multi_output("split" if kind == "video" else "asplit", len(wanted))
+                branches = [split[i] for i in range(len(wanted))]
+            outputs += [_output(branch, p) for branch, p in zip(branches, wanted, strict=True)]
+        return command(*outputs)
+
+
+def seek_point(span: Span, requests: Sequence[Request]) -> float:
+    """Where to seek to: early enough, and on the grid of every request so that a seek changes no row."""
+    if span.start < _SEEK_FROM:
+        return 0.0
+    step = lcm(1, *(r.exact_rate.denominator for r in requests if isinstance(r, FrameRequest)))
+    return float((span.start - _SEEK_EARLY) // step * step)
+
+
+def _output(node: Any, pipe: "_Pipe") -> Any:
+    request = pipe.request
+    for name, options in filters_for(request):
+        node = node.filter(name, **options)
+    mark = "metadata" if request.kind == "video" else "ametadata"
+    node = node.filter(mark, mode="add", key="row", value="1")
+    times: dict[str, Any] = {"mode": "print", "key": "row", "file": f"pipe:{pipe.times_write}", "direct": 1}
+    if isinstance(request, FrameRequest):
+        node = node.filter(mark, **times)
+        return node.output(
+            f"pipe:{pipe.data_write}",
+            format="rawvideo",
+            pix_fmt=pixel_format(request),
+            fps_mode="passthrough",
+            threads=1,
+        )
+    node = node.filter(mark, **times, enable="eq(n,0)")
+    return node.output(f"pipe:{pipe.data_write}", format="f32le", acodec="pcm_f32le")
+
+
+class _Pipe:
+    """Two pipes for one request: the rows, and the time stamps that a metadata filter prints before them."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        data_read, self.data_write = os.pipe()
+        times_read, self.times_write = os.pipe()
+        with contextlib.suppress(OSError, AttributeError):
+            fcntl.fcntl(data_read, fcntl.F_SETPIPE_SZ, _BLOCK)
+        self.data: IO[bytes] = os.fdopen(data_read, "rb", buffering=0)
+        self.times: IO[bytes] = os.fdopen(times_read, "rb")
+        self._write_open = True
+
+    def close_write(self) -> None:
+        if self._write_open:
+            self._write_open = False
+            os.close(self.data_write)
+            os.close(self.times_write)
+
+    def close(self) -> None:
+        self.close_write()
+        self.data.close()
+        self.times.close()
+
+    def chunks(self, number: int, offset: float) -> Iterator[Chunk]:
+        """Read to the end. A part of a row at the end, or a row without its time, is an error."""
+        request = self.request
+        if isinstance(request, FrameRequest):
+            size = request.height * request.width * request.channels
+            rows = max(1, min(_BLOCK // size, _MOST_ROWS))
+            while block := _read_full(self.data, rows * size):
+                if len(block) % size:
+                    raise MediaError("the last frame is cut off")
+                frames = np.frombuffer(block, np.uint8).reshape(-1, *request.row_shape)
+                ticks = np.array([self._tick() for _ in range(len(frames))], np.float64)
+                yield Chunk(number, offset + ticks / float(request.exact_rate), frames)
+        else:
+            first: float | None = None
+            done = 0
+            while block := _read_full(self.data, _BLOCK // 8):
+                samples = np.frombuffer(block[: len(block) // 4 * 4], np.float32)
+                if first is None:
+                    first = offset + self._tick() / request.sample_rate
+                yield Chunk(number, np.array([first + done / request.sample_rate]), samples)
+                done += len(samples)
+
+    def _tick(self) -> int:
+        """The next row's time stamp in the filter's time base, 1 / rate."""
+        head, mark = self.times.readline(), self.times.readline()
+        parts = head.split(b"pts:")
+        if len(parts) < 2 or not mark:
+            raise MediaError("a row came without its time stamp")
+        return int(parts[1].split()[0])
+
+
+def _read_full(stream: IO[bytes], size: int) -> bytes:
+    parts = []
+    while size and (part := stream.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+class _Readers:
+    """A thread for each pipe, all into one bounded queue: no pipe is left unread, memory stays bounded."""
+
+    def __init__(self, pipes: Sequence[_Pipe], offset: float) -> None:
+        self._queue: queue.Queue[Chunk | BaseException | None] = queue.Queue(_QUEUED)
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._read, args=(pipe, n, offset), daemon=True)
+            for n, pipe in enumerate(pipes)
+        ]
+
+    def __enter__(self) -> Iterator[Chunk]:
+        for thread in self._threads:
+            thread.start()
+        return self._drain()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+
+    def _drain(self) -> Iterator[Chunk]:
+        open_pipes = len(self._threads)
+        trouble: BaseException | None = None
+        while open_pipes:
+            item = self._queue.get()
+            if isinstance(item, Chunk):
+                yield item
+            else:
+                open_pipes -= 1
+                trouble = trouble or item
+        if trouble is not None:
+            raise trouble
+
+    def _read(self, pipe: _Pipe, number: int, offset: float) -> None:
+        end: BaseException | None = None
+        try:
+            for chunk in pipe.chunks(number, offset):
+                if not self._put(chunk):
+                    return
+        except (MediaError, OSError, ValueError) as e:
+            end = e if isinstance(e, MediaError) else MediaError(f"reading from ffmpeg failed: {e}")
+        self._put(end)
+
+    def _put(self, item: Chunk | BaseException | None) -> bool:
+        while not self._stop.is_set():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(item, timeout=0.2)
+                return True
+        return False

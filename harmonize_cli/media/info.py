@@ -1,0 +1,93 @@
+"""What a file says about itself, read from ffmpeg's description (imageio-ffmpeg brings no ffprobe)."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One picture or sound track. `width` x `height` are the coded pixels, before rotation."""
+
+    index: int
+    codec: str
+    width: int = 0
+    height: int = 0
+    rate: float | None = None
+    sample_rate: int = 0
+    channels: str = ""
+    is_cover: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MediaInfo:
+    """Container, length in seconds (None where the file does not say) and tracks."""
+
+    container: str
+    duration: float | None
+    video: tuple[Track, ...] = field(default=())
+    audio: tuple[Track, ...] = field(default=())
+
+    @property
+    def picture(self) -> Track | None:
+        """The track that is decoded: the first that is no cover art."""
+        return next((t for t in self.video if not t.is_cover), None)
+
+    @property
+    def sound(self) -> Track | None:
+        """The track that is decoded: the first."""
+        return self.audio[0] if self.audio else None
+
+
+# A file's own tags are indented by four blanks or more, so they can't pose as one of these lines.
+_INPUT = re.compile(r"\[info\] Input #0, (.+?), from ")
+_DURATION = re.compile(r"\[info\]   Duration: (?:(\d+):(\d\d):(\d\d(?:\.\d+)?)|N/A)")
+_STREAM = re.compile(r"\[info\]   Stream #0:(\d+)(?:\[0x[0-9a-f]+\])?(?:\([^)]*\))?: (Video|Audio): (.*)")
+
+
+def parse_info(messages: Iterable[str]) -> MediaInfo | None:
+    """The description of input 0 among ffmpeg's messages, or None where it could not be opened."""
+    container: str | None = None
+    duration: float | None = None
+    video: list[Track] = []
+    audio: list[Track] = []
+    for line in messages:
+        if line.startswith(("[info] Stream mapping:", "[info] Output #")):
+            break
+        if found := _INPUT.match(line):
+            container = found[1]
+        elif found := _DURATION.match(line):
+            if found[1]:
+                duration = int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
+        elif found := _STREAM.match(line):
+            index, text = int(found[1]), found[3]
+            if found[2] == "Video":
+                video.append(_video(index, text))
+            else:
+                audio.append(_audio(index, text))
+    if container is None:
+        return None
+    return MediaInfo(container, duration, tuple(video), tuple(audio))
+
+
+def _video(index: int, text: str) -> Track:
+    size = re.search(r", (\d+)x(\d+)", text)
+    rate = re.search(r", ([\d.]+)(k?) fps", text)
+    return Track(
+        index,
+        codec=re.split(r"[ ,]", text, maxsplit=1)[0],
+        width=int(size[1]) if size else 0,
+        height=int(size[2]) if size else 0,
+        rate=float(rate[1]) * (1000 if rate[2] else 1) if rate else None,
+        is_cover="(attached pic)" in text,
+    )
+
+
+def _audio(index: int, text: str) -> Track:
+    hz = re.search(r", (\d+) Hz(?:, ([^,]+))?", text)
+    return Track(
+        index,
+        codec=re.split(r"[ ,]", text, maxsplit=1)[0],
+        sample_rate=int(hz[1]) if hz else 0,
+        channels=(hz[2] or "") if hz else "",
+    )

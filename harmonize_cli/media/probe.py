@@ -1,0 +1,34 @@
+"""Look at a file without decoding it."""
+
+from pathlib import Path
+
+import ffmpeg
+
+from harmonize_cli.media.binary import find_ffmpeg
+from harmonize_cli.media.errors import MediaError
+from harmonize_cli.media.info import MediaInfo, parse_info
+from harmonize_cli.media.run import LOG, QUIET, Running, reason_from
+from harmonize_cli.media.source import check_file, input_node
+
+
+def probe(path: Path, *, deadline: float = 30.0) -> MediaInfo:
+    """Container, length and tracks of `path`.
+
+    Raises:
+        MediaError: with the reason, if it is no media file that can be opened.
+    """
+    check_file(path)
+    # without an output ffmpeg describes its input and ends with an error, which is what we want
+    inputs = ffmpeg.get_args(input_node(path)["v"].output("-", format="null"))
+    inputs = inputs[: inputs.index("-map")]
+    with Running([find_ffmpeg().path, *QUIET, *LOG, *inputs], deadline=deadline) as running:
+        running.stdout.read()
+        try:
+            running.wait()
+        except MediaError:
+            info = parse_info(running.messages())
+            if info is None:
+                raise
+            return info
+        messages = running.messages()
+    raise MediaError(reason_from(messages))
