@@ -74,6 +74,9 @@ class JointHead(nn.Module):
         return out
 
 
+_JOINT_NAMES = {"video": ("video_va", "video_vt"), "audio": ("audio_va", "audio_vt"), "text": ("text_vt",)}
+
+
 def build_head(widths: Mapping[str, int], config: HeadConfig) -> nn.Module:
     """The head that `config.kind` names."""
     with torch.no_grad():

@@ -1,49 +1,20 @@
-"""What arrives at the model, one description per modality; it decides tokeniser and token grid."""
+"""Sizes of patches, from the config and from what the store holds.
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+Tensors that arrive at the model, by kind of input (`InputSpec`):
+
+    frames    video [B, rows, H, W, C], uint8 in [0, 255] or float in [-1, 1]
+    waveform  audio [B, rows], float in [-1, 1]
+    logmel    audio [B, rows, mels]; mfcc likewise
+    embedding video or audio [B, rows, D] with a mask [B, rows]; text [B, C, D], one vector per candidate
+    tokens    text [B, C, rows] word ids, 0 = padding
+"""
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.config import ModelConfig
-
-KINDS = ("frames", "waveform", "logmel", "mfcc", "tokens", "embedding")
-
-
-@dataclass(frozen=True, slots=True)
-class ModalityInput:
-    """Shape of one modality's input tensor.
-
-    kind      tensor
-    frames    video [B, rows, H, W, C], uint8 in [0, 255] or float in [-1, 1]; row_shape (H, W, C)
-    waveform  audio [B, rows], float in [-1, 1]; row_shape ()
-    logmel    audio [B, rows, mels]; row_shape (mels,); mfcc likewise
-    embedding video or audio [B, rows, D] with a mask [B, rows]; row_shape (D,)
-    tokens    text [B, C, rows] word ids, 0 = padding; row_shape ()
-    embedding text [B, C, D] one vector per candidate; row_shape (D,), rows 1
-    """
-
-    kind: str
-    rows: int
-    row_shape: tuple[int, ...] = ()
-    vocabulary: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**asdict(self), "row_shape": list(self.row_shape)}
-
-    @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> "ModalityInput":
-        """Inverse of `to_dict`; other keys are left aside."""
-        return ModalityInput(
-            str(values["kind"]),
-            int(values["rows"]),
-            tuple(int(n) for n in values["row_shape"]),
-            int(values.get("vocabulary", 0)),
-        )
+from harmonize_cli.store.windows import InputSpec
 
 
-def video_patch(config: ModelConfig, shape: ModalityInput) -> tuple[int, int, int]:
+def video_patch(config: ModelConfig, shape: InputSpec) -> tuple[int, int, int]:
     """Patch (t, h, w): as configured, or 4x16x16 halved until two patches fit each side of the frame.
 
     Raises:
@@ -63,7 +34,7 @@ def video_patch(config: ModelConfig, shape: ModalityInput) -> tuple[int, int, in
     return config.video_patch
 
 
-def waveform_patch(config: ModelConfig, shape: ModalityInput) -> int:
+def waveform_patch(config: ModelConfig, shape: InputSpec) -> int:
     """Samples per patch: 128 as published; for `tiny` about 32 patches a clip."""
     if config.audio_patch is None:
         return 128 if config.preset != "tiny" else max(1, -(-shape.rows // 32))
@@ -74,7 +45,7 @@ def waveform_patch(config: ModelConfig, shape: ModalityInput) -> int:
     return config.audio_patch
 
 
-def spectrum_patch(config: ModelConfig, shape: ModalityInput) -> tuple[int, int]:
+def spectrum_patch(config: ModelConfig, shape: InputSpec) -> tuple[int, int]:
     """(time steps, mel bins) per patch: 16x5 as published; for `tiny` about 25 full-height patches."""
     (bins,) = shape.row_shape
     if config.audio_patch is None:

@@ -1,4 +1,4 @@
-"""BatchNorm whose statistics may span all ranks, on CPU (gloo) as on GPU; torch's SyncBatchNorm is CUDA only."""
+"""BatchNorm whose statistics may span all ranks, on CPU (gloo) too: torch's SyncBatchNorm is CUDA only."""
 
 from typing import Any
 
@@ -16,7 +16,8 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, x: Tensor, running: bool = False) -> Tensor:
         """Normalise x [N, D]; `running` uses the running statistics and leaves them as they are."""
-        assert self.running_mean is not None and self.running_var is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
         if running or not self.training:
             return nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
@@ -25,18 +26,23 @@ class BatchNorm(nn.BatchNorm1d):
             return super().forward(x)
         x32 = x.float()
         count = torch.tensor([float(len(x))], device=x.device)
-        totals = _SumOverRanks.apply(torch.cat([x32.sum(0), count]))
+        totals = _sum_over_ranks(torch.cat([x32.sum(0), count]))
         n = totals[-1].detach()
         mean = totals[:-1] / n
         # a second sum instead of E[x^2] - mean^2, which cancels in float32
-        var = _SumOverRanks.apply((x32 - mean).square().sum(0)) / n
+        var = _sum_over_ranks((x32 - mean).square().sum(0)) / n
         with torch.no_grad():
             self.running_mean.lerp_(mean, 0.1)
             self.running_var.lerp_(var * n / (n - 1).clamp(min=1), 0.1)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
-        out = (x32 - mean) * (var + self.eps).rsqrt() * self.weight + self.bias
+        out: Tensor = (x32 - mean) * (var + self.eps).rsqrt() * self.weight + self.bias
         return out.to(x.dtype)
+
+
+def _sum_over_ranks(x: Tensor) -> Tensor:
+    total: Tensor = _SumOverRanks.apply(x)  # type: ignore[no-untyped-call]
+    return total
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.config import ModelConfig
-from harmonize_cli.models.inputs import ModalityInput, spectrum_patch, video_patch, waveform_patch
+from harmonize_cli.models.inputs import spectrum_patch, video_patch, waveform_patch
 from harmonize_cli.models.positions import AggToken, Positions
 from harmonize_cli.models.tokenisers import (
     FeatureTokens,
@@ -17,6 +17,7 @@ from harmonize_cli.models.tokenisers import (
     WaveformPatches,
     WordTokens,
 )
+from harmonize_cli.store.windows import InputSpec
 
 
 class Stem(nn.Module):
@@ -26,7 +27,7 @@ class Stem(nn.Module):
     `mask` [N, n] is True where a token is real.
     """
 
-    def __init__(self, modality: str, shape: ModalityInput, config: ModelConfig) -> None:
+    def __init__(self, modality: str, shape: InputSpec, config: ModelConfig) -> None:
         super().__init__()
         width = config.size(modality).width
         self.tokeniser, grid = _tokeniser(modality, shape, config, width)
@@ -64,7 +65,7 @@ class Stem(nn.Module):
 
 
 def _tokeniser(
-    modality: str, shape: ModalityInput, config: ModelConfig, width: int
+    modality: str, shape: InputSpec, config: ModelConfig, width: int
 ) -> tuple[Tokeniser, tuple[int, ...]]:
     """The tokeniser for this kind of input, and the grid of its position tables."""
     if shape.kind == "frames":

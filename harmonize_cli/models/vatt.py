@@ -12,9 +12,10 @@ from torch.nn.functional import gelu
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.config import MODALITIES, ModelConfig
 from harmonize_cli.models.heads import build_head
-from harmonize_cli.models.inputs import ModalityInput
 from harmonize_cli.models.stem import Stem
+from harmonize_cli.models.tokenisers import WordTokens
 from harmonize_cli.models.transformer import Transformer
+from harmonize_cli.store.windows import InputSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Vatt(nn.Module):
     outputs; the leading dimension of each is samples (text: samples x candidates).
     """
 
-    def __init__(self, config: ModelConfig, inputs: Mapping[str, ModalityInput]) -> None:
+    def __init__(self, config: ModelConfig, inputs: Mapping[str, InputSpec]) -> None:
         super().__init__()
         self.config = config
         self.modalities = tuple(m for m in MODALITIES if m in inputs)
@@ -62,7 +63,7 @@ class Vatt(nn.Module):
     def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pooled features, the place where harmonization cuts the graph.
 
-        inputs: per modality the tensor of `ModalityInput`; for feature sequences "video_mask",
+        inputs: per modality the tensor of `models.inputs`; for feature sequences "video_mask",
         "audio_mask" [B, T], True where a row is real. Modalities that are not in `inputs` are left out.
         """
         return {m: self._pool(m, inputs[m], inputs.get(f"{m}_mask")) for m in self.modalities if m in inputs}
@@ -95,7 +96,8 @@ class Vatt(nn.Module):
         agg = self.stack(modality)(tokens, key_mask)[:, 0]
         if modality in self.post_proj:
             agg = gelu(self.post_proj[modality](agg))
-        return agg.unflatten(0, lead)
+        pooled: Tensor = agg.unflatten(0, lead)
+        return pooled
 
     @torch.no_grad()
     def _start(self) -> None:
@@ -110,14 +112,14 @@ class Vatt(nn.Module):
             self._load_words(self.config.word_vectors)
 
     def _load_words(self, file: str) -> None:
-        words = self.stems["text"].tokeniser.words  # type: ignore[union-attr]
+        weight = cast(WordTokens, cast(Stem, self.stems["text"]).tokeniser).words.weight
         try:
             vectors = torch.from_numpy(np.load(file, allow_pickle=False))
         except (OSError, ValueError) as e:
             raise BadInput(f"model.word_vectors: {file}: can't be read as .npy ({e})") from e
-        if vectors.shape != words.weight.shape:  # type: ignore[union-attr]
+        if vectors.shape != weight.shape:
             raise BadInput(
                 f"model.word_vectors: {file} has shape {tuple(vectors.shape)}, "
-                f"vocabulary and word_dim ask for {tuple(words.weight.shape)}"  # type: ignore[union-attr]
+                f"vocabulary and word_dim ask for {tuple(weight.shape)}"
             )
-        words.weight.copy_(vectors)  # type: ignore[union-attr,operator]
+        weight.copy_(vectors)

@@ -26,7 +26,7 @@ def gather(x: Tensor) -> Tensor:
     if ranks() == 1:
         return x
     if x.is_floating_point() and x.requires_grad:
-        gathered: Tensor = _Gather.apply(x)
+        gathered: Tensor = _Gather.apply(x)  # type: ignore[no-untyped-call]
         return gathered
     return _gather(x)
 

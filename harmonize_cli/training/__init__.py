@@ -1,0 +1,1 @@
+"""Pre-training: config, data order, optimiser, loop, checkpoints, metrics."""

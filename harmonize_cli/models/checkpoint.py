@@ -1,0 +1,165 @@
+"""Checkpoints: a folder that is whole or not there.
+
+    RUN/checkpoints/step-00000100/weights.safetensors   what to use the model with (EMA where it is on)
+                                  state.pt              what training needs to go on (weights_only=True)
+                                  manifest.json         step, config, inputs, SHA-256 of the files
+    RUN/last, RUN/best                                  links to such folders, set after they are complete
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from harmonize_cli.config import validate
+from harmonize_cli.errors import BadInput
+from harmonize_cli.files import sha256_file, sync_file, sync_folder, write_json
+from harmonize_cli.models.config import ModelConfig
+from harmonize_cli.models.vatt import Vatt
+from harmonize_cli.store.windows import InputSpec
+
+FORMAT = 1
+WEIGHTS, STATE, MANIFEST = "weights.safetensors", "state.pt", "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model of a run, in eval mode. `specs`: the run's inputs by modality."""
+
+    model: Vatt
+    config: dict[str, Any]
+    specs: dict[str, InputSpec]
+    weights_hash: str
+    run: Path
+    step: int
+    checkpoint: Path
+
+
+def load_model(
+    run: Path, which: str = "last", device: torch.device | str = "cpu", *, verify: bool = True
+) -> LoadedModel:
+    """The model of a run folder's checkpoint: `which` is last, best or a name such as step-00000100.
+
+    Raises:
+        BadInput: no run folder, no checkpoint in it, a damaged one, or one of another version.
+    """
+    folder = find_checkpoint(run, which)
+    manifest = read_manifest(folder)
+    if verify and (damage := find_damage(folder, manifest)):
+        raise BadInput(f"{folder}: damaged checkpoint ({damage}); choose another with --checkpoint")
+    config = validate(ModelConfig, manifest["config"]["model"], source=f"{folder / MANIFEST}: model")
+    specs = {m: InputSpec.from_dict(spec) for m, spec in manifest["inputs"].items()}
+    # the start values are overwritten: a file of word vectors need not exist any more
+    config = config.model_copy(update={"word_vectors": None})
+    model = Vatt(config, specs)
+    model.load_state_dict(load_file(folder / WEIGHTS))
+    model = model.to(device).eval()
+    return LoadedModel(
+        model, manifest["config"], specs, manifest["files"][WEIGHTS], run, manifest["step"], folder
+    )
+
+
+def find_checkpoint(run: Path, which: str = "last") -> Path:
+    """The folder of a checkpoint.
+
+    Raises:
+        BadInput: as `load_model`.
+    """
+    if not run.is_dir():
+        raise BadInput(f"{run}: no such run folder; `harmonize pretrain STORE -o {run}` makes one")
+    folder = run / which if which in ("last", "best") else run / "checkpoints" / which
+    if not (folder / MANIFEST).is_file():
+        names = [path.name for path in list_checkpoints(run)]
+        hint = f"it has {', '.join(names)}" if names else "it has none: is it a run folder, did the run start?"
+        raise BadInput(f"{run}: no checkpoint {which!r}; {hint}")
+    return folder.resolve()
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """Complete checkpoint folders, oldest first."""
+    folders = [path.parent for path in (run / "checkpoints").glob(f"step-*/{MANIFEST}")]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """A checkpoint's manifest.
+
+    Raises:
+        BadInput: unreadable, or of another format.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise BadInput(f"{folder / MANIFEST}: can't be read ({e})") from e
+    if manifest.get("format") != FORMAT:
+        raise BadInput(
+            f"{folder / MANIFEST}: checkpoint format {manifest.get('format')}, this version reads {FORMAT}"
+        )
+    return manifest
+
+
+def find_damage(folder: Path, manifest: Mapping[str, Any]) -> str | None:
+    """What is wrong with a checkpoint's files, None if nothing is."""
+    for name, digest in manifest["files"].items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if sha256_file(folder / name) != digest:
+            return f"{name} differs from its checksum"
+    return None
+
+
+def write_checkpoint(
+    run: Path,
+    step: int,
+    weights: Mapping[str, torch.Tensor],
+    state: Mapping[str, Any],
+    about: Mapping[str, Any],
+) -> Path:
+    """Write a checkpoint folder whole, then point `last` at it. `about` needs "config" and "inputs"."""
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    tmp = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        tmp.mkdir(parents=True)
+        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, tmp / WEIGHTS)
+        torch.save(dict(state), tmp / STATE)
+        for name in (WEIGHTS, STATE):
+            sync_file(tmp / name)
+        files = {name: sha256_file(tmp / name) for name in (WEIGHTS, STATE)}
+        write_json(tmp / MANIFEST, {"format": FORMAT, "step": step, "files": files, **about})
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was rewound
+        tmp.rename(folder)
+        sync_folder(folder.parent)
+    except BaseException:
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise
+    point(run, "last", folder)
+    return folder
+
+
+def point(run: Path, name: str, folder: Path) -> None:
+    """Make RUN/name a link to a checkpoint folder, in one atomic step."""
+    tmp = run / f".{name}.{os.getpid()}.tmp"
+    with suppress(FileNotFoundError):
+        tmp.unlink()
+    tmp.symlink_to(folder.relative_to(run))
+    tmp.replace(run / name)
+    sync_folder(run)
+
+
+def prune(run: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints; the ones that `last` and `best` point at stay."""
+    kept = {(run / name).resolve() for name in ("last", "best")}
+    for folder in list_checkpoints(run)[: -keep or None]:
+        if folder.resolve() not in kept:
+            # the manifest goes first: a half-removed folder is no checkpoint
+            (folder / MANIFEST).unlink()
+            shutil.rmtree(folder, ignore_errors=True)
+    for leftover in (run / "checkpoints").glob(".step-*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,127 @@
+"""Everything that `harmonize pretrain` can be told; one section per component."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from harmonize_cli.config import StageConfig
+from harmonize_cli.models.config import ModelConfig
+from harmonize_cli.objectives.config import LossConfig
+from harmonize_cli.store.windows import InputsConfig
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class HarmonizeConfig(StageConfig):
+    """Gradient harmonization (docs/harmonization.md)."""
+
+    mode: Literal["none", "realign", "curriculum", "both"] = "none"
+    """realign: project conflicting per-sample gradients; curriculum: leave out samples whose cosine is
+    at most gamma; both: the gate first, then the rule."""
+    scope: str = "backbone"
+    """Where the gradients are compared: representation, backbone, all, or comma-separated module paths."""
+    rule: str = "realign"
+    """The rule of modes realign and both: realign, gradvac, mgda, imtl_g, nash, aligned, cagrad, ..."""
+    granularity: str = "sample"
+    """sample, microbatch:N or batch."""
+    gram: str = "exact"
+    """exact, or sketch:K for an estimate of the weights."""
+    control: str | None = None
+    """An equal-cost control instead of the method: random, shuffled or norm."""
+    gamma_start: Annotated[float, Field(ge=-1, le=1)] = -0.3
+    """Curriculum: threshold on the cosine at the first step ..."""
+    gamma_end: Annotated[float, Field(ge=-1, le=1)] = 0.0
+    """... and at the last one."""
+    schedule: Literal["constant", "linear", "cosine", "quantile"] = "linear"
+    """How gamma moves from start to end; quantile reads both as shares of the batch to leave out."""
+    warmup: NotNegative = 0
+    """Steps without gating."""
+    min_kept: Share = 0.0
+    """Smallest share of a batch that takes part, whatever gamma says."""
+    reject: Literal["both", "va", "vt"] = "both"
+    """What a rejected sample loses: both losses or one of them."""
+    log_every: NotNegative = 0
+    """Mode none: measure the conflict every N steps, for the log only (0: never)."""
+
+
+class OptimConfig(StageConfig):
+    """Optimiser and schedule (VATT table 8)."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    lr: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate: 1e-4 as published, 1e-3 for the tiny preset."""
+    final: Share | None = None
+    """The last step's learning rate as a share of the peak: 0.5 as published, 0.1 for the tiny preset."""
+    schedule: Literal["quarter-cosine", "half-cosine", "constant"] = "quarter-cosine"
+    """From peak to final after the warm-up (paper: quarter period; code: half)."""
+    warmup: NotNegative | None = None
+    """Steps of linear warm-up; default 10,000, at most a twentieth of the run."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-7
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip: Annotated[float, Field(ge=0)] = 0.0
+    """Largest norm of the gradient (0: no clipping, as published)."""
+
+
+class DataConfig(StageConfig):
+    """Which samples, and how they are read."""
+
+    split: str | None = None
+    """Train on this split; default `train` where the store has it, else every sample."""
+    workers: NotNegative = 0
+    """Processes that read the store; 0 reads in the training process."""
+    prefetch: Positive = 4
+    """Batches each worker prepares ahead."""
+    cache_gb: Annotated[float, Field(ge=0)] = 1.0
+    """Keep samples in memory once read, up to this size per reading process."""
+
+
+class CheckpointConfig(StageConfig):
+    """When to save, and how much to keep."""
+
+    every: Positive = 1000
+    """Steps between checkpoints; the last step is always saved."""
+    keep: Positive = 2
+    """Newest checkpoints to keep, besides the best."""
+
+
+class PretrainConfig(StageConfig):
+    """`harmonize pretrain`."""
+
+    model: ModelConfig = ModelConfig()
+    inputs: InputsConfig = InputsConfig()
+    loss: LossConfig = LossConfig()
+    harmonize: HarmonizeConfig = HarmonizeConfig()
+    optim: OptimConfig = OptimConfig()
+    data: DataConfig = DataConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    batch: Annotated[int, Field(ge=2)] = 64
+    """Clips per step, over all ranks."""
+    steps: Positive | None = None
+    """Length of the run; default 1000 where epochs isn't given either."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Length of the run in passes over the data, instead of steps."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    log_every: Positive = 10
+    """Steps per line of metrics.jsonl."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "PretrainConfig":
+        if self.steps and self.epochs:
+            raise ValueError("give steps or epochs, not both")
+        return self
+
+    @property
+    def peak_lr(self) -> float:
+        """`optim.lr`, resolved."""
+        return self.optim.lr or (1e-3 if self.model.preset == "tiny" else 1e-4)
+
+    @property
+    def final_share(self) -> float:
+        """`optim.final`, resolved."""
+        return self.optim.final if self.optim.final is not None else 0.1 if self.model.preset == "tiny" else 0.5

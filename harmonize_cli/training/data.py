@@ -1,0 +1,96 @@
+"""The run's batches: read here or in worker processes, in an order that only the step number decides."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.store.batches import Batch, StoreDataset
+from harmonize_cli.store.reader import Store
+from harmonize_cli.store.windows import InputSpec, store_name
+from harmonize_cli.training.config import DataConfig, PretrainConfig
+from harmonize_cli.training.order import Schedule
+
+
+def training_samples(store: Store, config: DataConfig) -> np.ndarray:
+    """Indices of the samples to train on.
+
+    Raises:
+        BadInput: a split that the store lacks.
+    """
+    splits = sorted({split for split in store.splits if split})
+    split = config.split
+    if split is None:
+        split = "train" if "train" in splits else None
+    elif split not in splits:
+        raise BadInput(f"data.split: {store_name(store)} has no split {split!r}; it has {', '.join(splits)}")
+    return np.asarray(store.select(split=split))
+
+
+def check_modalities(specs: dict[str, InputSpec], store: Store, config: PretrainConfig) -> None:
+    """At least one wanted loss must have both of its modalities.
+
+    Raises:
+        BadInput: naming what is missing.
+    """
+    pairs = {"va": ("video", "audio"), "vt": ("video", "text"), "at": ("audio", "text")}
+    wanted = [name for name in pairs if getattr(config.loss, name)]
+    if not any(all(m in specs for m in pairs[name]) for name in wanted):
+        needs = " or ".join(f"{name} ({' and '.join(pairs[name])})" for name in wanted)
+        raise BadInput(
+            f"{store_name(store)}: has {', '.join(store.features) or 'no features'}; the losses need {needs}. "
+            "Extract the missing modality, or set another loss weight (loss.va, loss.vt, loss.at)"
+        )
+    lacking = [name for name in wanted if not all(m in specs for m in pairs[name])]
+    if config.harmonize.mode != "none" and len(wanted) - len(lacking) < 2:
+        raise BadInput(
+            f"harmonize.mode: {config.harmonize.mode} compares two losses, but {store_name(store)} feeds one "
+            f"({', '.join(store.features)}); use --harmonize none"
+        )
+
+
+def batches(
+    dataset: StoreDataset, schedule: Schedule, first: int, last: int, config: DataConfig, device: torch.device
+) -> Iterator[Batch]:
+    """This rank's batches of steps first .. last - 1."""
+    if config.workers == 0:
+        for draws in schedule.from_step(first, last):
+            yield dataset.batch(draws)
+        return
+    # forkserver: the parent's HDF5 handles, threads and CUDA state stay out of the workers
+    loader: DataLoader[Batch] = DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=_Plan(schedule, first, last),  # type: ignore[arg-type]
+        collate_fn=dataset.collate,
+        num_workers=config.workers,
+        prefetch_factor=config.prefetch,
+        pin_memory=device.type == "cuda",
+        multiprocessing_context="forkserver",
+        worker_init_fn=partial(_quiet_worker),
+    )
+    yield from loader
+
+
+class _Plan:
+    """The rest of the run as one pass, so that workers and their caches live as long as the run."""
+
+    def __init__(self, schedule: Schedule, first: int, last: int) -> None:
+        self._schedule, self._first, self._last = schedule, first, last
+
+    def __iter__(self) -> Iterator[list[object]]:
+        return iter(list(draws) for draws in self._schedule.from_step(self._first, self._last))
+
+    def __len__(self) -> int:
+        return self._last - self._first
+
+
+def _quiet_worker(_worker: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole process group: workers leave it to the parent to end them."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)
