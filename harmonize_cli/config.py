@@ -4,7 +4,7 @@ All faults are reported at once, each with its field, value and what is allowed.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,6 +63,23 @@ def validate(kind: type[ConfigT], values: Mapping[str, Any], *, source: str) -> 
 def dump_yaml(config: StageConfig) -> str:
     """The resolved config as YAML, in the order of its fields."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def describe(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Dotted key, default (as YAML) and meaning of every field of a config, sections opened."""
+    for name, field in kind.model_fields.items():
+        below = field.annotation
+        if isinstance(below, type) and issubclass(below, BaseModel):
+            yield from describe(below, f"{prefix}{name}.")
+        else:
+            default = field.get_default(call_default_factory=True)
+            text = yaml.safe_dump(_plain(default), default_flow_style=True).removesuffix("...\n").strip()
+            yield f"{prefix}{name}", text, " ".join((field.description or "").split())
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists: YAML has only these."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 class _Loader(yaml.SafeLoader):
