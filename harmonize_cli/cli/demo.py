@@ -13,6 +13,7 @@ app = typer.Typer(
 @app.command("make-data")
 def make_data(
     out: Annotated[Path, typer.Argument(help="New folder for videos, captions, manifest and truth.")],
+    *,
     digits: Annotated[int | None, typer.Option(show_default="3", help="Digits of a number (2 to 6).")] = None,
     clips: Annotated[
         int | None, typer.Option(show_default="3200", help="Numbers in the training part.")
