@@ -1,0 +1,393 @@
+"""A store: one shard or a folder of them, read as one list of samples."""
+
+import re
+from bisect import bisect_right
+from functools import cached_property
+from io import BytesIO
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.store.digest import store_digest
+from harmonize_cli.store.layout import ShardIndex, index_shard
+from harmonize_cli.store.schema import FeatureSpec, Rows, Sample, Status, modalities_of
+from harmonize_cli.store.shard import Shard
+
+_PART = re.compile(r"part-\d+\.h5")
+
+
+class Store:
+    """Reads a store. Cheap to pickle, safe to fork, to share between threads, and on a read-only file system.
+
+    Samples are numbered 0..N-1 in the order of the shards' names. Offsets and other small columns are kept
+    in memory once used; rows are read from disk by the sample.
+    """
+
+    def __init__(self, path: Path, shards: list[ShardIndex]) -> None:
+        self.path = path
+        self._shards = [Shard(index) for index in shards]
+        self._starts = [0, *accumulate(index.samples for index in shards)]
+        self.features: dict[str, FeatureSpec] = shards[0].features
+        self.attrs: dict[str, Any] = shards[0].attrs
+        """Provenance as the writer gave it (of the first shard)."""
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Store":
+        """Open a `.h5` file or a folder of `part-00000.h5`, ...
+
+        Raises:
+            BadInput: no store, another schema version, damaged, shards of different encoders, an id twice.
+        """
+        path = Path(path)
+        store = cls(path, [index_shard(part) for part in shard_paths(path)])
+        store._check_one_kind()
+        store._check_ids()
+        return store
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r}, {len(self)} samples, {len(self._shards)} shards)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("path", "_shards", "_starts", "features", "attrs")
+        return {name: self.__dict__[name] for name in kept}
+
+    @property
+    def shards(self) -> list[Path]:
+        """The files that the store consists of."""
+        return [shard.index.path for shard in self._shards]
+
+    @property
+    def shard_sizes(self) -> list[int]:
+        """Samples of each shard."""
+        return [shard.index.samples for shard in self._shards]
+
+    @property
+    def modalities(self) -> list[str]:
+        """Modalities that the features belong to, sorted."""
+        return modalities_of(list(self.features.values()))
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Id of every sample."""
+        return self._texts("samples/id")
+
+    @cached_property
+    def splits(self) -> list[str]:
+        """Split of every sample, "" if unknown."""
+        return self._texts("samples/split")
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """Group of every sample: samples of one group are never each other's negatives."""
+        return self._texts("samples/group")
+
+    @cached_property
+    def folds(self) -> list[int | None]:
+        """Fold of every sample, None if it has none."""
+        return [None if fold < 0 else fold for fold in self._numbers("samples/fold").tolist()]
+
+    @cached_property
+    def labels(self) -> list[tuple[str, ...]]:
+        """Labels of every sample."""
+        known: dict[str, tuple[str, ...]] = {"[]": ()}
+        found = []
+        for shard in self._shards:
+            for text in shard.all_texts("samples/labels"):
+                labels = known.get(text)
+                if labels is None:
+                    labels = known[text] = tuple(shard.json("samples/labels", text, list))
+                found.append(labels)
+        return found
+
+    @cached_property
+    def vocab(self) -> list[str] | None:
+        """Words that token ids stand for; None if the store has none."""
+        shard = self._shards[0]
+        return shard.all_texts("vocab") if "vocab/bytes" in shard.index.extents else None
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Hash of all samples, whatever their order and division into shards; from stored digests, cheap."""
+        return store_digest(list(self.features.values()), self.vocab, self.digests())
+
+    def index(self, sample: str) -> int:
+        """Number of a sample by its id.
+
+        Raises:
+            BadInput: there is none.
+        """
+        try:
+            return self._index[sample]
+        except KeyError:
+            raise BadInput(f"{self.path}: no sample {sample!r}") from None
+
+    def __contains__(self, sample: object) -> bool:
+        return sample in self._index
+
+    def select(self, split: str | None = None) -> NDArray[np.int64]:
+        """Numbers of the samples of a split (all for None), ascending.
+
+        Raises:
+            BadInput: the store has no such split.
+        """
+        if split is None:
+            return np.arange(len(self))
+        found = np.array([i for i, name in enumerate(self.splits) if name == split], np.int64)
+        if not len(found):
+            known = ", ".join(sorted(set(self.splits))) or "none"
+            raise BadInput(f"{self.path}: no sample of split {split!r}; splits here: {known}")
+        return found
+
+    def texts(self, i: int) -> tuple[str, ...]:
+        """Text candidates of sample `i`."""
+        return tuple(self._json("samples/texts", i, list))
+
+    def sources(self, i: int) -> str:
+        """Path of the video of sample `i` as the manifest had it."""
+        shard, j = self._locate(i)
+        return shard.text("samples/source", j)
+
+    def facts(self, i: int) -> dict[str, Any]:
+        """What else is known of sample `i`."""
+        facts: dict[str, Any] = self._json("samples/facts", i, dict)
+        return facts
+
+    def span(self, i: int) -> tuple[float, float | None]:
+        """Start and end of sample `i` in its source, seconds; an end of None is the end of the file."""
+        start, end = float(self._spans[0][i]), float(self._spans[1][i])
+        return start, None if np.isnan(end) else end
+
+    def status(self, modality: str) -> NDArray[np.uint8]:
+        """`Status` of every sample [N]."""
+        if modality not in self.modalities:
+            known = ", ".join(self.modalities)
+            raise BadInput(f"{self.path}: no modality {modality!r} in this store; it has {known}")
+        found = self._status.get(modality)
+        if found is None:
+            found = self._numbers(f"status/{modality}/status")
+            if (found > max(Status)).any():
+                raise self._shards[0].damaged(f"status/{modality}/status", "an unknown status")
+            self._status[modality] = found
+        return found
+
+    def reason(self, modality: str, i: int) -> str:
+        """Why the status of sample `i` is what it is; "" if nobody said."""
+        self.status(modality)
+        shard, j = self._locate(i)
+        return shard.text(f"status/{modality}/reason", j)
+
+    def digests(self) -> NDArray[np.uint8]:
+        """Digest of every sample [N, 16], made when it was written."""
+        return self._numbers("samples/digest")
+
+    def length(self, key: str) -> NDArray[np.int64]:
+        """Rows of every sample [N]."""
+        self._spec(key)
+        found = self._lengths.get(key)
+        if found is None:
+            parts = [np.diff(shard.offsets(f"features/{key}/offsets")) for shard in self._shards]
+            found = self._lengths[key] = np.concatenate(parts)
+        return found
+
+    def read(self, key: str, i: int) -> NDArray[Any]:
+        """All rows [T, *row_shape] of sample `i`; JPEG rows are decoded."""
+        return self._read(key, i, 0, None)
+
+    def read_rows(self, key: str, i: int, start: int, stop: int) -> NDArray[Any]:
+        """Rows [start, stop) of sample `i`.
+
+        Raises:
+            IndexError: the sample has fewer.
+        """
+        return self._read(key, i, start, stop)
+
+    def read_jpeg(self, key: str, i: int) -> list[bytes]:
+        """The rows of sample `i` of a "jpeg" feature as they lie in the store."""
+        shard, j = self._locate(i)
+        first, last = self._range(shard, key, j, 0, None)
+        return _jpeg_files(shard, key, first, last)
+
+    def times(self, key: str, i: int) -> NDArray[np.float64]:
+        """Time of every row [T] of sample `i`, in seconds of its source; NaN for rows without a time."""
+        spec = self._spec(key)
+        shard, j = self._locate(i)
+        first, last = self._range(shard, key, j, 0, None)
+        if not spec.regular or spec.rate is None:
+            return shard.rows(f"features/{key}/times", first, last)
+        start = shard.rows(f"features/{key}/start_times", j, j + 1)
+        return np.asarray(start + np.arange(last - first) / spec.rate, np.float64)
+
+    def sample(self, i: int) -> Sample:
+        """Sample `i` whole, as a writer takes it."""
+        shard, j = self._locate(i)
+        rows: dict[str, Rows] = {}
+        times: dict[str, NDArray[np.float64] | float] = {}
+        for key, spec in self.features.items():
+            first, last = self._range(shard, key, j, 0, None)
+            if first == last:
+                continue
+            rows[key] = self.read_jpeg(key, i) if spec.kind == "jpeg" else self.read(key, i)
+            if spec.regular:
+                times[key] = float(shard.rows(f"features/{key}/start_times", j, j + 1)[0])
+            else:
+                times[key] = self.times(key, i)
+        start, end = self.span(i)
+        return Sample(
+            id=shard.text("samples/id", j),
+            group=shard.text("samples/group", j),
+            split=shard.text("samples/split", j),
+            fold=self.folds[i],
+            labels=self.labels[i],
+            texts=self.texts(i),
+            source=self.sources(i),
+            start=start,
+            end=end,
+            features=rows,
+            times=times,
+            status={m: Status(int(self.status(m)[i])) for m in self.modalities},
+            reason={m: text for m in self.modalities if (text := self.reason(m, i))},
+            facts=self.facts(i),
+        )
+
+    def close(self) -> None:
+        """Give back file descriptors; the next read opens them again."""
+        for shard in self._shards:
+            shard.close()
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {sample: i for i, sample in enumerate(self.ids)}
+
+    @cached_property
+    def _status(self) -> dict[str, NDArray[np.uint8]]:
+        return {}
+
+    @cached_property
+    def _lengths(self) -> dict[str, NDArray[np.int64]]:
+        return {}
+
+    @cached_property
+    def _spans(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return self._numbers("samples/start"), self._numbers("samples/end")
+
+    def _spec(self, key: str) -> FeatureSpec:
+        try:
+            return self.features[key]
+        except KeyError:
+            known = ", ".join(self.features)
+            raise BadInput(f"{self.path}: no feature {key!r} in this store; it has {known}") from None
+
+    def _locate(self, i: int) -> tuple[Shard, int]:
+        if not 0 <= i < self._starts[-1]:
+            raise IndexError(f"sample {i} of {len(self)}")
+        shard = bisect_right(self._starts, i) - 1
+        return self._shards[shard], i - self._starts[shard]
+
+    def _range(self, shard: Shard, key: str, j: int, start: int, stop: int | None) -> tuple[int, int]:
+        offsets = shard.offsets(f"features/{key}/offsets")
+        first, last = int(offsets[j]), int(offsets[j + 1])
+        if stop is None:
+            stop = last - first
+        if not 0 <= start <= stop <= last - first:
+            raise IndexError(f"rows {start} to {stop} of {key}, which has {last - first} in this sample")
+        return first + start, first + stop
+
+    def _read(self, key: str, i: int, start: int, stop: int | None) -> NDArray[Any]:
+        spec = self._spec(key)
+        shard, j = self._locate(i)
+        first, last = self._range(shard, key, j, start, stop)
+        if spec.kind != "jpeg":
+            return shard.rows(f"features/{key}/data", first, last)
+        out = np.empty((last - first, *spec.row_shape), np.uint8)
+        for row, file in zip(out, _jpeg_files(shard, key, first, last), strict=True):
+            row[...] = _decode_jpeg(file, spec, shard)
+        return out
+
+    def _json(self, column: str, i: int, kind: type) -> Any:
+        shard, j = self._locate(i)
+        return shard.json(column, shard.text(column, j), kind)
+
+    def _texts(self, column: str) -> list[str]:
+        return [text for shard in self._shards for text in shard.all_texts(column)]
+
+    def _numbers(self, name: str) -> NDArray[Any]:
+        return np.concatenate([shard.rows(name) for shard in self._shards])
+
+    def _check_one_kind(self) -> None:
+        first = self._shards[0]
+        for shard in self._shards[1:]:
+            if shard.index.features != first.index.features:
+                raise BadInput(
+                    f"{shard.index.path}: made with other encoders or settings than {first.index.path} "
+                    f"({_difference(first.index.features, shard.index.features)}); one store has one kind"
+                )
+            if _vocab_checksum(shard) != _vocab_checksum(first):
+                raise BadInput(f"{shard.index.path}: has another vocabulary than {first.index.path}")
+
+    def _check_ids(self) -> None:
+        if len(self._index) == len(self):
+            return
+        for i, sample in enumerate(self.ids):
+            if self._index[sample] != i:
+                here, there = self._locate(i)[0], self._locate(self._index[sample])[0]
+                raise BadInput(
+                    f"{self.path}: sample {sample!r} is in {here.index.path} and {there.index.path}"
+                )
+
+
+def shard_paths(path: Path) -> list[Path]:
+    """The shards of a store, in order.
+
+    Raises:
+        BadInput: nothing there, or a folder without shards.
+    """
+    if not path.is_dir():
+        return [path]
+    parts = sorted(part for part in path.iterdir() if _PART.fullmatch(part.name))
+    if not parts:
+        unfinished = sum(1 for part in path.iterdir() if part.name.endswith(".tmp"))
+        hint = f"; {unfinished} unfinished *.tmp file(s): resume the extraction" if unfinished else ""
+        raise BadInput(f"{path}: no part-*.h5 in this folder, so no store{hint}")
+    return parts
+
+
+def _difference(a: dict[str, FeatureSpec], b: dict[str, FeatureSpec]) -> str:
+    for key in sorted(a.keys() | b.keys()):
+        if key not in a or key not in b:
+            return f"{key} is in one of them only"
+        one, other = a[key].to_json(), b[key].to_json()
+        for name, value in one.items():
+            if other[name] != value:
+                return f"{key}: {name} {value!r} and {other[name]!r}"
+    return "the order of features"
+
+
+def _vocab_checksum(shard: Shard) -> str | None:
+    return shard.index.checksums.get("vocab/bytes")
+
+
+def _jpeg_files(shard: Shard, key: str, first: int, last: int) -> list[bytes]:
+    offsets = shard.offsets(f"features/{key}/row_offsets")[first : last + 1].tolist()
+    raw = shard.rows(f"features/{key}/data", offsets[0], offsets[-1]).tobytes()
+    return [raw[a - offsets[0] : b - offsets[0]] for a, b in pairwise(offsets)]
+
+
+def _decode_jpeg(file: bytes, spec: FeatureSpec, shard: Shard) -> NDArray[np.uint8]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(BytesIO(file), formats=("JPEG",)) as picture:
+            height, width, channels = spec.row_shape
+            if picture.size != (width, height):  # before decoding: a picture can claim any size
+                raise ValueError(f"a picture of {picture.size}, expected {(width, height)}")
+            decoded = np.asarray(picture.convert("RGB" if channels == 3 else "L"))
+            return decoded.reshape(spec.row_shape)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as e:
+        raise shard.damaged(f"features/{spec.key}/data", str(e)) from e
