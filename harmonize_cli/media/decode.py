@@ -117,10 +117,10 @@ class FileDecode:
         for kind in missing:
             cover = kind == "video" and bool(info.video)
             self._end([kind], "missing", NO_TRACK[kind] + (", only cover art" if cover else ""))
+        self.errors.clear()  # of the attempt that asked for what is not there
         if missing and there:
             yield from self._attempt(there)
         elif len(there) > 1:
-            self.errors.clear()
             for kind in there:
                 yield from self._attempt([kind])
         else:

@@ -171,9 +171,7 @@ def error_lines(messages: Iterable[str]) -> Iterator[str]:
 
 def reason_from(messages: Sequence[str], code: int | None = None, *, most: int = 300) -> str:
     """One short line that says why ffmpeg failed."""
-    errors = [
-        e for e in error_lines(messages) if not e.startswith(("Error opening input files", "Conversion"))
-    ]
+    errors = [e for e in error_lines(messages) if not e.startswith(_NOISE)]
     text = "; ".join(errors[:3]) or (
         f"ffmpeg ended with code {code}" if code is not None else "ffmpeg gave no reason"
     )

@@ -1,0 +1,77 @@
+"""Encoders by name."""
+
+from collections.abc import Iterable, Sequence
+
+from harmonize_cli.config import StageConfig
+from harmonize_cli.encoders.base import Encoder
+from harmonize_cli.encoders.frames import FramesConfig, RawFrames
+from harmonize_cli.encoders.open_clip import ClipFrames, ClipModel, ClipTexts, OpenClipConfig, split_name
+from harmonize_cli.encoders.sound import LogMel, MelConfig, Mfcc, MfccConfig, Waveform, WaveformConfig
+from harmonize_cli.encoders.tokens import Tokens, TokensConfig, Vocab
+from harmonize_cli.errors import BadInput
+
+PLAIN = ("raw", "waveform", "logmel", "mfcc", "tokens")
+OPEN_CLIP = "open_clip:"
+
+
+class EncodersConfig(StageConfig):
+    """Settings of every encoder, used by those that are named."""
+
+    raw: FramesConfig = FramesConfig()
+    waveform: WaveformConfig = WaveformConfig()
+    logmel: MelConfig = MelConfig()
+    mfcc: MfccConfig = MfccConfig()
+    tokens: TokensConfig = TokensConfig()
+    open_clip: OpenClipConfig = OpenClipConfig()
+
+
+def check_names(names: Sequence[str]) -> list[str]:
+    """What is wrong with a list of encoder names; empty if nothing is."""
+    faults = []
+    for name in names:
+        if name.startswith(OPEN_CLIP):
+            try:
+                split_name(name.removeprefix(OPEN_CLIP))
+            except BadInput as e:
+                faults.append(str(e))
+        elif name not in PLAIN:
+            faults.append(f"{name!r}: no such encoder; known: {', '.join(PLAIN)}, {OPEN_CLIP}MODEL/TAG")
+    if len(set(names)) != len(names):
+        faults.append("an encoder is named twice")
+    if sum(name.startswith(OPEN_CLIP) for name in names) > 1:
+        faults.append("one open_clip model a store; extract another one to a store of its own")
+    return faults if names else ["no encoder is named"]
+
+
+def build_encoders(names: Sequence[str], config: EncodersConfig, vocab: Vocab | None) -> list[Encoder]:
+    """Make the named encoders. `vocab` is needed for `tokens`.
+
+    Raises:
+        BadInput: an unknown name, or weights that can't be had.
+    """
+    faults = check_names(names)
+    if faults:
+        raise BadInput("encoders: " + "; ".join(faults))
+    encoders: list[Encoder] = []
+    for name in names:
+        if name == "raw":
+            encoders.append(RawFrames(config.raw))
+        elif name == "waveform":
+            encoders.append(Waveform(config.waveform))
+        elif name == "logmel":
+            encoders.append(LogMel(config.logmel))
+        elif name == "mfcc":
+            encoders.append(Mfcc(config.mfcc))
+        elif name == "tokens":
+            if vocab is None:
+                raise ValueError("tokens need a vocabulary")
+            encoders.append(Tokens(config.tokens, vocab))
+        else:
+            model = ClipModel(name.removeprefix(OPEN_CLIP), config.open_clip)
+            encoders += [ClipFrames(model), ClipTexts(model)]
+    return encoders
+
+
+def make_vocab(config: TokensConfig, texts: Iterable[str]) -> Vocab:
+    """The vocabulary that the config names, or one made from `texts`."""
+    return Vocab.load(config.vocab) if config.vocab else Vocab.build(texts, config.vocab_size)
