@@ -11,11 +11,13 @@ class PositionTable(nn.Module):
     """A learned vector per index of one axis.
 
     forward(N, length) -> [N, length, D]: the same rows for each of N samples, so that a gradient can be
-    read per sample. Another length than the table's is read off a cubic spline through the table.
+    read per sample. Another length than the table's is read off a cubic spline through the table;
+    with `prefix`, a shorter one takes the first rows (words have an order, but no span to be stretched to).
     """
 
-    def __init__(self, length: int, width: int) -> None:
+    def __init__(self, length: int, width: int, *, prefix: bool = False) -> None:
         super().__init__()
+        self.prefix = prefix
         self.weight = nn.Parameter(torch.empty(length, width))
         std = width**-0.5
         nn.init.trunc_normal_(self.weight, std=std, a=-2 * std, b=2 * std)
@@ -29,6 +31,8 @@ class PositionTable(nn.Module):
         own = self.weight.shape[0]
         if length == own:
             return self.weight
+        if self.prefix and length < own:
+            return self.weight[:length]
         return torch.from_numpy(spline_matrix(own, length)).to(self.weight) @ self.weight
 
     @torch.no_grad()
@@ -56,9 +60,9 @@ class Positions(nn.Module):
     all of them where `keep` is None.
     """
 
-    def __init__(self, grid: tuple[int, ...], width: int) -> None:
+    def __init__(self, grid: tuple[int, ...], width: int, *, prefix: bool = False) -> None:
         super().__init__()
-        self.tables = nn.ModuleList(PositionTable(length, width) for length in grid)
+        self.tables = nn.ModuleList(PositionTable(length, width, prefix=prefix) for length in grid)
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, samples: int, grid: tuple[int, ...], keep: Tensor | None) -> Tensor:

@@ -34,7 +34,7 @@ class Stem(nn.Module):
         agnostic = config.sharing == "agnostic"
         fan_in = config.word_dim if shape.kind == "tokens" else width
         self.pre_proj = nn.Linear(fan_in, width) if agnostic or fan_in != width else None
-        self.positions = Positions(grid, width)
+        self.positions = Positions(grid, width, prefix=modality == "text")
         self.agg = AggToken(width)
         self.dropout = nn.Dropout(config.dropout_rate)
         self.drop_token = config.drop_token_rate if self.tokeniser.drops else 0.0

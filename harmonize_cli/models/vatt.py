@@ -93,7 +93,7 @@ class Vatt(nn.Module):
             else:
                 mask = x != 0
         tokens, key_mask = self.stems[modality](x, mask)
-        agg = self.stack(modality)(tokens, key_mask)[:, 0]
+        agg = self.stack(modality)(tokens, key_mask, queries=1)[:, 0]
         if modality in self.post_proj:
             agg = gelu(self.post_proj[modality](agg))
         pooled: Tensor = agg.unflatten(0, lead)

@@ -58,7 +58,7 @@ def mil_nce(
         video_mask = torch.ones(B, dtype=torch.bool, device=video.device)
     if partner_mask is None:
         partner_mask = torch.ones(B, C, dtype=torch.bool, device=video.device)
-    v, t = normalize(video.float(), dim=-1), normalize(partner.float(), dim=-1)
+    v, t = _unit(video), _unit(partner)
     all_v, all_t = gather(v), gather(t)
     all_v_mask, all_t_mask = gather(video_mask), gather(partner_mask)
     rows = torch.einsum("bd,ncd->bnc", v, all_t) / tau  # v_i against every t_jl
@@ -102,6 +102,11 @@ def nce(
 
 MASKED = -1e9
 """In place of a similarity that takes no part. Finite: a row of nothing but masked entries stays finite."""
+
+
+def _unit(x: Tensor) -> Tensor:
+    """L2-normalised, in float32 at least: at tau 0.07 half precision loses the small differences."""
+    return normalize(x if x.dtype == torch.float64 else x.float(), dim=-1)
 
 
 def _masked(sims: Tensor, mask: Tensor, drop: Tensor | None) -> Tensor:

@@ -40,8 +40,8 @@ class HarmonizeConfig(StageConfig):
     """Steps without gating."""
     min_kept: Share = 0.0
     """Smallest share of a batch that takes part, whatever gamma says."""
-    reject: Literal["both", "va", "vt"] = "both"
-    """What a rejected sample loses: both losses or one of them."""
+    reject: Literal["both", "one", "va", "vt", "at"] = "both"
+    """What a rejected sample loses: all losses, the one that agrees least, or a named one."""
     log_every: NotNegative = 0
     """Mode none: measure the conflict every N steps, for the log only (0: never)."""
 
