@@ -7,11 +7,14 @@ when the store was extracted, and are named in the store.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
-from harmonize_cli.config import StageConfig
+from harmonize_cli.config import StageConfig, load_config
+from harmonize_cli.errors import BadInput
 
 Pooling = Literal["mean-then-normalise", "mean-of-similarities", "mean-raw"]
 
@@ -44,3 +47,49 @@ PROTOCOLS: dict[str, RetrievalProtocol] = {
     "vatt": RetrievalProtocol(),
     "mil-nce": RetrievalProtocol(name="mil-nce", pooling="mean-raw", text_words=30),
 }
+
+
+class ProbeProtocol(StageConfig):
+    """A classifier on frozen features, and the way clips become its examples."""
+
+    name: str = "logistic"
+    """Shown in results."""
+    classifier: Literal["logistic"] = "logistic"
+    """What is trained on the features."""
+    train_windows: int = Field(default=1, ge=1, le=100)
+    """Windows of a training clip, each one example; 1 is the middle one."""
+    test_windows: int = Field(default=4, ge=1, le=100)
+    """Windows of a test clip; their probabilities or decision values are averaged."""
+    scaling: Literal["standard", "l2", "none"] = "standard"
+    """Of features: mean and deviation of the training part, rows to unit length, or as they are."""
+    c: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+    """C of logistic regression (and of the linear SVM); several values are chosen from by folds inside the
+    training part."""
+    inner_folds: int = Field(default=5, ge=2, le=20)
+    """Folds of that choice; samples of one group stay together."""
+
+
+PROBES: dict[str, ProbeProtocol] = {"logistic": ProbeProtocol()}
+
+ProtocolT = TypeVar("ProtocolT", RetrievalProtocol, ProbeProtocol)
+
+
+def adjusted(
+    known: Mapping[str, ProtocolT], name: str, file: Path | None = None, overrides: Sequence[str] = ()
+) -> ProtocolT:
+    """A named protocol with some settings changed; then the name says "modified".
+
+    Raises:
+        BadInput: an unknown name, or every faulty setting.
+    """
+    if name not in known:
+        raise BadInput(f"--protocol {name}: known are {', '.join(known)}")
+    base = known[name]
+    if file is None and not overrides:
+        return base
+    asked = load_config(type(base), file, overrides)
+    chosen = {field: getattr(asked, field) for field in asked.model_fields_set}
+    changed = base.model_copy(update=chosen)
+    if "name" not in chosen and changed != base:
+        changed = changed.model_copy(update={"name": f"{name}-modified"})
+    return changed

@@ -49,7 +49,7 @@ class Result:
     store_hash: str
     store: str = ""
     model: Mapping[str, Any] = field(default_factory=dict)
-    notes: Sequence[str] = ()
+    notes: Sequence[str] = field(default_factory=list)
     seconds: float = 0.0
     queries: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,133 @@
+"""`harmonize eval ...`: numbers that say exactly what they are."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harmonize_cli.errors import BadInput
+
+app = typer.Typer(help="Evaluate a run: retrieval, probes, comparisons, tables.", no_args_is_help=True)
+
+Run = Annotated[Path, typer.Argument(help="Run folder of `harmonize pretrain`.")]
+StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Feature store of `harmonize extract`.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Change one setting: key=value. Repeatable.")]
+Checkpoint = Annotated[str, typer.Option(help="last, best or a name such as step-00001000.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Clips per forward pass.")]
+Draws = Annotated[int, typer.Option(min=10, help="Resamples of the bootstrap.")]
+Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
+Clusters = Annotated[bool, typer.Option("--by-group", help="Resample source groups, not single queries.")]
+Out = Annotated[Path | None, typer.Option("-o", "--out", help="Result file; default under RUN/eval.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another result at that place.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no embeddings under RUN/cache.")]
+
+
+@app.command(
+    epilog="Example: harmonize eval retrieval runs/mine features --split test --protocol vatt",
+)
+def retrieval(
+    run: Run,
+    store: StorePath,
+    *,
+    protocol: Annotated[str, typer.Option(help="vatt or mil-nce.")] = "vatt",
+    config: Annotated[Path | None, typer.Option(help="YAML with settings of the protocol.")] = None,
+    settings: Set = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split(s), or all. Default: test if there is one.")
+    ] = None,
+    checkpoint: Checkpoint = "last",
+    device: Device = "auto",
+    batch_size: BatchSize = 64,
+    draws: Draws = 2000,
+    seed: Seed = 0,
+    by_group: Clusters = False,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    no_cache: NoCache = False,
+) -> None:
+    """Zero-shot retrieval between text, video and audio, six directions on one pool.
+
+    Settings (for --set): windows, pooling, captions, same_text, tie, text_words, pool.
+    """
+    from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
+    from harmonize_cli.evaluation.protocols import PROTOCOLS, adjusted
+    from harmonize_cli.evaluation.stage import Options
+    from harmonize_cli.models.checkpoint import load_model
+    from harmonize_cli.store.reader import Store
+
+    settled = adjusted(PROTOCOLS, protocol, config, settings or ())
+    result, path = evaluate_retrieval(
+        load_model(run, checkpoint, _device(device)),
+        Store.open(store),
+        settled,
+        split=split,
+        options=Options(draws, seed, by_group, batch_size, not no_cache, out, overwrite),
+    )
+    _print(result, path)
+
+
+@app.command(epilog="Example: harmonize eval probe runs/mine features --modality audio --label 0")
+def probe(
+    run: Run,
+    store: StorePath,
+    *,
+    protocol: Annotated[str, typer.Option(help="logistic.")] = "logistic",
+    config: Annotated[Path | None, typer.Option(help="YAML with settings of the protocol.")] = None,
+    settings: Set = None,
+    modality: Annotated[
+        list[str] | None, typer.Option(help="video, audio or text; repeatable. Default: the run's first.")
+    ] = None,
+    label: Annotated[int, typer.Option(min=0, help="Which of a sample's labels, from 0.")] = 0,
+    train: Annotated[str, typer.Option(help="Training split(s), where the store has no folds.")] = "train",
+    test: Annotated[str, typer.Option(help="Test split(s), where the store has no folds.")] = "test",
+    checkpoint: Checkpoint = "last",
+    device: Device = "auto",
+    batch_size: BatchSize = 64,
+    draws: Draws = 2000,
+    seed: Seed = 0,
+    by_group: Clusters = False,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    no_cache: NoCache = False,
+) -> None:
+    """Train a classifier on frozen features (before the heads) and judge it on unseen samples.
+
+    A store with folds is crossed over them; another one needs a training and a test split.
+    """
+    from harmonize_cli.evaluation.evaluate_probe import evaluate_probe
+    from harmonize_cli.evaluation.protocols import PROBES, adjusted
+    from harmonize_cli.evaluation.stage import Options
+    from harmonize_cli.models.checkpoint import load_model
+    from harmonize_cli.store.reader import Store
+
+    settled = adjusted(PROBES, protocol, config, settings or ())
+    result, path = evaluate_probe(
+        load_model(run, checkpoint, _device(device)),
+        Store.open(store),
+        settled,
+        modalities=modality or (),
+        label=label,
+        train=train,
+        test=test,
+        options=Options(draws, seed, by_group, batch_size, not no_cache, out, overwrite),
+    )
+    _print(result, path)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as e:
+        raise BadInput(f"--device {name}: not usable here ({str(e).splitlines()[0]})") from None
+    return name
+
+
+def _print(result: object, path: Path) -> None:
+    from harmonize_cli.evaluation.show import summary
+
+    typer.echo(summary(result, path))  # type: ignore[arg-type]

@@ -1,0 +1,76 @@
+"""Computed arrays kept by the hash of all that they depend on, in parts, so that a kill costs one part."""
+
+from __future__ import annotations
+
+import errno
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from harmonize_cli.files import atomic_path, sha256_json
+from harmonize_cli.progress import progress
+
+Arrays = dict[str, NDArray[Any]]
+FOLDER = "cache"
+
+
+def in_parts(
+    rows: NDArray[np.int64],
+    compute: Callable[[NDArray[np.int64]], Arrays],
+    *,
+    folder: Path | None,
+    key: Mapping[str, Any],
+    size: int,
+    desc: str,
+) -> Arrays:
+    """`compute` over `rows` in parts of `size`, joined along the first axis.
+
+    Args:
+        compute: takes some of the rows, returns arrays whose first axis follows them.
+        folder: where parts are kept; None, or a folder that can't be written, keeps nothing.
+        key: everything the arrays depend on besides the rows: names serve stale features, hashes don't.
+    """
+    digest = sha256_json({**key, "rows": rows.tolist(), "size": size})
+    place = None if folder is None else folder / digest[:32]
+    parts = []
+    bar: tqdm[Any] = progress(desc=desc, total=len(rows), unit="clip")
+    with bar:
+        for number, start in enumerate(range(0, len(rows), size)):
+            some = rows[start : start + size]
+            file = None if place is None else place / f"part-{number:05d}.npz"
+            arrays = None if file is None else _read(file)
+            if arrays is None:
+                arrays = compute(some)
+                if file is not None and not _write(file, arrays):
+                    place = None
+            parts.append(arrays)
+            bar.update(len(some))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _read(file: Path) -> Arrays | None:
+    try:
+        with np.load(file, allow_pickle=False) as loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None  # damaged from outside: computed again and replaced
+
+
+def _write(file: Path, arrays: Arrays) -> bool:
+    try:
+        with atomic_path(file) as tmp, tmp.open("wb") as f:
+            np.savez(f, allow_pickle=False, **arrays)
+    except PermissionError:
+        return False
+    except OSError as e:
+        if e.errno == errno.EROFS:  # read-only file system: a run shared by somebody else
+            return False
+        raise
+    return True

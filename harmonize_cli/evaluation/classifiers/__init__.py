@@ -1,0 +1,1 @@
+"""Classifiers that a probe trains on frozen features."""

@@ -1,0 +1,204 @@
+"""A store seen by a model: embeddings for retrieval, features before the heads for probes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from harmonize_cli.evaluation.cache import FOLDER, Arrays, in_parts
+from harmonize_cli.evaluation.protocols import RetrievalProtocol
+from harmonize_cli.evaluation.retrieval import Embedded
+from harmonize_cli.models.checkpoint import LoadedModel
+from harmonize_cli.store.batches import StoreDataset
+from harmonize_cli.store.reader import Store
+from harmonize_cli.store.schema import Status
+from harmonize_cli.store.windows import InputSpec, check_inputs
+
+PART = 512
+"""Samples per cached part: what a kill may cost."""
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+
+def embed_pool(
+    loaded: LoadedModel,
+    store: Store,
+    rows: Rows,
+    protocol: RetrievalProtocol,
+    *,
+    batch_size: int = 64,
+    cache: bool = True,
+) -> Embedded:
+    """Embeddings of some samples, averaged over windows as `protocol` says, no token dropped.
+
+    Args:
+        rows: samples of the store, [N].
+        cache: keep parts under the run folder, keyed by hashes of weights, store and settings.
+
+    Raises:
+        BadInput: where the store does not feed the inputs that the run was trained on.
+    """
+    specs = check_inputs(store, loaded.specs)
+    if "text" in specs:
+        text = specs["text"]
+        most = int(store.length(text.key).max()) if protocol.captions != "first" else 1
+        specs["text"] = replace(text, rows=min(text.rows, protocol.text_words), candidates=max(1, most))
+    dataset = StoreDataset(store, specs)
+    arrays = in_parts(
+        rows,
+        lambda some: _embed(loaded, dataset, some, windows=protocol.windows, batch_size=batch_size),
+        folder=loaded.run / FOLDER if cache else None,
+        key=_key(loaded, store, rows, specs, what="embeddings", windows=protocol.windows),
+        size=PART,
+        desc="embed",
+    )
+    present = {m: arrays[f"present/{m}"] for m in specs}
+    unit = protocol.pooling == "mean-of-similarities"
+    vectors = {
+        name.removeprefix("unit/" if unit else "raw/"): x
+        for name, x in arrays.items()
+        if name.startswith("unit/" if unit else "raw/")
+    }
+    captions, caption_of = np.zeros((0, 1), np.float32), np.zeros(0, np.int64)
+    if "text" in specs:
+        captions, caption_of = _captions(vectors.pop("text_vt"), arrays["real"], protocol)
+        present["text"] = np.isin(np.arange(len(rows)), caption_of)
+    ids, texts = store.ids, [store.texts(int(i)) for i in rows]
+    return Embedded([ids[i] for i in rows], texts, present, vectors, captions, caption_of)
+
+
+def window_features(
+    loaded: LoadedModel,
+    store: Store,
+    rows: Rows,
+    modality: str,
+    *,
+    windows: int,
+    batch_size: int = 64,
+    cache: bool = True,
+) -> tuple[Floats, Rows]:
+    """Pooled features before the heads, one per window: [W, D] and the sample (of the store) of each.
+
+    Samples without the modality have no window. A caption counts as a window of its text.
+    """
+    known = check_inputs(store, loaded.specs)
+    specs = {modality: known[modality]}
+    dataset = StoreDataset(store, specs)
+    arrays = in_parts(
+        rows,
+        lambda some: _pool(loaded, dataset, some, modality, windows=windows, batch_size=batch_size),
+        folder=loaded.run / FOLDER if cache else None,
+        key=_key(loaded, store, rows, specs, what="pooled", windows=windows),
+        size=PART,
+        desc=f"features ({modality})",
+    )
+    real = arrays["real"]
+    return arrays["pooled"][real], np.repeat(rows, real.sum(axis=1))
+
+
+def device_of(loaded: LoadedModel) -> torch.device:
+    return next(loaded.model.parameters()).device
+
+
+def positions(windows: int) -> list[float]:
+    """Where windows lie, 0 the first and 1 the last possible place: linearly spaced; a single one amid."""
+    return [0.5] if windows == 1 else np.linspace(0, 1, windows).tolist()
+
+
+def _needed(dataset: StoreDataset, rows: Rows, windows: int) -> list[float]:
+    """One position is enough where no sample is longer than a window: all windows would be the same."""
+    for modality, spec in dataset.specs.items():
+        span = (spec.rows - 1) * spec.stride + 1
+        if modality != "text" and (dataset.store.length(spec.key)[rows] > span).any():
+            return positions(windows)
+    return [0.5]
+
+
+@torch.inference_mode()
+def _embed(
+    loaded: LoadedModel, dataset: StoreDataset, rows: Rows, *, windows: int, batch_size: int
+) -> Arrays:
+    """raw/SPACE, unit/SPACE: means over windows of (unit) embeddings; present/MODALITY, real: masks."""
+    batches: list[Arrays] = []
+    for start in range(0, len(rows), batch_size):
+        some = rows[start : start + batch_size]
+        total: Arrays = {}
+        wanted = _needed(dataset, some, windows)
+        for position in wanted:
+            dataset.position = position
+            batch = dataset.batch(some.tolist()).to(device_of(loaded))
+            for name, x in loaded.model(batch.inputs).embeddings.items():
+                for kind, y in (("raw", x), ("unit", torch.nn.functional.normalize(x, dim=-1))):
+                    mean = y.float().cpu().numpy() / len(wanted)
+                    total[f"{kind}/{name}"] = total.get(f"{kind}/{name}", 0) + mean
+            total.update({f"present/{m}": p.cpu().numpy() for m, p in batch.present.items()})
+            if batch.text_present is not None:
+                total["real"] = batch.text_present.cpu().numpy()
+        batches.append(total)
+    return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+
+
+@torch.inference_mode()
+def _pool(
+    loaded: LoadedModel, dataset: StoreDataset, rows: Rows, modality: str, *, windows: int, batch_size: int
+) -> Arrays:
+    """pooled [n, W, D] and real [n, W]: which windows are of samples that have the modality."""
+    batches: list[Arrays] = []
+    for start in range(0, len(rows), batch_size):
+        some = rows[start : start + batch_size]
+        found, real = [], []
+        wanted = _needed(dataset, some, windows)
+        for position in wanted:
+            dataset.position = position
+            batch = dataset.batch(some.tolist()).to(device_of(loaded))
+            z = loaded.model.encode(batch.inputs)[modality].float().cpu()
+            if batch.text_present is not None:  # [n, C, D]: candidates stand where windows stand elsewhere
+                found, real = list(z.unbind(1)), list(batch.text_present.cpu().unbind(1))
+                break
+            found.append(z)
+            real.append(batch.present[modality].cpu())
+        pooled, mask = torch.stack(found, 1).numpy(), torch.stack(real, 1).numpy()
+        if modality != "text" and len(wanted) < windows:  # equal shapes for all parts
+            pooled = np.pad(pooled, ((0, 0), (0, windows - 1), (0, 0)))
+            mask = np.pad(mask, ((0, 0), (0, windows - 1)))
+        batches.append({"pooled": pooled, "real": mask})
+    return {name: np.concatenate([b[name] for b in batches]) for name in ("pooled", "real")}
+
+
+def _captions(x: Floats, real: NDArray[np.bool_], protocol: RetrievalProtocol) -> tuple[Floats, Rows]:
+    """Rows of text [M, D] and the sample of each, from [N, C, D], by the captions policy."""
+    has = np.flatnonzero(real.any(axis=1)).astype(np.int64)
+    if protocol.captions == "all":
+        return x[real], np.nonzero(real)[0].astype(np.int64)
+    if protocol.captions == "first":
+        return x[has, real[has].argmax(axis=1)], has
+    mean = np.where(real[..., None], x, 0)[has].sum(axis=1) / real[has].sum(axis=1, keepdims=True)
+    return mean.astype(np.float32), has
+
+
+def _key(
+    loaded: LoadedModel,
+    store: Store,
+    rows: Rows,
+    specs: Mapping[str, InputSpec],
+    *,
+    what: str,
+    windows: int,
+) -> dict[str, Any]:
+    ids = store.ids
+    return {
+        "what": what,
+        "format": 1,
+        "weights": loaded.weights_hash,
+        "store": store.content_hash,
+        "inputs": {m: spec.to_dict() for m, spec in specs.items()},
+        "windows": windows,
+        # the store's hash is that of a set of samples: merged in another order, row 3 is somebody else
+        "ids": [ids[i] for i in rows],
+        "ok": int(Status.OK),
+    }

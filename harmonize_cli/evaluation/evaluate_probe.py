@@ -1,0 +1,135 @@
+"""`harmonize eval probe`: from a model and a store to a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.evaluation import probe as probing
+from harmonize_cli.evaluation.classifiers.base import Classifier
+from harmonize_cli.evaluation.classifiers.logistic import Logistic
+from harmonize_cli.evaluation.embed import window_features
+from harmonize_cli.evaluation.protocols import ProbeProtocol
+from harmonize_cli.evaluation.results import Result, intervals
+from harmonize_cli.evaluation.splits import coverage, label_column, parts_of
+from harmonize_cli.evaluation.stage import Options, Queries, finish, place, provenance
+from harmonize_cli.evaluation.statistics import Interval
+from harmonize_cli.models.checkpoint import LoadedModel
+from harmonize_cli.store.reader import Store
+from harmonize_cli.store.windows import check_inputs
+
+
+def evaluate_probe(
+    loaded: LoadedModel,
+    store: Store,
+    protocol: ProbeProtocol,
+    *,
+    modalities: Sequence[str] = (),
+    label: int = 0,
+    train: str = "train",
+    test: str = "test",
+    options: Options | None = None,
+) -> tuple[Result, Path]:
+    """A classifier on the run's features before the heads, for each of `modalities`.
+
+    Args:
+        modalities: "video", "audio" or "text"; by default video where the run reads it, else audio.
+        label: which of a sample's labels.
+        train, test: splits, where the store has no folds.
+
+    Raises:
+        BadInput: labels, splits or modalities that the store or the run lacks.
+    """
+    options = options or Options()
+    known = check_inputs(store, loaded.specs)
+    wanted = tuple(modalities) or tuple(m for m in ("video", "audio", "text") if m in known)[:1]
+    for modality in wanted:
+        if modality not in known:
+            raise BadInput(f"--modality {modality}: run and store share {', '.join(known)}")
+    names = label_column(store, label)
+    labelled = np.asarray([name is not None for name in names])
+    parts, split_name = parts_of(store, labelled, train=train, test=test)
+    judged = np.unique(np.concatenate([part.test for part in parts]))
+    result = Result(
+        task="probe",
+        protocol={
+            **protocol.model_dump(mode="json"),
+            "modalities": list(wanted),
+            "label": label,
+            "train": train,
+            "interval": options.as_dict(),
+        },
+        split=split_name,
+        coverage=coverage(store, judged, wanted),
+        metrics={},
+        chance={},
+        **provenance(loaded, store),
+    )
+
+    def work() -> tuple[Result, Queries]:
+        metrics: dict[str, Interval] = {}
+        chance: dict[str, float] = {}
+        queries: dict[str, NDArray[np.generic]] = {}
+        notes: list[str] = []
+        ids, groups = store.ids, store.groups
+        number = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
+        everything = np.unique(np.concatenate([np.concatenate([p.train, p.test]) for p in parts]))
+        for modality in wanted:
+            train_side, test_side = (
+                window_features(
+                    loaded,
+                    store,
+                    everything,
+                    modality,
+                    windows=windows,
+                    batch_size=options.batch_size,
+                    cache=options.cache,
+                )
+                for windows in (protocol.train_windows, protocol.test_windows)
+            )
+            found = []
+            classes = 0
+            for part in parts:
+                labels, class_names = probing.number_labels(names, part.train)
+                classes = max(classes, len(class_names))
+                found.append(
+                    probing.run_part(
+                        build_classifier(protocol),
+                        part,
+                        labels,
+                        train=train_side,
+                        test=test_side,
+                        groups=number,
+                    )
+                )
+                notes.append(f"{modality}, {part.name}: {_facts(found[-1].facts)}")
+            values, per_query = probing.metrics_of(
+                found,
+                classes,
+                clusters=groups if options.clusters else None,
+                draws=options.draws,
+                seed=options.seed,
+            )
+            metrics.update({f"{modality}/{name}": value for name, value in values.items()})
+            chance.update({f"{modality}/top-1": 1 / classes, f"{modality}/mean per class": 1 / classes})
+            rows = per_query.pop("row")
+            queries[f"{modality}/id"] = np.asarray([ids[i] for i in rows])
+            queries.update({f"{modality}/{name}": value for name, value in per_query.items()})
+        return replace(result, metrics=intervals(metrics), chance=chance, notes=notes), queries
+
+    return finish(result, work, place(loaded, options, result), overwrite=options.overwrite)
+
+
+def build_classifier(protocol: ProbeProtocol) -> Classifier:
+    """The classifier that `protocol` names, unfitted."""
+    return Logistic(protocol.c, folds=protocol.inner_folds, scaling=protocol.scaling)
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in facts.items() if v)

@@ -1,0 +1,101 @@
+"""Which samples are trained on and which are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.evaluation.probe import Part
+from harmonize_cli.store.reader import Store
+from harmonize_cli.store.schema import Status
+
+Rows = NDArray[np.int64]
+
+
+def rows_of(store: Store, split: str | None) -> tuple[Rows, str]:
+    """Samples of a split, and the split's name for the result.
+
+    Args:
+        split: one name or several with commas; "all" for everything; None for "test" where the store has
+            one, else everything.
+
+    Raises:
+        BadInput: naming the splits that there are.
+    """
+    names = store.splits
+    known = sorted(set(names))
+    if split is None:
+        split = "test" if "test" in known else "all"
+    if split == "all":
+        return np.arange(len(store), dtype=np.int64), "all"
+    wanted = split.split(",")
+    unknown = [w for w in wanted if w not in known]
+    if unknown:
+        shown = ", ".join(k or "(none)" for k in known)
+        raise BadInput(f"split {', '.join(unknown)!r}: the store has {shown}; --split all takes everything")
+    return np.flatnonzero(np.isin(np.asarray(names), wanted)).astype(np.int64), split
+
+
+def parts_of(
+    store: Store, labelled: NDArray[np.bool_], *, train: str = "train", test: str = "test"
+) -> tuple[list[Part], str]:
+    """How to cross: over the store's folds where it has some, else one training and one test split.
+
+    Args:
+        labelled: bool [N], samples that have the label asked for.
+
+    Raises:
+        BadInput: where there is neither, or a part would be empty.
+    """
+    folds = store.folds
+    numbers = sorted({f for f in folds if f is not None})
+    if len(numbers) > 1:
+        fold = np.asarray([-1 if f is None else f for f in folds])
+        parts = [
+            Part(
+                f"fold {n}",
+                np.flatnonzero(labelled & (fold != n) & (fold >= 0)),
+                np.flatnonzero(labelled & (fold == n)),
+            )
+            for n in numbers
+        ]
+        name = f"{len(numbers)} folds"
+    else:
+        (inside, _), (outside, name) = rows_of(store, train), rows_of(store, test)
+        parts = [Part(name, inside[labelled[inside]], outside[labelled[outside]])]
+        if set(train.split(",")) & set(test.split(",")):
+            raise BadInput(f"--train {train} and --test {test} share a split")
+    for part in parts:
+        if not len(part.train) or not len(part.test):
+            raise BadInput(
+                f"{part.name}: {len(part.train)} training and {len(part.test)} test samples with this label; "
+                "a probe needs both (columns label, split and fold of the manifest)"
+            )
+    return parts, name
+
+
+def label_column(store: Store, position: int) -> list[str | None]:
+    """The label at `position` of every sample, None where a sample has fewer.
+
+    Raises:
+        BadInput: where no sample has it.
+    """
+    column = [row[position] if len(row) > position else None for row in store.labels]
+    if all(name is None for name in column):
+        most = max((len(row) for row in store.labels), default=0)
+        raise BadInput(f"label {position}: the samples of this store have at most {most} label(s)")
+    return column
+
+
+def coverage(store: Store, rows: Rows, modalities: Sequence[str]) -> dict[str, object]:
+    """Ids asked for, ids that have all of `modalities`, and the status counts of each modality."""
+    complete = np.ones(len(rows), dtype=bool)
+    counts: dict[str, dict[str, int]] = {}
+    for modality in modalities:
+        status = store.status(modality)[rows]
+        complete &= status == int(Status.OK)
+        counts[modality] = {s.name.lower(): int((status == int(s)).sum()) for s in Status}
+    return {"expected": len(rows), "present": int(complete.sum()), "modalities": counts}

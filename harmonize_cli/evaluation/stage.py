@@ -1,0 +1,88 @@
+"""What all evaluations share: options, provenance, and results that are never overwritten silently."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmonize_cli.evaluation.results import FOLDER, Result, existing, versions, write_result
+from harmonize_cli.evaluation.statistics import DRAWS
+from harmonize_cli.files import atomic_path, sha256_file
+from harmonize_cli.models.checkpoint import LoadedModel
+from harmonize_cli.store.reader import Store
+
+Queries = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What every evaluation takes beside its protocol.
+
+    Attributes:
+        draws, seed: of the bootstrap.
+        clusters: resample source groups (clips of one video) instead of single queries.
+        batch_size: clips per forward pass.
+        cache: keep embeddings under the run folder.
+        out: the result file; None chooses a name under RUN/eval.
+        overwrite: replace another result at that place.
+    """
+
+    draws: int = DRAWS
+    seed: int = 0
+    clusters: bool = False
+    batch_size: int = 64
+    cache: bool = True
+    out: Path | None = None
+    overwrite: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """The part that numbers depend on."""
+        return {"draws": self.draws, "level": 0.95, "seed": self.seed, "clusters": self.clusters}
+
+
+def finish(
+    planned: Result, work: Callable[[], tuple[Result, Queries]], path: Path, *, overwrite: bool
+) -> tuple[Result, Path]:
+    """Do the work unless the same evaluation's result is there already.
+
+    The values of every query are written first, the JSON that vouches for them last.
+    """
+    if (old := existing(path, planned.identity, overwrite=overwrite)) is not None:
+        return old, path
+    started = time.perf_counter()
+    result, queries = work()
+    file = path.with_suffix(".queries.npz")
+    with atomic_path(file) as tmp, tmp.open("wb") as f:
+        np.savez_compressed(f, allow_pickle=False, **dict(queries))
+    result = replace(
+        result,
+        seconds=round(time.perf_counter() - started, 3),
+        queries={"file": file.name, "sha256": sha256_file(file)},
+        versions=versions(),
+    )
+    write_result(result, path)
+    return result, path
+
+
+def place(loaded: LoadedModel, options: Options, result: Result) -> Path:
+    return options.out or loaded.run / FOLDER / f"{result.name}.json"
+
+
+def provenance(loaded: LoadedModel, store: Store) -> dict[str, Any]:
+    config = loaded.config
+    return {
+        "model_hash": loaded.weights_hash,
+        "store_hash": store.content_hash,
+        "store": str(getattr(store, "path", "")),
+        "model": {
+            "run": loaded.run.name,
+            "step": loaded.step,
+            **{k: config[k] for k in ("seed", "harmonize") if k in config},
+        },
+    }

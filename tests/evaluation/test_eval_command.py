@@ -1,0 +1,43 @@
+"""`harmonize eval` as a user types it."""
+
+import json
+
+import pytest
+from small_world import make_run, make_store
+
+
+@pytest.fixture
+def place(tmp_path):
+    store = make_store(tmp_path / "store.h5", silent=(14,))
+    make_run(tmp_path / "run", store)
+    return tmp_path
+
+
+def test_retrieval_prints_a_table_and_writes_one_json(place, harmonize):
+    done = harmonize("eval", "retrieval", "run", "store.h5", "--draws", 20, "--device", "cpu", cwd=place)
+    assert "text-to-video" in done.stdout
+    assert "11 of 12 samples complete (audio: 1 silent)" in done.stdout
+    (file,) = (place / "run" / "eval").glob("*.json")
+    assert json.loads(file.read_text())["protocol"]["name"] == "vatt"
+
+
+def test_probe_with_a_changed_setting(place, harmonize):
+    options = ["--modality", "audio", "--set", "c=[1.0]", "--draws", 20, "-o", "r.json", "--no-cache"]
+    harmonize("eval", "probe", "run", "store.h5", *options, cwd=place)
+    assert json.loads((place / "r.json").read_text())["protocol"]["name"] == "logistic-modified"
+    assert not (place / "run" / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--set", "window=1"], "unknown key"),
+        (["--split", "valid"], "the store has test, train"),
+        (["--checkpoint", "step-7"], "no checkpoint 'step-7'"),
+        (["--device", "abacus"], "not usable here"),
+    ],
+)
+def test_bad_usage_is_one_message_and_exit_code_2(args, message, place, harmonize):
+    done = harmonize("eval", "retrieval", "run", "store.h5", *args, cwd=place, code=2)
+    assert message in done.stderr
+    assert not (place / "run" / "eval").exists()

@@ -1,0 +1,64 @@
+"""From a store and a run to a probe's result file."""
+
+import numpy as np
+import pytest
+from small_world import make_run, make_store
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.evaluation.evaluate_probe import evaluate_probe
+from harmonize_cli.evaluation.protocols import PROBES
+from harmonize_cli.evaluation.results import read_result
+from harmonize_cli.evaluation.stage import Options
+from harmonize_cli.models.checkpoint import load_model
+
+LOGISTIC = PROBES["logistic"].model_copy(update={"c": (1e-2, 1.0), "inner_folds": 2})
+QUICK = Options(draws=50)
+
+
+def test_split_store(small_store, small_run):
+    """Even an untrained model lets these classes through: they differ in brightness and in pitch."""
+    result, path = evaluate_probe(
+        load_model(small_run), small_store, LOGISTIC, modalities=["video", "audio"], options=QUICK
+    )
+    assert read_result(path) == result
+    assert result.metrics["video/top-1"]["value"] > 0.6
+    assert result.metrics["audio/top-1"]["value"] > 0.6
+    assert result.chance["video/top-1"] == pytest.approx(1 / 3)
+    assert result.coverage["expected"] == 12
+    assert result.coverage["modalities"]["audio"]["silent"] == 1
+    assert result.split == "test"
+    assert any(note.startswith("audio, test: C ") for note in result.notes)
+    with np.load(path.parent / result.queries["file"]) as queries:
+        assert "s014" not in queries["audio/id"]
+        assert queries["video/top-1"].mean() == pytest.approx(result.metrics["video/top-1"]["value"])
+
+
+def test_folds_judge_every_sample_once(tmp_path):
+    store = make_store(tmp_path / "store.h5", folds=True)
+    run = make_run(tmp_path / "run", store)
+    result, path = evaluate_probe(load_model(run), store, LOGISTIC, options=QUICK)
+    assert result.split == "4 folds"
+    with np.load(path.parent / result.queries["file"]) as queries:
+        assert sorted(queries["video/id"]) == store.ids
+
+
+def test_second_label_and_text(small_store, small_run):
+    result, _ = evaluate_probe(
+        load_model(small_run), small_store, LOGISTIC, modalities=["text"], label=1, options=QUICK
+    )
+    assert result.chance["text/top-1"] == 0.5
+    assert result.protocol["label"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label": 2}, "at most 2 label"),
+        ({"modalities": ["smell"]}, "run and store share video, audio, text"),
+        ({"train": "trian"}, "the store has test, train"),
+        ({"train": "test"}, "share a split"),
+    ],
+)
+def test_what_cannot_be_probed_is_said(options, message, small_store, small_run):
+    with pytest.raises(BadInput, match=message):
+        evaluate_probe(load_model(small_run), small_store, LOGISTIC, **options)
