@@ -1,9 +1,9 @@
 """Checkpoints: a folder that is whole or not there.
 
-    RUN/checkpoints/step-00000100/weights.safetensors   what to use the model with (EMA where it is on)
-                                  state.pt              what training needs to go on (weights_only=True)
-                                  manifest.json         step, config, inputs, SHA-256 of the files
-    RUN/last, RUN/best                                  links to such folders, set after they are complete
+RUN/checkpoints/step-00000100/weights.safetensors   what to use the model with (EMA where it is on)
+                              state.pt              what training needs to go on (weights_only=True)
+                              manifest.json         step, config, inputs, SHA-256 of the files
+RUN/last, RUN/best                                  links to such folders, set after they are complete
 """
 
 import json
@@ -77,7 +77,9 @@ def find_checkpoint(run: Path, which: str = "last") -> Path:
     folder = run / which if which in ("last", "best") else run / "checkpoints" / which
     if not (folder / MANIFEST).is_file():
         names = [path.name for path in list_checkpoints(run)]
-        hint = f"it has {', '.join(names)}" if names else "it has none: is it a run folder, did the run start?"
+        hint = (
+            f"it has {', '.join(names)}" if names else "it has none: is it a run folder, did the run start?"
+        )
         raise BadInput(f"{run}: no checkpoint {which!r}; {hint}")
     return folder.resolve()
 
@@ -129,6 +131,8 @@ def write_checkpoint(
         tmp.mkdir(parents=True)
         save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, tmp / WEIGHTS)
         torch.save(dict(state), tmp / STATE)
+        # safetensors makes files that only their owner may read; people share runs
+        (tmp / WEIGHTS).chmod((tmp / STATE).stat().st_mode & 0o777)
         for name in (WEIGHTS, STATE):
             sync_file(tmp / name)
         files = {name: sha256_file(tmp / name) for name in (WEIGHTS, STATE)}

@@ -3,7 +3,6 @@
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -62,14 +61,16 @@ class Batch:
         )
 
 
-class Draw(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Draw:
     """A sample to read: where its window and augmentation come from is (seed, epoch, sample id)."""
 
     index: int
     epoch: int
 
 
-class Item(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Item:
     """One sample, cut."""
 
     index: int
@@ -96,7 +97,10 @@ class StoreDataset(Dataset[Item]):
     ) -> None:
         self.store, self.specs, self.seed, self.position = store, dict(specs), seed, position
         self.augment = augment
-        self.ok = {m: store.status(m) == int(Status.OK) for m in self.specs}
+        self.ok = {
+            m: (store.status(m) == int(Status.OK)) & (store.length(spec.key) > 0)
+            for m, spec in self.specs.items()
+        }
         self._ids = store.ids
         self._groups = [zlib.crc32(group.encode()) for group in store.groups]
         self._cached = _Cached(store, cache_bytes)

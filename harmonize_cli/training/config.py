@@ -124,4 +124,6 @@ class PretrainConfig(StageConfig):
     @property
     def final_share(self) -> float:
         """`optim.final`, resolved."""
-        return self.optim.final if self.optim.final is not None else 0.1 if self.model.preset == "tiny" else 0.5
+        return (
+            self.optim.final if self.optim.final is not None else 0.1 if self.model.preset == "tiny" else 0.5
+        )

@@ -62,8 +62,8 @@ def batches(
         return
     # forkserver: the parent's HDF5 handles, threads and CUDA state stay out of the workers
     loader: DataLoader[Batch] = DataLoader(
-        dataset,  # type: ignore[arg-type]
-        batch_sampler=_Plan(schedule, first, last),  # type: ignore[arg-type]
+        dataset,  # type: ignore[arg-type]  # yields Items, which collate makes a Batch
+        batch_sampler=_Plan(schedule, first, last),
         collate_fn=dataset.collate,
         num_workers=config.workers,
         prefetch_factor=config.prefetch,

@@ -44,9 +44,11 @@ class Job:
 def train(job: Job, stop: StopOnSignal) -> int:
     """Run steps `first` .. `steps`; returns how many steps the run has made when it ends."""
     config, log, pace = job.config, MetricsLog(job.run, write=rank() == 0), Pace()
-    bar = progress(desc=job.run.name, total=job.steps, initial=job.first, unit="step")
+    bar: tqdm[Any] = tqdm(disable=True)
+    if rank() == 0:
+        bar = progress(desc=job.run.name, total=job.steps, initial=job.first, unit="step")
     done = saved = job.first
-    with bar if rank() == 0 else tqdm(disable=True) as bar:
+    with bar:
         for step in range(job.first, job.steps):
             asked = time.perf_counter()
             batch = next(job.batches).to(job.device)
@@ -103,7 +105,8 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         both = sum_over_ranks(torch.stack([term.per_sample.sum(), term.valid.sum()]))
         figures[f"loss_{name}"] = float(both[0] / both[1]) if both[1] else None
     if outcome.report is not None:
-        figures |= outcome.report.scalars()
+        seen = outcome.report.scalars()
+        figures |= {"harmony_seconds": seen.pop("seconds"), **seen}
     return figures
 
 

@@ -27,7 +27,9 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError as e:
         raise BadInput(f"device: {name!r} is none ({e}); use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise BadInput(f"device: {name} is not there ({torch.cuda.device_count()} GPUs found); use auto or cpu")
+        raise BadInput(
+            f"device: {name} is not there ({torch.cuda.device_count()} GPUs found); use auto or cpu"
+        )
     return device
 
 
@@ -56,7 +58,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
             p.grad = torch.zeros_like(p)
     flat = torch.cat([p.grad.flatten() for p in trained if p.grad is not None])
     dist.all_reduce(flat)
-    for p, part in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
+    for p, part in zip(trained, torch.split(flat, [p.numel() for p in trained]), strict=True):
         p.grad = part.view_as(p)
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 from harmonize_cli.harmony import Harmonizer
+from harmonize_cli.models.checkpoint import prune
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.objectives.trimodal import TriModalLoss
 from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import InputSpec, check_inputs, resolve_inputs
+from harmonize_cli.store.windows import InputSpec, resolve_inputs
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.data import batches, check_modalities, training_samples
 from harmonize_cli.training.harmonize import build_harmonizer
@@ -70,7 +71,6 @@ def pretrain(
     device = pick_device(config.device)
     store = Store.open(store_path)
     with process_group(device), StopOnSignal() as stop:
-        parts = build(store, config, device)
         schedule = Schedule(
             order or shuffled(training_samples(store, config.data), config.seed),
             config.batch,
@@ -78,6 +78,7 @@ def pretrain(
             ranks=ranks(),
         )
         steps = planned_steps(config, schedule)
+        parts = build(store, config, steps, device)
         gradients = Gradients(
             parts.model,
             parts.loss,
@@ -105,26 +106,37 @@ def pretrain(
                 recorder.flush(step)
             if rank() == 0:
                 save(run, step, parts.model, parts.loss, optimiser, parts.harmonizer, about)
+                prune(run, config.checkpoint.keep)
 
         dataset = StoreDataset(
             store, parts.specs, seed=config.seed, cache_bytes=int(config.data.cache_gb * 2**30)
         )
         source = batches(dataset, schedule, first, steps, config.data, device)
         job = Job(
-            run, config, first, steps, source, schedule.epoch, gradients, optimiser, device, save_step, recorders
+            run,
+            config,
+            first,
+            steps,
+            source,
+            schedule.epoch,
+            gradients,
+            optimiser,
+            device,
+            save_step,
+            recorders,
         )
         done = train(job, stop)
     return Finished(run, done, steps, (done - first) * config.batch, time.perf_counter() - started)
 
 
-def build(store: Store, config: PretrainConfig, device: torch.device) -> Parts:
+def build(store: Store, config: PretrainConfig, steps: int, device: torch.device) -> Parts:
     """Model, losses and harmonizer, the same on every rank for the same seed."""
     specs = resolve_inputs(store, config.inputs)
     check_modalities(specs, store, config)
     torch.manual_seed(config.seed)
     model = Vatt(config.model, specs).to(device)
     loss = TriModalLoss(config.loss).to(device)
-    return Parts(model, loss, build_harmonizer(model, config), specs)
+    return Parts(model, loss, build_harmonizer(model, config, steps), specs)
 
 
 def planned_steps(config: PretrainConfig, schedule: Schedule) -> int:

@@ -50,9 +50,7 @@ class Gradients:
 
     def __call__(self, batch: Batch, step: int) -> Outcome:
         """Gradients of `step` (from 0) on this rank's `batch`."""
-        harmonize = self.harmonizer is not None and (
-            not self.observe_every or step % self.observe_every == 0
-        )
+        harmonize = self.harmonizer is not None and (not self.observe_every or step % self.observe_every == 0)
         outcome = self._harmonized(batch, step) if harmonize else self._plain(batch)
         sum_gradients(self.parameters())
         return outcome
@@ -61,7 +59,7 @@ class Gradients:
         with self._mixed(batch):
             pooled = self.model.encode(batch.inputs)
             terms = self._terms(pooled, batch)
-        torch.stack([term.value for term in terms.values()]).sum().backward()
+        torch.autograd.backward([term.value for term in terms.values()])
         return Outcome(terms, None)
 
     def _harmonized(self, batch: Batch, step: int) -> Outcome:
