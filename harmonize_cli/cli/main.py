@@ -9,6 +9,10 @@ import typer
 import harmonize_cli
 from harmonize_cli.cli import (
     bench,
+    config,
+    demo,
+    eval,
+    pretrain,
 )
 from harmonize_cli.errors import HarmonizeError
 
@@ -20,6 +24,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # stages first, in the order in which data runs through them
+app.add_typer(demo.app, name="demo")
+app.command("pretrain")(pretrain.pretrain)
+app.add_typer(eval.app, name="eval")
+app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
 
 
