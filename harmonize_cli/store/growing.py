@@ -37,8 +37,7 @@ class GrowingDataset:
         self._target = BULK_CHUNK if bulk else _SMALL_CHUNK
         self._compression = compression
         self._chunk = 0
-        self._waiting: list[NDArray[Any]] = []
-        self._n_waiting = 0
+        self._waiting = bytearray()
         self._dataset: h5py.Dataset | None = None
         self._sha = None if bulk else hashlib.sha256()
 
@@ -52,26 +51,22 @@ class GrowingDataset:
         if not self._chunk:
             self._chunk = self._chunk_rows(len(rows))
         self.rows += len(rows)
-        self._n_waiting += len(rows)
+        self._waiting += rows.data.cast("B")
         block = max(1, 4 * self._target // (self._chunk * self._row_bytes)) * self._chunk
-        if self._n_waiting >= block:
-            self._waiting.append(rows)
-            self._flush(self._n_waiting - self._n_waiting % self._chunk)
-        else:
-            self._waiting.append(rows.copy())
+        n = len(self._waiting) // self._row_bytes
+        if n >= block:
+            self._flush(n - n % self._chunk)
 
     def finish(self) -> str | None:
         """Write what waits; the SHA-256 of all rows in order (None for bulk data, which has digests)."""
-        if self._dataset is None and not (self._compression and self._n_waiting):
-            shape = (self._n_waiting, *self._row_shape)
-            self._dataset = self._group.create_dataset(self._name, shape, self._dtype)
-            start = 0
-            for rows in self._waiting:
-                self._dataset[start : start + len(rows)] = rows
-                start += len(rows)
-        else:
-            self._flush(self._n_waiting)
-        self._waiting = []
+        n = len(self._waiting) // self._row_bytes
+        if self._dataset is None and not (self._compression and n):
+            self._dataset = self._group.create_dataset(self._name, (n, *self._row_shape), self._dtype)
+            if n:
+                self._dataset[...] = self._rows(n)
+        elif n:
+            self._flush(n)
+        self._waiting = bytearray()
         return self._sha.hexdigest() if self._sha is not None else None
 
     def _chunk_rows(self, first: int) -> int:
@@ -90,14 +85,14 @@ class GrowingDataset:
                 chunks=(self._chunk, *self._row_shape),
                 compression=self._compression,
             )
-        done = self.rows - self._n_waiting
+        done = self.rows - len(self._waiting) // self._row_bytes
         self._dataset.resize(done + n, axis=0)
-        waiting = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting)
-        self._dataset[done : done + n] = waiting[:n]
-        # a copy: a view of what is left would keep the whole block alive
-        left = waiting[n:].copy()
-        self._waiting = [left] if len(left) else []
-        self._n_waiting = len(left)
+        self._dataset[done : done + n] = self._rows(n)
+        del self._waiting[: n * self._row_bytes]
+
+    def _rows(self, n: int) -> NDArray[Any]:
+        count = n * self._row_bytes // self._dtype.itemsize
+        return np.frombuffer(self._waiting, self._dtype, count).reshape(n, *self._row_shape)
 
 
 class GrowingTexts:

@@ -13,9 +13,8 @@ import numpy as np
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.store.extent import Extent, locate
-from harmonize_cli.store.schema import FORMAT, SCHEMA_VERSION, FeatureSpec, modalities_of
+from harmonize_cli.store.schema import FORMAT, SCHEMA_VERSION, TEXT_COLUMNS, FeatureSpec, modalities_of
 
-TEXT_COLUMNS = ("id", "group", "split", "source", "labels", "texts", "facts")
 _MAX_ATTRIBUTE = 16 << 20
 _MAX_FEATURES = 256
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 FORMAT = "harmonize-store"
 SCHEMA_VERSION = 1
+TEXT_COLUMNS = ("id", "group", "split", "source", "labels", "texts", "facts")
+"""Columns of texts in the group `samples`; the last three hold JSON."""
 
 Kind = Literal["frames", "jpeg", "embedding", "waveform", "logmel", "mfcc", "tokens"]
 DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -17,11 +18,17 @@ from harmonize_cli.errors import BadInput
 from harmonize_cli.files import atomic_path
 from harmonize_cli.store.digest import encode_json, encode_text, feature_digest, sample_digest
 from harmonize_cli.store.growing import GrowingDataset, GrowingTexts
-from harmonize_cli.store.schema import FORMAT, SCHEMA_VERSION, FeatureSpec, Sample, Status, modalities_of
+from harmonize_cli.store.schema import (
+    FORMAT,
+    SCHEMA_VERSION,
+    TEXT_COLUMNS,
+    FeatureSpec,
+    Sample,
+    modalities_of,
+)
 from harmonize_cli.store.validate import Checked, check_sample
 
 _MAX_ATTRS = 1 << 20
-TEXT_COLUMNS = ("id", "group", "split", "source", "labels", "texts", "facts")
 
 
 class ShardWriter:
@@ -78,7 +85,8 @@ class ShardWriter:
             tmp = stack.enter_context(atomic_path(self.path))
             self._tmp = tmp
             # 1.10's format has checksums on its own structures; no lock: the name is ours alone
-            self._file = h5py.File(tmp, "w", libver=("v110", "v110"), locking=False)
+            with self._explained():
+                self._file = h5py.File(tmp, "w", libver=("v110", "v110"), locking=False)
             stack.push(self._close)
             with self._explained():
                 self._lay_out()
@@ -175,9 +183,10 @@ class ShardWriter:
     def _close(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                self._file.close()
+                with self._explained():
+                    self._file.close()
                 return
-        except OSError:
+        except (OSError, RuntimeError):
             self._abandon()
             raise
         self._abandon()
@@ -242,9 +251,10 @@ class _NamesTheFile:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, OSError) and error.filename is None:
-            code = error.errno or errno.EIO
+        if isinstance(error, OSError) and error.filename == str(self._path):
+            return
+        # h5py raises one or the other, at times with the errno in the text only
+        if isinstance(error, OSError | RuntimeError):
+            told = re.search(r"errno = (\d+)", str(error))
+            code = getattr(error, "errno", None) or (int(told[1]) if told else errno.EIO)
             raise OSError(code, os.strerror(code), str(self._path)) from error
-
-
-__all__ = ["ShardWriter", "Status"]
