@@ -10,7 +10,7 @@ from harmonize_cli.demo.settings import DialpadSettings
 
 
 def manifest_lines(files: Sequence[FilePlan], settings: DialpadSettings) -> str:
-    """JSONL manifest: one row per segment. The label is the first digit shown, in words."""
+    """JSONL manifest: one row per segment. The labels are the digits shown, in words."""
     return _jsonl(
         {
             "id": segment.id,
@@ -18,7 +18,7 @@ def manifest_lines(files: Sequence[FilePlan], settings: DialpadSettings) -> str:
             "start": segment.start / settings.frame_rate,
             "end": _end(segment, settings),
             "text": _caption(segment, settings),
-            "label": WORDS[digits_of(segment.number, settings.digits)[0]],
+            "labels": [WORDS[digit] for digit in digits_of(segment.number, settings.digits)],
             "split": file.split,
             "group": file.name,
         }
