@@ -10,7 +10,9 @@ import harmonize_cli
 from harmonize_cli.cli import (
     bench,
     config,
+    curriculum,
     demo,
+    extract,
     eval,
     pretrain,
 )
@@ -25,7 +27,9 @@ app = typer.Typer(
 )
 # stages first, in the order in which data runs through them
 app.add_typer(demo.app, name="demo")
+app.command("extract")(extract.extract)
 app.command("pretrain")(pretrain.pretrain)
+app.add_typer(curriculum.app, name="curriculum")
 app.add_typer(eval.app, name="eval")
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")

@@ -28,9 +28,11 @@ class Segment:
 class Cutter:
     """Feed it chunks; it yields each segment as soon as all its requests have passed the segment's end.
 
-    A frame belongs to a segment when start <= time < end; sound is cut at the nearest sample, so segments of
-    equal length get equally many samples. Afterwards `first` and `last` tell, by request, where the track
-    began and ended (s), as far as it was decoded.
+    Segments come in the order of their ends, whatever the order in which the chunks of different tracks
+    arrive. A frame belongs to a segment when start <= time < end; sound is cut at the nearest sample, so
+    segments of equal length get equally many samples.
+
+    `first` and `last` tell, by request, where the track began and ended (s), as far as it was decoded.
     """
 
     def __init__(self, requests: Sequence[Request], spans: Sequence[Span]) -> None:
@@ -38,6 +40,10 @@ class Cutter:
         self._lanes = [_Lane(r, spans) for r in requests]
         self._waiting = dict.fromkeys(range(len(spans)), len(requests))
         self._parts: dict[int, Segment] = {}
+        self._order = sorted(
+            range(len(spans)), key=lambda i: (spans[i].end or np.inf, spans[i].start, i), reverse=True
+        )
+        self._closed: set[int] = set()
         self.first: dict[int, float] = {}
         self.last: dict[int, float] = {}
 
@@ -50,20 +56,30 @@ class Cutter:
         else:
             self.last[number] = float(chunk.times[0]) + len(chunk.rows) / request.sample_rate
         for index in self._lanes[number].add(chunk):
-            yield from self._finish(number, index)
+            self._finish(number, index)
+        yield from self._ready()
+
+    def close(self, number: int) -> Iterator[Segment]:
+        """Request `number` gets no more chunks: segments don't wait for it any longer."""
+        if number not in self._closed:
+            self._closed.add(number)
+            for index in self._lanes[number].open():
+                self._finish(number, index)
+        yield from self._ready()
 
     def end(self) -> Iterator[Segment]:
         """The decode is over: yield what is left, complete or not."""
-        for number, lane in enumerate(self._lanes):
-            for index in lane.open():
-                yield from self._finish(number, index)
+        for number in range(len(self._lanes)):
+            yield from self.close(number)
 
-    def _finish(self, number: int, index: int) -> Iterator[Segment]:
+    def _finish(self, number: int, index: int) -> None:
         part = self._parts.setdefault(index, Segment(index))
         part.rows[number], part.times[number] = self._lanes[number].take(index)
         self._waiting[index] -= 1
-        if self._waiting[index] == 0:
-            yield self._parts.pop(index)
+
+    def _ready(self) -> Iterator[Segment]:
+        while self._order and not self._waiting[self._order[-1]]:
+            yield self._parts.pop(self._order.pop())
 
 
 class _Lane:

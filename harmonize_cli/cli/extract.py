@@ -1,0 +1,126 @@
+"""`harmonize extract`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harmonize_cli.errors import BadInput, TooManyFailed
+
+EXAMPLE = """
+Example: harmonize extract clips.jsonl -o store.h5 --encoder raw --encoder logmel --encoder tokens
+--set raw.size=64 --set raw.rate=5 --workers 4
+
+Ready embeddings: harmonize extract clips.csv -o clip/ --encoder open_clip:ViT-B-32/weights.safetensors
+
+`harmonize config explain extract` lists every setting.
+"""
+
+
+class Mode(StrEnum):
+    """What to do with samples that are there already."""
+
+    incremental = "incremental"
+    overwrite = "overwrite"
+
+
+def extract(
+    manifest: Annotated[Path, typer.Argument(help="Manifest: CSV, JSONL or Parquet.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", help="Store: NAME.h5, or a folder of shards.", show_default=False),
+    ],
+    *,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value over the config; may be repeated.")
+    ] = None,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--encoder",
+            "-e",
+            help="raw, waveform, logmel, mfcc, tokens, open_clip:MODEL/TAG; may be repeated (encoders).",
+            show_default="raw, waveform, tokens",
+        ),
+    ] = None,
+    vocab: Annotated[
+        Path | None, typer.Option(help="Store or text file whose words to use (tokens.vocab).")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder that paths are relative to.", show_default="the manifest's")
+    ] = None,
+    allow_outside: Annotated[
+        bool, typer.Option("--allow-outside", help="Let paths of the manifest leave the root.")
+    ] = False,
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes.")] = 1,
+    mode: Annotated[Mode, typer.Option(help="incremental: go on; overwrite: start anew.")] = Mode.incremental,
+    shard: Annotated[
+        str | None, typer.Option(help="I/N: this is job I of N on the same store (counted from 0).")
+    ] = None,
+    max_failed: Annotated[
+        str | None,
+        typer.Option(
+            help="Failed samples that are fine, a number or a share such as 5%; more: exit code 3.",
+            show_default="any, but not all",
+        ),
+    ] = None,
+    allow_download: Annotated[
+        bool, typer.Option("--allow-download", help="Let open_clip download weights.")
+    ] = False,
+) -> None:
+    """Turn videos, sound and captions into a store of features."""
+    from harmonize_cli.config import load_config
+    from harmonize_cli.datasets.manifest import read_manifest
+    from harmonize_cli.extraction.config import ExtractConfig
+    from harmonize_cli.extraction.pipeline import RunOptions
+    from harmonize_cli.extraction.pipeline import extract as run_extract
+    from harmonize_cli.extraction.plan import parse_share
+
+    flags = {
+        "encoders": tuple(encoder) if encoder else None,
+        "tokens.vocab": str(vocab) if vocab else None,
+        "open_clip.allow_download": allow_download or None,
+    }
+    settings = load_config(ExtractConfig, config, overrides or [], flags)
+    limit = _limit(max_failed)
+    share = parse_share(shard) if shard else (0, 1)
+    if share[1] > 1 and out.suffix == ".h5":
+        raise BadInput(
+            f"--shard: several jobs need a folder of shards; name one without .h5 instead of {out}"
+        )
+    rows = read_manifest(manifest, root=root, allow_outside=allow_outside)
+    options = RunOptions(
+        workers=workers,
+        mode=mode.value,
+        share=share,
+        root=root or manifest.parent,
+        attrs={"stage": "extract", "config": settings.model_dump(mode="json"), "manifest": manifest.name},
+    )
+    report = run_extract(rows, out, settings, options)
+    typer.echo(f"extract: {report.line()}")
+    for reason, count in report.counts.reasons.most_common(5):
+        typer.echo(f"  {count} x {reason}", err=True)
+    if report.counts.failed > limit(report.counts.samples):
+        raise TooManyFailed(
+            f"{report.counts.failed} of {report.counts.samples} samples failed; the reasons are in the store "
+            f"(`harmonize store info {out}`)"
+        )
+
+
+def _limit(text: str | None):  # type: ignore[no-untyped-def]
+    """`--max-failed` as a function of the number of samples."""
+    if text is None:
+        return lambda n: n - 1 if n else 0
+    number = text.removesuffix("%")
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if value < 0 or (text.endswith("%") and value > 100):
+        raise BadInput(f"--max-failed {text}: expected a number such as 10, or a share such as 5%")
+    return (lambda n: n * value / 100) if text.endswith("%") else (lambda n: value)
+
+
+extract.__doc__ = f"{extract.__doc__}\n{EXAMPLE}"

@@ -1,0 +1,38 @@
+"""Settings of `harmonize extract`."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from harmonize_cli.encoders.registry import EncodersConfig, check_names
+
+Mode = Literal["incremental", "overwrite", "extend", "retry-failed"]
+
+
+class ExtractConfig(EncodersConfig):
+    """What to make of every sample, and how."""
+
+    encoders: tuple[str, ...] = ("raw", "waveform", "tokens")
+    """raw, waveform, logmel, mfcc, tokens, open_clip:MODEL/TAG; all in one pass over the video."""
+    shard_samples: int = Field(default=128, ge=1)
+    """Samples in a shard: what a crash may cost, and what one worker takes at a time."""
+    compression: Literal["none", "lzf"] = "none"
+    """lzf: smaller, slower to read."""
+    deadline: float = Field(default=600.0, gt=0)
+    """Seconds that one video may take before its decoder is killed and its samples fail."""
+    min_coverage: float = Field(default=0.5, ge=0, le=1)
+    """A segment of which a smaller share could be decoded fails; above it the shorter sample is kept."""
+    silence_db: float = Field(default=-60.0, le=0)
+    """Sound whose loudest sample stays below this level (dB of full scale) has status silent."""
+    decoder: Literal["auto", "ffmpeg", "pyav", "torchcodec"] = "auto"
+    """auto: the fastest that works here."""
+    threads: int = Field(default=0, ge=0, le=256)
+    """Decoder threads of one worker; 0: the cores divided by the workers."""
+
+    @field_validator("encoders")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        faults = check_names(names)
+        if faults:
+            raise ValueError("; ".join(faults))
+        return names

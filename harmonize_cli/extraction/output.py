@@ -1,0 +1,122 @@
+"""Where the shards go: what is there already, names of new ones, one file at the end if that is wanted."""
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.extraction.config import Mode
+from harmonize_cli.store.reader import Store
+from harmonize_cli.store.schema import FeatureSpec
+from harmonize_cli.store.writer import ShardWriter
+
+_PART = re.compile(r"part-(\d+)\.h5")
+_LEFT = re.compile(r"part-\d+\.h5\.\d+\.tmp")
+_ROUND = 100_000
+
+
+class Output:
+    """The store at `out`: a folder of shards. For a name that ends in .h5 the shards are gathered in a folder
+    beside it, `NAME.h5.parts`, and put together when all of them are complete."""
+
+    def __init__(self, out: Path, mode: Mode) -> None:
+        self.out = out
+        self.is_file = out.suffix == ".h5"
+        self.folder = out.with_name(out.name + ".parts") if self.is_file else out
+        if self.is_file and out.is_dir():
+            raise BadInput(f"{out}: is a folder; name the store without .h5, or choose another name")
+        if not self.is_file and out.exists() and not out.is_dir():
+            raise BadInput(f"{out}: is a file; name a folder, or a file that ends in .h5")
+        if not self.is_file and out.is_dir() and not self._parts() and any(out.iterdir()):
+            foreign = [p.name for p in out.iterdir() if not _LEFT.fullmatch(p.name)]
+            if foreign:
+                raise BadInput(
+                    f"{out}: is a folder that holds other things ({foreign[0]}, ...); name a new or empty one"
+                )
+        if mode == "overwrite":
+            self._clear()
+
+    def stores(self) -> list[Store]:
+        """What is there: the finished file and the folder of parts, each if present."""
+        found = [self.out] if self.is_file and self.out.is_file() else []
+        if self._parts():
+            found.append(self.folder)
+        return [Store.open(path) for path in found]
+
+    def vocab(self) -> list[str] | None:
+        """The vocabulary of what is there."""
+        for store in self.stores():
+            return store.vocab
+        return None
+
+    def check(self, features: Sequence[FeatureSpec]) -> None:
+        """Refuse to mix encoders.
+
+        Raises:
+            BadInput: what is there was made in another way.
+        """
+        wanted = {spec.key: spec for spec in features}
+        for store in self.stores():
+            if store.features != wanted:
+                what = _difference(store.features, wanted)
+                raise BadInput(
+                    f"{store.path}: was made with other encoders or settings ({what}); "
+                    "use the same, name another store, or replace it with --mode overwrite"
+                )
+
+    def done_ids(self) -> set[str]:
+        """Samples that need no work."""
+        return {sample for store in self.stores() for sample in store.ids}
+
+    def part(self, index: int) -> Path:
+        """A free name for the shard of unit `index`. Other units never get it, so jobs don't collide."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        number = index
+        while (path := self.folder / f"part-{number:05d}.h5").exists():
+            number += _ROUND
+        for left in self.folder.glob(f"{path.name}.*.tmp"):
+            left.unlink(missing_ok=True)  # of a run that was killed
+        return path
+
+    def finish(self) -> None:
+        """Put a single file together, if that is what was asked for."""
+        if not self.is_file or not self._parts():
+            return
+        stores = self.stores()
+        first = stores[0]
+        with ShardWriter(
+            self.out, list(first.features.values()), attrs=first.attrs, vocab=first.vocab, overwrite=True
+        ) as shard:
+            for store in stores:
+                for i in range(len(store)):
+                    sample = store.sample(i)
+                    for key in [k for k, spec in first.features.items() if spec.rate is None]:
+                        sample.times.pop(key, None)  # text candidates have no place in time
+                    shard.add(sample)
+        for store in stores:
+            store.close()
+        shutil.rmtree(self.folder)
+
+    def _parts(self) -> list[Path]:
+        return sorted(p for p in self.folder.glob("part-*.h5") if _PART.fullmatch(p.name))
+
+    def _clear(self) -> None:
+        if self.is_file:
+            self.out.unlink(missing_ok=True)
+        for path in self._parts():
+            path.unlink()
+
+
+def _difference(old: dict[str, FeatureSpec], new: dict[str, FeatureSpec]) -> str:
+    """The first thing in which two sets of features differ, in words."""
+    for key in sorted(old.keys() | new.keys()):
+        if key not in new:
+            return f"{key} is there, but not asked for"
+        if key not in old:
+            return f"{key} is not there"
+        before, after = old[key].to_json(), new[key].to_json()
+        for field in before:
+            if before[field] != after[field]:
+                return f"{key}: {field} {before[field]!r}, now {after[field]!r}"
+    return "unknown"

@@ -1,0 +1,136 @@
+"""`harmonize extract`: plan the units, leave out what is there, run the rest, count."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from harmonize_cli.datasets.manifest import ManifestRow
+from harmonize_cli.encoders.tokens import Vocab
+from harmonize_cli.errors import HarmonizeError
+from harmonize_cli.extraction.config import ExtractConfig, Mode
+from harmonize_cli.extraction.counts import Counts, ExtractReport
+from harmonize_cli.extraction.output import Output
+from harmonize_cli.extraction.plan import Unit, plan_units
+from harmonize_cli.extraction.unit import Job, UnitRunner
+from harmonize_cli.progress import progress
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How to run, as opposed to what to make: none of it changes the content of the store."""
+
+    workers: int = 1
+    mode: Mode = "incremental"
+    share: tuple[int, int] = (0, 1)
+    root: Path | None = None
+    attrs: dict[str, Any] | None = None
+
+
+def extract(
+    rows: Sequence[ManifestRow], out: Path, config: ExtractConfig, options: RunOptions | None = None
+) -> ExtractReport:
+    """Extract `rows` to the store `out`: a folder of shards, or one file if it ends in `.h5`.
+
+    Complete shards that are there are kept and their samples skipped. Failing videos never stop the run.
+
+    Raises:
+        BadInput: `out` was made with other encoders or settings, or is no store.
+        OSError: the disk is full; what is complete stays and the same command goes on from there.
+    """
+    options = options or RunOptions()
+    started = time.monotonic()
+    output = Output(out, options.mode)
+    words = _words(rows, config, output)
+    job = Job(config, words, options.root, options.attrs or {}, _threads(config, options.workers))
+    runner = UnitRunner(job)
+    output.check(runner.features)
+    done = output.done_ids()
+    mine = [
+        u for u in plan_units(rows, config.shard_samples) if u.index % options.share[1] == options.share[0]
+    ]
+    todo = [left for unit in mine if (left := unit.without(done))]
+    expected = sum(len(unit.ids) for unit in mine)
+    missing = sum(len(unit.ids) for unit in todo)
+    tasks = [(unit, output.part(unit.index)) for unit in todo]
+    counts = Counts()
+    bar: tqdm[Any] = progress(desc="extract", total=expected, unit="clip", initial=expected - missing)
+    with bar:
+        if options.workers <= 1 or len(tasks) <= 1:
+            for unit, path in tasks:
+                counts.merge(runner.run(unit, path, each=bar.update))
+        else:
+            for found in _in_processes(job, tasks, options.workers):
+                counts.merge(found)
+                bar.update(found.samples)
+                bar.set_postfix(failed=counts.failed)
+    if options.share[1] == 1:
+        output.finish()
+    return ExtractReport(out, counts, expected - missing, time.monotonic() - started, expected)
+
+
+def _words(rows: Sequence[ManifestRow], config: ExtractConfig, output: Output) -> tuple[str, ...] | None:
+    """The vocabulary: of the store that is continued, of the config, or of the training texts."""
+    if "tokens" not in config.encoders:
+        return None
+    if config.tokens.vocab:
+        return tuple(Vocab.load(config.tokens.vocab).words)
+    known = output.vocab()
+    if known is not None:
+        return tuple(known)
+    train = [row for row in rows if row.split == "train"] or rows
+    return tuple(Vocab.build((t for row in train for t in row.texts), config.tokens.vocab_size).words)
+
+
+def _threads(config: ExtractConfig, workers: int) -> int:
+    if config.threads or workers <= 1:
+        return config.threads
+    return max(1, len(os.sched_getaffinity(0)) // workers)
+
+
+_runner: UnitRunner | None = None
+
+
+def _run_in_worker(job: Job, unit: Unit, path: Path) -> Counts:
+    global _runner  # noqa: PLW0603  # a worker process loads its models once
+    if _runner is None:
+        import signal
+
+        # Ctrl-C goes to the whole group; the parent decides
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _runner = UnitRunner(job)
+    return _runner.run(unit, path)
+
+
+def _in_processes(job: Job, tasks: Sequence[tuple[Unit, Path]], workers: int) -> Iterator[Counts]:
+    """Run units in spawned processes; a few are handed out ahead, so that no worker waits."""
+    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=get_context("spawn")) as pool:
+        submit: Callable[[tuple[Unit, Path]], Any] = lambda task: pool.submit(_run_in_worker, job, *task)  # noqa: E731
+        left = list(reversed(tasks))
+        running = {submit(left.pop()) for _ in range(min(len(left), 2 * workers))}
+        try:
+            while running:
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+                    if left:
+                        running.add(submit(left.pop()))
+        except BrokenProcessPool:
+            raise HarmonizeError(
+                "a worker process was killed, perhaps for want of memory; run the same command again to go "
+                "on from the shards that are complete, perhaps with fewer --workers"
+            ) from None
+        except BaseException:
+            for process in list((getattr(pool, "_processes", None) or {}).values()):
+                with suppress(OSError):
+                    process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

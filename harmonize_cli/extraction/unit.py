@@ -1,0 +1,266 @@
+"""One unit of work: its videos decoded, encoded and written to one shard."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harmonize_cli.encoders.base import Encoder, FrameEncoder, SoundEncoder, TextEncoder
+from harmonize_cli.encoders.registry import build_encoders
+from harmonize_cli.encoders.tokens import Tokens, Vocab, clean_words
+from harmonize_cli.extraction.batches import FrameBatcher
+from harmonize_cli.extraction.config import ExtractConfig
+from harmonize_cli.extraction.counts import Counts
+from harmonize_cli.extraction.plan import FileGroup, Unit
+from harmonize_cli.extraction.samples import (
+    FileFacts,
+    Judgement,
+    judge,
+    new_sample,
+    sound_facts,
+    span_of,
+    sync_facts,
+)
+from harmonize_cli.media.decode import FileDecode, TrackOutcome
+from harmonize_cli.media.decoders import decoder_for
+from harmonize_cli.media.requests import Chunk, Kind, Request, Span
+from harmonize_cli.media.segments import Cutter, Segment
+from harmonize_cli.store.schema import FeatureSpec, Sample, Status
+from harmonize_cli.store.writer import ShardWriter
+
+NO_FILE = "the manifest names no file for it"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every worker needs to know. Pickled to worker processes."""
+
+    config: ExtractConfig
+    words: tuple[str, ...] | None
+    root: Path | None
+    attrs: dict[str, Any] = field(default_factory=dict)
+    threads: int = 0
+
+
+class UnitRunner:
+    """Holds the encoders (models are loaded once a process) and runs units."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        vocab = Vocab(job.words) if job.words is not None else None
+        self.encoders: list[Encoder] = build_encoders(job.config.encoders, job.config, vocab)
+        self.features: list[FeatureSpec] = [e.spec for e in self.encoders]
+        self._vocab = vocab if any(isinstance(e, Tokens) for e in self.encoders) else None
+        self._frames = [e for e in self.encoders if isinstance(e, FrameEncoder)]
+        self._sounds = [e for e in self.encoders if isinstance(e, SoundEncoder)]
+        self._texts = [e for e in self.encoders if isinstance(e, TextEncoder)]
+        wanted: list[Request] = [*(e.request for e in self._frames), *(e.request for e in self._sounds)]
+        self.requests = list(dict.fromkeys(wanted))
+        self._decoder = decoder_for(job.config.decoder)
+
+    def run(
+        self, unit: Unit, path: Path, *, overwrite: bool = False, each: Callable[[], object] = lambda: None
+    ) -> Counts:
+        """Write the shard of `unit`; `each` is called after every sample."""
+        counts = Counts()
+        compression = None if self.job.config.compression == "none" else self.job.config.compression
+        with ShardWriter(
+            path,
+            self.features,
+            attrs=self.job.attrs,
+            vocab=self._vocab.words if self._vocab else None,
+            compression=compression,
+            overwrite=overwrite,
+        ) as shard:
+            for sample in self.samples(unit.groups):
+                shard.add(sample)
+                counts.add(sample)
+                each()
+        return counts
+
+    def samples(self, groups: Sequence[FileGroup]) -> Iterator[Sample]:
+        """All samples of some groups, batched across them."""
+        batcher = FrameBatcher([e for e in self._frames if e.batch])
+        for group in groups:
+            for sample, frames in self._group(group):
+                yield from batcher.add(sample, frames)
+        yield from batcher.flush()
+
+    def _group(self, group: FileGroup) -> Iterator[tuple[Sample, dict[str, npt.NDArray[np.uint8]]]]:
+        spans = [span_of(row) for row in group.rows]
+        decodes = self._open(group, spans)
+        if not decodes:
+            for row in group.rows:
+                sample = new_sample(row, self.job.root)
+                self._no_media(sample)
+                self._add_texts(sample)
+                yield sample, {}
+            return
+        digest = _digest(group)
+        cutter = Cutter(self.requests, spans)
+        for segment in _segments(decodes, cutter, self.requests):
+            row = group.rows[segment.index]
+            sample = new_sample(row, self.job.root)
+            facts = _file_facts(group, decodes, cutter, digest)
+            frames = self._add_media(sample, segment, spans[segment.index], facts)
+            self._add_texts(sample)
+            yield sample, frames
+
+    def _open(self, group: FileGroup, spans: Sequence[Span]) -> list["_Numbered"]:
+        """Decodes that together serve all requests: one, or two where the sound lies in a file of its own."""
+        whole = Span(
+            min(s.start for s in spans),
+            None if any(s.end is None for s in spans) else max(s.end for s in spans if s.end is not None),
+        )
+        files: dict[Kind, Path | None] = {"video": group.video, "audio": group.audio or group.video}
+        by_file: dict[Path, list[int]] = {}
+        for number, request in enumerate(self.requests):
+            path = files[request.kind]
+            if path is not None:
+                by_file.setdefault(path, []).append(number)
+        return [
+            _Numbered(
+                FileDecode(
+                    path,
+                    [self.requests[n] for n in numbers],
+                    whole,
+                    deadline=self.job.config.deadline,
+                    threads=self.job.threads,
+                    decoder=self._decoder,
+                ),
+                numbers,
+            )
+            for path, numbers in by_file.items()
+        ]
+
+    def _add_media(
+        self, sample: Sample, segment: Segment, span: Span, file: FileFacts
+    ) -> dict[str, npt.NDArray[np.uint8]]:
+        """Sound and raw frames into the sample; frames for the batched encoders are returned."""
+        sample.facts.update(sync_facts(segment, self.requests, file.duration), content_hash=file.digest)
+        if file.errors:
+            sample.facts["decode_errors"] = file.errors
+        verdicts: dict[Kind, Judgement] = {}
+        for number, request in enumerate(self.requests):
+            coverage = self.job.config.min_coverage
+            verdict = judge(segment, number, request, span, file, min_coverage=coverage)
+            if request.kind not in verdicts or verdict.status > verdicts[request.kind].status:
+                verdicts[request.kind] = verdict
+        later: dict[str, npt.NDArray[np.uint8]] = {}
+        if self._frames:
+            verdict = verdicts["video"]
+            sample.status["video"], reason = verdict.status, verdict.reason
+            if reason:
+                sample.reason["video"] = reason
+            for frame_encoder in self._frames if verdict.status == Status.OK else []:
+                number, key = self.requests.index(frame_encoder.request), frame_encoder.spec.key
+                sample.times[key] = segment.times[number]
+                if frame_encoder.batch:
+                    later[key] = segment.rows[number]
+                else:
+                    sample.features[key] = frame_encoder.encode_frames(segment.rows[number])
+        if self._sounds:
+            self._add_sound(sample, segment, verdicts["audio"])
+        return later
+
+    def _add_sound(self, sample: Sample, segment: Segment, verdict: Judgement) -> None:
+        status, reason = verdict.status, verdict.reason
+        if status == Status.OK:
+            request = self._sounds[0].request
+            peak, facts = sound_facts(segment.rows[self.requests.index(request)], request.sample_rate)
+            sample.facts.update(facts)
+            if peak < self.job.config.silence_db:
+                status, reason = Status.SILENT, f"nothing above {self.job.config.silence_db:g} dB"
+            for encoder in self._sounds:
+                number, key = self.requests.index(encoder.request), encoder.spec.key
+                sample.features[key] = encoder.encode_sound(segment.rows[number])
+                sample.times[key] = float(segment.times[number][0])
+        sample.status["audio"] = status
+        if reason:
+            sample.reason["audio"] = reason
+
+    def _add_texts(self, sample: Sample) -> None:
+        if not self._texts:
+            return
+        if not any(clean_words(text) for text in sample.texts):
+            sample.status["text"] = Status.MISSING
+            sample.reason["text"] = "no words in the text" if sample.texts else "no text in the manifest"
+            return
+        sample.status["text"] = Status.OK
+        for encoder in self._texts:
+            sample.features[encoder.spec.key] = encoder.encode_texts(sample.texts)
+
+    def _no_media(self, sample: Sample) -> None:
+        for modality, wanted in (("video", self._frames), ("audio", self._sounds)):
+            if wanted:
+                sample.status[modality] = Status.MISSING
+                sample.reason[modality] = NO_FILE
+
+
+@dataclass(slots=True)
+class _Numbered:
+    """A decode and the numbers that its requests have in the unit."""
+
+    decode: FileDecode
+    numbers: list[int]
+    at: float = 0.0
+
+    def chunks(self) -> Iterator[Chunk]:
+        for chunk in self.decode.chunks():
+            yield Chunk(self.numbers[chunk.request], chunk.times, chunk.rows)
+
+
+def _segments(decodes: Sequence[_Numbered], cutter: Cutter, requests: Sequence[Request]) -> Iterator[Segment]:
+    """Feed the cutter from all decodes, always from the one that is behind."""
+    served = {number for d in decodes for number in d.numbers}
+    for number in set(range(len(requests))) - served:
+        yield from cutter.close(number)
+    streams = [(d, d.chunks()) for d in decodes]
+    while streams:
+        entry = min(streams, key=lambda pair: pair[0].at)
+        chunk = next(entry[1], None)
+        if chunk is None:
+            streams.remove(entry)
+            for number in entry[0].numbers:
+                yield from cutter.close(number)
+            continue
+        entry[0].at = float(chunk.times[-1])
+        for number in entry[0].numbers:
+            # a track that turned out to be missing must not hold the other one's segments back
+            if requests[number].kind in entry[0].decode.outcome:
+                yield from cutter.close(number)
+        yield from cutter.add(chunk)
+    yield from cutter.end()
+
+
+def _file_facts(group: FileGroup, decodes: Sequence[_Numbered], cutter: Cutter, digest: str) -> FileFacts:
+    errors = [e for d in decodes for e in d.decode.errors]
+    outcome = {kind: o for d in decodes for kind, o in d.decode.outcome.items()}
+    if group.video is None:
+        outcome["video"] = TrackOutcome("missing", NO_FILE)
+    known = [d.decode.info.duration for d in decodes if d.decode.info and d.decode.info.duration]
+    return FileFacts(
+        outcome=outcome,
+        ends=dict(cutter.last),
+        duration=min(known, default=None),
+        digest=digest,
+        errors=len(errors),
+        first_error=errors[0] if errors else "",
+    )
+
+
+def _digest(group: FileGroup) -> str:
+    """Hash of the file's bytes, to find the same video under two names. Empty if it can't be read."""
+    path = group.video or group.audio
+    try:
+        assert path is not None
+        if not path.is_file():
+            return ""
+        with path.open("rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()[:32]
+    except OSError:
+        return ""
