@@ -21,6 +21,8 @@ class FacHead(nn.Module):
 
     def __init__(self, widths: Mapping[str, int], config: HeadConfig) -> None:
         super().__init__()
+        self.carry_audio = True
+        """Make audio_vt in training too; no loss but audio-text needs it."""
         if "video" in widths:
             self.video_va = nn.Sequential(
                 nn.Linear(widths["video"], config.va, bias=False),
@@ -44,7 +46,7 @@ class FacHead(nn.Module):
             out["video_vt"] = self.vt_norm(self.va_vt(relu(out["video_va"])))
         if "audio" in pooled:
             out["audio_va"] = self.audio_va(pooled["audio"])
-            if hasattr(self, "va_vt"):
+            if hasattr(self, "va_vt") and (self.carry_audio or not self.training):
                 out["audio_vt"] = self.vt_norm(self.va_vt(relu(out["audio_va"])), running=True)
         if "text" in pooled:
             out["text_vt"] = self.text_vt(pooled["text"])

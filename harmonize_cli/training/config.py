@@ -28,8 +28,9 @@ class HarmonizeConfig(StageConfig):
     """sample, microbatch:N or batch."""
     gram: str = "exact"
     """exact, or sketch:K for an estimate of the weights."""
-    control: str | None = None
-    """An equal-cost control instead of the method: random, shuffled or norm."""
+    control: Literal["random", "shuffled", "norm"] | None = None
+    """An equal-cost control instead of the method: random drop of the same share, shuffled conflicts, or
+    the rule's length without its direction."""
     gamma_start: Annotated[float, Field(ge=-1, le=1)] = -0.3
     """Curriculum: threshold on the cosine at the first step ..."""
     gamma_end: Annotated[float, Field(ge=-1, le=1)] = 0.0

@@ -6,19 +6,22 @@ from harmonize_cli.harmony import Gate, Harmonizer
 from harmonize_cli.training.config import HarmonizeConfig, PretrainConfig
 
 
-def build_harmonizer(model: nn.Module, config: PretrainConfig, steps: int) -> Harmonizer | None:
+def build_harmonizer(
+    model: nn.Module, loss: nn.Module, config: PretrainConfig, steps: int
+) -> Harmonizer | None:
     """The engine for this mode; with mode none one that only looks, or None where nobody wants to look."""
     section = config.harmonize
     if section.mode == "none" and not section.log_every:
         return None
     return Harmonizer(
-        model,
+        {"": model, "loss": loss},
         rule=section.rule if section.mode in ("realign", "both") else "sum",
-        scope=scope_of(section.scope),
+        scope=section.scope,
         gate=build_gate(section, steps) if section.mode in ("curriculum", "both") else None,
         granularity=section.granularity,
         gram=section.gram,
         control=section.control if section.mode != "none" else None,
+        seed=config.seed,
     )
 
 
@@ -33,10 +36,3 @@ def build_gate(section: HarmonizeConfig, steps: int) -> Gate:
         min_share=section.min_kept,
         rejected=section.reject,
     )
-
-
-def scope_of(scope: str) -> str | list[str]:
-    """A named scope, or a list of module paths."""
-    if scope in ("representation", "backbone", "all"):
-        return scope
-    return [part.strip() for part in scope.split(",")]

@@ -10,6 +10,7 @@ import torch
 
 from harmonize_cli.harmony import Harmonizer
 from harmonize_cli.models.checkpoint import prune
+from harmonize_cli.models.heads import FacHead
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.objectives.trimodal import TriModalLoss
 from harmonize_cli.store.batches import StoreDataset
@@ -136,7 +137,9 @@ def build(store: Store, config: PretrainConfig, steps: int, device: torch.device
     torch.manual_seed(config.seed)
     model = Vatt(config.model, specs).to(device)
     loss = TriModalLoss(config.loss).to(device)
-    return Parts(model, loss, build_harmonizer(model, config, steps), specs)
+    if isinstance(model.head, FacHead):
+        model.head.carry_audio = bool(config.loss.at)
+    return Parts(model, loss, build_harmonizer(model, loss, config, steps), specs)
 
 
 def planned_steps(config: PretrainConfig, schedule: Schedule) -> int:

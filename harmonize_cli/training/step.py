@@ -51,25 +51,26 @@ class Gradients:
     def __call__(self, batch: Batch, step: int) -> Outcome:
         """Gradients of `step` (from 0) on this rank's `batch`."""
         harmonize = self.harmonizer is not None and (not self.observe_every or step % self.observe_every == 0)
-        outcome = self._harmonized(batch, step) if harmonize else self._plain(batch)
-        sum_gradients(self.parameters())
-        return outcome
+        return self._harmonized(batch, step) if harmonize else self._plain(batch)
 
     def _plain(self, batch: Batch) -> Outcome:
-        with self._mixed(batch):
-            pooled = self.model.encode(batch.inputs)
-            terms = self._terms(pooled, batch)
+        _, terms = self._forward(batch)
         torch.autograd.backward([term.value for term in terms.values()])
+        sum_gradients(self.parameters())
         return Outcome(terms, None)
 
     def _harmonized(self, batch: Batch, step: int) -> Outcome:
         assert self.harmonizer is not None
-        with self._mixed(batch):
-            with self.harmonizer.record():
-                pooled = self.model.encode(batch.inputs)
-            terms = self._terms(pooled, batch)
+        with self.harmonizer.record():
+            pooled, terms = self._forward(batch)
         losses = {name: term.value for name, term in terms.items()}
-        return Outcome(terms, self.harmonizer.backward(losses, pooled, step=step))
+        valid = {name: term.valid for name, term in terms.items()}
+        return Outcome(terms, self.harmonizer.backward(losses, pooled, step=step, valid=valid))
+
+    def _forward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Term]]:
+        with torch.autocast(batch.groups.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            pooled = self.model.encode(batch.inputs)
+            return pooled, self._terms(pooled, batch)
 
     def _terms(self, pooled: Mapping[str, Tensor], batch: Batch) -> dict[str, Term]:
         embeddings = self.model.heads(pooled)
@@ -77,8 +78,3 @@ class Gradients:
             embeddings, batch.present, batch.text_present, batch.groups, batch.texts
         )
         return terms
-
-    def _mixed(self, batch: Batch) -> torch.autocast:
-        return torch.autocast(
-            batch.groups.device.type, dtype=self.autocast, enabled=self.autocast is not None
-        )
