@@ -2,7 +2,9 @@
 
 import json
 import os
+import resource
 import threading
+import weakref
 from itertools import pairwise
 from typing import Any
 
@@ -32,7 +34,8 @@ class Shard:
         self._fd: int | None = None
         self._offsets: dict[str, NDArray[np.int64]] = {}
         self._h5: tuple[int, h5py.File] | None = None
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
+        _LIVE.add(self)
 
     def __getstate__(self) -> ShardIndex:
         return self.index
@@ -42,29 +45,36 @@ class Shard:
         self._reset()
 
     def close(self) -> None:
-        """Give back the file descriptor; the next read opens it again."""
+        """Give back the file descriptors; the next read opens them again."""
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
+            _KEPT_OPEN.give_back()
         handle, self._h5 = self._h5, None
         if handle is not None:
             handle[1].close()
+            _KEPT_OPEN.give_back()
 
     def __del__(self) -> None:
-        if getattr(self, "_fd", None) is not None:
-            os.close(self._fd)  # type: ignore[arg-type]
-            self._fd = None
+        if hasattr(self, "_fd"):
+            self.close()
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Rows [start, stop) of a dataset; the bounds are the caller's to check."""
         extent = self.index.extents[name]
         stop = extent.rows if stop is None else stop
+        if extent.addresses is None:
+            return self._unpack(name, start, stop)
+        fd = self._fd
+        if fd is None:
+            fd = self._open()
         try:
-            if extent.addresses is None:
-                return self._unpack(name, start, stop)
-            return extent.read(self._descriptor(), start, stop)
-        except (EOFError, OSError, RuntimeError) as e:
+            return extent.read(fd, start, stop)
+        except (EOFError, OSError) as e:
             raise self.damaged(name, str(e) or "the file ends too early") from e
+        finally:
+            if fd != self._fd:
+                os.close(fd)
 
     def offsets(self, name: str) -> NDArray[np.int64]:
         """Offsets [N + 1] of a dataset, checked once: from 0 to the number of rows, never falling."""
@@ -127,15 +137,15 @@ class Shard:
             return self.index.extents[f"{folder}/row_offsets"].rows - 1
         return self.index.extents[f"{folder}/data"].rows
 
-    def _descriptor(self) -> int:
-        fd = self._fd
-        if fd is None:
-            with self._lock:
-                if self._fd is None:
-                    self._check_unchanged()
-                    self._fd = os.open(self.index.path, os.O_RDONLY | os.O_CLOEXEC)
-                fd = self._fd
-        return fd
+    def _open(self) -> int:
+        with self.lock:
+            if self._fd is not None:
+                return self._fd
+            self._check_unchanged()
+            fd = os.open(self.index.path, os.O_RDONLY | os.O_CLOEXEC)
+            if _KEPT_OPEN.take():
+                self._fd = fd
+            return fd
 
     def _check_unchanged(self) -> None:
         try:
@@ -148,11 +158,53 @@ class Shard:
             )
 
     def _unpack(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        with self._lock:
-            if self._h5 is None or self._h5[0] != os.getpid():
-                # dropping an inherited handle closes this process's copy only
-                self._h5 = None
+        with self.lock:
+            if self._h5 is not None and self._h5[0] != os.getpid():
+                self._h5 = None  # inherited by a fork: dropping it closes this process's copy only
+                _KEPT_OPEN.give_back()
+            kept = self._h5[1] if self._h5 is not None else None
+            if kept is None:
                 self._check_unchanged()
-                self._h5 = (os.getpid(), h5py.File(self.index.path, "r", locking=False))
-            rows: NDArray[Any] = self._h5[1][name][start:stop]
+                kept = h5py.File(self.index.path, "r", locking=False)
+                if _KEPT_OPEN.take():
+                    self._h5 = (os.getpid(), kept)
+            try:
+                rows: NDArray[Any] = kept[name][start:stop]
+            except (OSError, RuntimeError) as e:
+                raise self.damaged(name, str(e)) from e
+            finally:
+                if self._h5 is None:
+                    kept.close()
             return rows
+
+
+class _Quota:
+    """How many shards of this process keep their file open; the others open it for each read."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+        self.lock = threading.Lock()
+
+    def take(self) -> bool:
+        with self.lock:
+            self._left -= 1
+            if self._left >= 0:
+                return True
+            self._left += 1
+            return False
+
+    def give_back(self) -> None:
+        with self.lock:
+            self._left += 1
+
+
+def _fresh_locks() -> None:
+    # another thread may hold a lock at the moment of a fork; nobody in the child would ever release it
+    _KEPT_OPEN.lock = threading.Lock()
+    for shard in _LIVE:
+        shard.lock = threading.Lock()
+
+
+_LIVE: weakref.WeakSet[Shard] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_fresh_locks)
+_KEPT_OPEN = _Quota(min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
