@@ -41,9 +41,19 @@ def faults(path: Path, **options: Any) -> list[str]:
     return [line.replace(str(path), "").strip(" :") for line in text.splitlines()]
 
 
+def read_or_refuse(path: Path) -> list[ManifestRow] | None:
+    """The rows, or None after a refusal that names the file; anything else is a crash."""
+    try:
+        return read_manifest(path)
+    except BadInput as e:
+        if str(path) not in str(e):
+            raise AssertionError(f"a refusal without the file's name: {e}") from e
+        return None
+
+
 ROWS = [
-    {"id": "a", "video": "v.mp4", "start": 1, "end": 2.5, "text": "a, \"b\"\nc", "label": "dog", "split": "train",
-     "fold": 3, "group": "g"},
+    {"id": "a", "video": "v.mp4", "start": 1, "end": 2.5, "text": 'a, "b"\nc', "label": "dog",
+     "split": "train", "fold": 3, "group": "g"},
     {"id": "b", "audio": "a.wav", "texts": ["x", "ÿ"], "labels": ["dog", "cat"]},
     {"id": "c", "text": "words alone"},
     {"id": "d", "video": "ünï\n'q\".mp4", "audio": "a.wav"},
@@ -103,7 +113,7 @@ def test_csv(root: Path, end: str, bom: bytes) -> None:
 def test_parquet(root: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
-    columns = {name: [row.get(name) for row in ROWS] for name in COLUMNS} | {"extra": [object] * 0 or [1] * 5}
+    columns = {name: [row.get(name) for row in ROWS] for name in COLUMNS} | {"extra": [1] * 5}
     pq.write_table(pa.table(columns), root / "m.parquet")
     assert read_manifest(root / "m.parquet") == expected(root, root / "m.parquet", [1, 2, 3, 4, 5])
     assert faults(write(root / "bad.parquet", b"PAR1 nonsense PAR1"))[0].startswith(
@@ -132,27 +142,22 @@ def test_all_faults_at_once_each_with_line_and_field(root: Path) -> None:
         [1],
         {"id": "d", "video": "folder.mp4", "text": "x", "texts": ["y"]},
     )
-    assert (
-        faults(path)
-        == [
-            "14 fault(s)",
-            "1: id: missing; every row needs an id of its own",
-            "2: end: 2 s is not after the start, 3 s",
-            "2: video: no such file: 'absent.mp4'",
-            "2: fold: expected a whole number from 0, found 'x'",
-            "4: id: 'ok' is already on line 3",
-            "5: video: expected a path, found a number",
-            "5: start: expected seconds, found 'soon'",
-            "5: text: expected text, found a list",
-            '5: labels: expected a JSON list ["a", "b"], found \'dog\'',
-            "6: video: missing; a row needs one of video, audio, text, texts",
-            "7: expected an object {...}, found list",
-            "8: texts: give text or texts, not both",
-            "8: video: 'folder.mp4' is no regular file",
-            "",
-        ][:14]
-        or True
-    )
+    assert faults(path) == [
+        "13 fault(s)",
+        "1: id: missing; every row needs an id of its own",
+        "2: end: 2 s is not after the start, 3 s",
+        "2: video: no such file: 'absent.mp4'",
+        "2: fold: expected a whole number from 0, found 'x'",
+        "4: id: 'ok' is already on line 3",
+        "5: video: expected a path, found a number",
+        "5: start: expected seconds, found 'soon'",
+        "5: text: expected text, found a list",
+        '5: labels: expected a JSON list such as ["a", "b"], found \'dog\'',
+        "6: video: missing; a row needs one of video, audio, text, texts",
+        "7: expected an object {...}, found list",
+        "8: texts: give text or texts, not both",
+        "8: video: 'folder.mp4' is no regular file",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -226,9 +231,8 @@ def test_a_bad_file_is_named(root: Path, name: str, content: str | bytes, compla
 
 def test_absent_and_unreadable_files(root: Path) -> None:
     assert faults(root / "absent.csv") == ["no such file"]
-    assert faults(root / "folder.csv" if (root / "folder.csv").mkdir() else root / "folder.csv") == [
-        "is no regular file"
-    ]
+    (root / "folder.csv").mkdir()
+    assert faults(root / "folder.csv") == ["is no regular file"]
     os.mkfifo(root / "fifo.mp4")
     assert "is no regular file" in faults(jsonl(root / "m.jsonl", {"id": "a", "video": "fifo.mp4"}))[1]
 
@@ -276,18 +280,16 @@ def test_many_faults_are_counted_and_some_shown(root: Path) -> None:
 @given(st.lists(st.fixed_dictionaries(
     {"id": st.text(min_size=1, max_size=9) | st.integers()},
     optional={
-        "text": st.text(max_size=9) | st.none(), "start": st.floats() | st.integers(), "end": st.floats() | st.text(),
+        "text": st.text(max_size=9) | st.none(), "start": st.floats() | st.integers(),
+        "end": st.floats() | st.text(),
         "labels": st.lists(st.text(max_size=3)) | st.text(), "fold": st.integers() | st.booleans(),
         "video": st.text(max_size=9), "split": st.text(max_size=4),
     },
 ), min_size=1, max_size=4))  # fmt: skip
 def test_any_values_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:
     path = jsonl(tmp_path_factory.mktemp("any") / "m.jsonl", *rows)
-    try:
-        found = read_manifest(path)
-    except BadInput as e:
-        assert str(path) in str(e)
-    else:
+    found = read_or_refuse(path)
+    if found is not None:
         assert [row.id for row in found] == [str(row["id"]) for row in rows]
         assert all(row.end is None or row.end > row.start >= 0 for row in found)
 
@@ -316,12 +318,8 @@ def test_fuzzed_manifests_never_crash(root: Path, seed: int) -> None:
             elif data:
                 data[at] = rng.randrange(256)
         path = write(root / f"{seed}-{n}-{name}", bytes(data))
-        try:
-            rows = read_manifest(path)
-        except BadInput as e:
-            assert str(path) in str(e)
-        else:
-            assert all(row.video is None or row.video.parent == root for row in rows)
+        rows = read_or_refuse(path)
+        assert rows is None or all(row.video is None or row.video.parent == root for row in rows)
 
 
 def test_cost_per_row_is_constant(root: Path) -> None:
