@@ -1,0 +1,144 @@
+"""One batch through a model, and every wanted indicator of its samples."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harmonize_cli.curriculum.indicators import REGISTRY, Indicator
+from harmonize_cli.curriculum.view import PAIRS, SPACES, Bank, BatchView
+from harmonize_cli.errors import BadInput, list_faults
+from harmonize_cli.harmony.cut import make_cut
+from harmonize_cli.harmony.measure import measure
+from harmonize_cli.harmony.representation import representation_gram
+from harmonize_cli.harmony.scope import Scope
+from harmonize_cli.harmony.tape import Tape
+from harmonize_cli.models.checkpoint import LoadedModel
+from harmonize_cli.objectives.config import LossConfig
+from harmonize_cli.objectives.nce import Term
+from harmonize_cli.objectives.trimodal import TriModalLoss
+from harmonize_cli.store.batches import Batch, StoreDataset
+
+BANK_SAMPLES = 2048
+
+
+def losses_of(loaded: LoadedModel, modalities: Collection[str]) -> list[str]:
+    """The losses that a run trained with and that these modalities of a store allow."""
+    config = LossConfig.model_validate(loaded.config["loss"])
+    return [n for n, pair in PAIRS.items() if getattr(config, n) and all(m in modalities for m in pair)]
+
+
+def pick_indicators(names: Sequence[str] | None, losses: Sequence[str]) -> list[Indicator]:
+    """Indicators by name, or all that these losses allow.
+
+    Raises:
+        BadInput: an unknown name, or one whose pair of modalities the run does not have.
+    """
+    pairs = {*losses, "at"} if {"va", "vt"} <= set(losses) else set(losses)
+    able = {n: i for n, i in REGISTRY.items() if set(i.pairs) <= pairs}
+    if names is None:
+        return list(able.values())
+    faults = [
+        f"{n}: " + (f"needs the pairs {', '.join(REGISTRY[n].pairs)}" if n in REGISTRY else "unknown")
+        for n in names
+        if n not in able
+    ]
+    if faults:
+        raise BadInput(list_faults(f"indicators (known here: {', '.join(able)}):", faults))
+    return [able[n] for n in dict.fromkeys(names)]
+
+
+class Scorer:
+    """Scores batches with a model in eval mode; changes nothing of it."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        indicators: Sequence[Indicator],
+        losses: Sequence[str],
+        *,
+        bank: Bank | None = None,
+    ) -> None:
+        self.model, self.indicators, self.bank = loaded.model, list(indicators), bank
+        self.losses = list(losses)
+        # gradients are taken of the plain losses: weights and negatives as in training
+        self.loss = TriModalLoss(LossConfig.model_validate(loaded.config["loss"]))
+        needs = {indicator.needs for indicator in indicators}
+        self.scopes = sorted(need.removeprefix("gram:") for need in needs if need.startswith("gram:"))
+        self.agreement = "agreement" in needs
+        self.tape = Tape({"": loaded.model}) if "backbone" in self.scopes else None
+
+    def __call__(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
+        """Indicator -> [B]."""
+        view = self.look(batch)
+        with torch.no_grad():
+            return {i.name: i.measure(view).float().cpu().numpy() for i in self.indicators}
+
+    def look(self, batch: Batch) -> BatchView:
+        """Run the model forward, and backward as far as the indicators ask for."""
+        if not (self.scopes or self.agreement):
+            with torch.no_grad():
+                return self._view(batch, self.model.encode(batch.inputs))
+        if self.tape is None:
+            with torch.no_grad():
+                pooled = self.model.encode(batch.inputs)
+            pooled = {m: z.requires_grad_() for m, z in pooled.items()}
+        else:
+            with self.tape.record():
+                pooled = self.model.encode(batch.inputs)
+        view = self._view(batch, pooled)
+        values = {name: view.terms[name].value for name in self.losses}
+        calls = [] if self.tape is None else self.tape.take()
+        cut = make_cut(values, list(pooled.values()), calls, read_heads=False)
+        if self.agreement:
+            found = zip(self.losses, cut.delta, strict=True)
+            view.agreement = {name: batch_agreement(cut.pooled, delta) for name, delta in found}
+        grams = {}
+        if "representation" in self.scopes:
+            grams["representation"] = representation_gram(cut, len(batch))
+        if self.tape is not None:
+            scope = Scope.parse("backbone")
+            grams["backbone"] = measure(cut, len(batch), scope, self.tape.names.values(), None).gram
+        view.grams = grams
+        return view
+
+    def _view(self, batch: Batch, pooled: Mapping[str, Tensor]) -> BatchView:
+        embeddings = self.model.heads(pooled)
+        terms: dict[str, Term] = self.loss(
+            embeddings, batch.present, batch.text_present, batch.groups, batch.texts
+        )
+        return BatchView(
+            batch, {k: v.detach() for k, v in embeddings.items()}, terms, self.losses, bank=self.bank
+        )
+
+
+def make_bank(loaded: LoadedModel, dataset: StoreDataset, indices: np.ndarray, *, batch: int) -> Bank:
+    """Embeddings of `indices`, the fixed company in which neighbours are looked for."""
+    parts: list[dict[str, Tensor]] = []
+    spaces = sorted({space for pair in SPACES.values() for space in pair})
+    with torch.no_grad():
+        for read in dataset.batches(indices, batch):
+            some = read.to(next(loaded.model.parameters()).device)
+            view = BatchView(some, loaded.model(some.inputs).embeddings, {})
+            parts.append({space: view.unit(space) for space in spaces if space in view.embeddings})
+    stacked = {space: torch.cat([part[space] for part in parts]) for space in parts[0]}
+    device = next(iter(stacked.values())).device
+    return Bank(torch.from_numpy(np.asarray(indices)).to(device), stacked)
+
+
+def batch_agreement(pooled: Sequence[Tensor], cotangents: Sequence[Tensor | None]) -> Tensor:
+    """[B] cosine of g_i = sum_m d_im z_im^T with the sum of the others; each pooled vector is a layer."""
+    B = len(pooled[0])
+    inner, own, whole = (torch.zeros(B, device=pooled[0].device, dtype=torch.float64) for _ in range(3))
+    for vectors, cotangent in zip(pooled, cotangents, strict=True):
+        if cotangent is None:
+            continue
+        z, d = (x.detach().reshape(B, -1, x.shape[-1]).float() for x in (vectors, cotangent))
+        total = torch.einsum("bcd,bce->de", d, z)
+        inner += torch.einsum("bcd,de,bce->b", d, total, z)
+        own += ((d @ d.transpose(1, 2)) * (z @ z.transpose(1, 2))).sum((1, 2))
+        whole += total.square().sum()
+    others = (whole - 2 * inner + own).clamp_min(0)  # |G - g_i|^2
+    return torch.where((own > 0) & (others > 0), (inner - own) / (own * others).sqrt(), torch.nan)

@@ -1,0 +1,119 @@
+"""A folder of scores: one row per sample of a store, one column per indicator.
+
+    SCORES/scores.json        what was scored, with what, and what each column means
+           part-00000.npz     columns of a part of the samples; a part that exists is complete
+           histogram.png
+
+Every part holds `id` and `index` (row of the store), one float32 column per indicator (NaN: undefined) and
+`key`, a hash of all that the numbers depend on.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.files import atomic_path, write_json
+
+FORMAT = "harmonize-scores/1"
+ABOUT = "scores.json"
+FIXED = ("id", "index", "key")
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """ids [N], rows of the store [N], columns name -> float32 [N]; `noisy`: name -> "high" or "low"."""
+
+    ids: NDArray[np.str_]
+    index: NDArray[np.int64]
+    columns: dict[str, NDArray[np.float32]]
+    noisy: dict[str, str]
+    about: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def suspicion(self, name: str) -> NDArray[np.float32]:
+        """A column turned so that high means noisy; NaN stays NaN.
+
+        Raises:
+            BadInput: no such column.
+        """
+        if name not in self.columns:
+            raise BadInput(f"no indicator {name!r} in these scores; there are {', '.join(self.columns)}")
+        column = self.columns[name]
+        return column if self.noisy.get(name, "high") == "high" else -column
+
+
+def write_part(
+    path: Path, ids: Sequence[str], index: NDArray[np.int64], columns: Mapping[str, Any], key: str
+) -> None:
+    """Write one part, atomically."""
+    with atomic_path(path) as tmp, tmp.open("wb") as f:
+        np.savez(f, id=np.array(ids), index=index, key=np.array(key), **columns)
+
+
+def part_key(path: Path) -> str | None:
+    """What a part's numbers depend on; None where it can't be read."""
+    try:
+        with np.load(path, allow_pickle=False) as part:
+            return str(part["key"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def write_about(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write scores.json: from then on the folder is complete."""
+    write_json(folder / ABOUT, {"format": FORMAT, **about})
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """scores.json of a folder.
+
+    Raises:
+        BadInput: no complete folder of scores.
+    """
+    try:
+        about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        unfinished = any(folder.glob("part-*.npz"))
+        hint = (
+            "unfinished: run the same command again"
+            if unfinished
+            else "make it with: harmonize curriculum score"
+        )
+        raise BadInput(f"{folder}: no complete scores ({hint})") from None
+    except (OSError, ValueError) as e:
+        raise BadInput(f"{folder / ABOUT}: can't be read ({e})") from e
+    if about.get("format") != FORMAT:
+        raise BadInput(f"{folder / ABOUT}: format {about.get('format')}, this version reads {FORMAT}")
+    return about
+
+
+def read_scores(folder: Path) -> Scores:
+    """All parts of a folder, in order of the store's rows.
+
+    Raises:
+        BadInput: not complete, or damaged.
+    """
+    about = read_about(folder)
+    parts = []
+    for name in about["parts"]:
+        try:
+            with np.load(folder / name, allow_pickle=False) as part:
+                parts.append({column: part[column] for column in part.files})
+        except (OSError, ValueError) as e:
+            raise BadInput(f"{folder / name}: missing or damaged ({e}); run the scoring again") from e
+    index = np.concatenate([part["index"] for part in parts])
+    order = np.argsort(index, kind="stable")
+    columns = {
+        name: np.concatenate([part[name] for part in parts])[order] for name in parts[0] if name not in FIXED
+    }
+    ids = np.concatenate([part["id"] for part in parts])[order]
+    noisy = {name: column["noisy"] for name, column in about["columns"].items()}
+    return Scores(ids, index[order], columns, noisy, about)

@@ -1,0 +1,193 @@
+"""Scores of a store: every sample once, the right numbers, the same ones after a kill or in parallel."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from planted import World
+from sklearn.metrics import roc_auc_score
+from typer.testing import CliRunner
+
+from harmonize_cli.cli.main import app
+from harmonize_cli.curriculum.indicators import REGISTRY, register
+from harmonize_cli.curriculum.score import score
+from harmonize_cli.curriculum.score_parts import ScoreSettings, scoring_order
+from harmonize_cli.curriculum.scorer import Scorer, batch_agreement, losses_of, make_bank, pick_indicators
+from harmonize_cli.curriculum.scores import Scores, read_scores
+from harmonize_cli.errors import BadInput
+from harmonize_cli.models.checkpoint import load_model
+from harmonize_cli.store.batches import StoreDataset
+from harmonize_cli.store.reader import Store
+from harmonize_cli.store.schema import Status
+
+
+@pytest.fixture(scope="module")
+def scores(world: World, tmp_path_factory: pytest.TempPathFactory) -> Scores:
+    out = tmp_path_factory.mktemp("scores") / "all"
+    report = score(world.run, world.store, out, ScoreSettings(part=64))
+    assert report.samples == report.scored == 240
+    return read_scores(out)
+
+
+def test_every_sample_once_in_the_stores_order(world: World, scores: Scores) -> None:
+    assert list(scores.ids) == Store.open(world.store).ids
+    assert set(scores.columns) == set(REGISTRY)
+
+
+def test_undefined_exactly_where_a_modality_lacks(world: World, scores: Scores) -> None:
+    store = Store.open(world.store)
+    lacks = {m: store.status(m) != Status.OK for m in ("video", "audio", "text")}
+    assert lacks["audio"].any()
+    assert lacks["text"].any()
+    for name, column in scores.columns.items():
+        pairs = REGISTRY[name].pairs
+        needed = {"va": "audio", "vt": "text"}
+        expected = np.zeros(len(store), bool)
+        for pair in pairs:
+            for modality in ("audio", "text") if pair == "at" else (needed[pair],):
+                expected |= lacks[modality]
+        np.testing.assert_array_equal(np.isnan(column), expected, err_msg=name)
+
+
+def test_wrong_captions_are_found(world: World, scores: Scores) -> None:
+    train = np.array(Store.open(world.store).splits) == "train"
+    wrong = np.array([i in world.marked for i in scores.ids])
+    found = {}
+    for name in scores.columns:
+        x = scores.suspicion(name)
+        use = train & np.isfinite(x)
+        found[name] = roc_auc_score(wrong[use], x[use])
+    assert found["similarity_vt"] > 0.85
+    assert found["neighbours_vt"] > 0.85
+    assert found["loss_vt"] > 0.75
+    assert 0.5 < found["cosine_backbone"] < found["similarity_vt"]  # weak, as it is known to be
+    assert 0.35 < found["similarity_va"] < 0.65  # the sound is right
+
+
+def _batch_of(world: World) -> tuple[Scorer, object]:
+    loaded = load_model(world.run)
+    store = Store.open(world.store)
+    dataset = StoreDataset(store, loaded.specs)
+    losses = losses_of(loaded, loaded.specs)
+    bank = make_bank(loaded, dataset, np.arange(64), batch=32)
+    scorer = Scorer(loaded, pick_indicators(None, losses), losses, bank=bank)
+    return scorer, dataset.batch(list(range(12)))
+
+
+def test_conflict_is_the_cosine_of_what_flows_through_the_sample(world: World) -> None:
+    scorer, batch = _batch_of(world)
+    columns = scorer(batch)
+    model = scorer.model
+    shared = list(model.transformer.parameters())
+    pooled = model.encode(batch.inputs)
+    terms = scorer.loss(model.heads(pooled), batch.present, batch.text_present)
+    for i in range(12):
+        flows = []
+        for name in ("va", "vt"):
+            delta = torch.autograd.grad(
+                terms[name].value, list(pooled.values()), retain_graph=True, allow_unused=True
+            )
+            pairs = [(z[i], d[i]) for z, d in zip(pooled.values(), delta, strict=True) if d is not None]
+            grads = torch.autograd.grad(
+                [z for z, _ in pairs], shared, [d for _, d in pairs], retain_graph=True
+            )
+            flows.append(torch.cat([g.flatten() for g in grads]).double())
+        if np.isnan(columns["cosine_backbone"][i]):
+            continue
+        cosine = torch.cosine_similarity(flows[0], flows[1], dim=0).item()
+        assert columns["cosine_backbone"][i] == pytest.approx(cosine, abs=2e-4)
+        assert columns["norm_vt_backbone"][i] == pytest.approx(flows[1].norm().item(), rel=1e-3)
+
+
+def test_scoring_leaves_the_model_as_it_was(world: World) -> None:
+    scorer, batch = _batch_of(world)
+    before = {k: v.clone() for k, v in scorer.model.state_dict().items()}
+    scorer(batch)
+    assert all(torch.equal(v, before[k]) for k, v in scorer.model.state_dict().items())
+    assert all(p.grad is None for p in scorer.model.parameters())
+
+
+def test_agreement_against_explicit_gradients() -> None:
+    torch.manual_seed(0)
+    pooled = [torch.randn(7, 5), torch.randn(7, 3, 4)]
+    cotangents = [torch.randn(7, 5), torch.randn(7, 3, 4)]
+    explicit = torch.stack(
+        [
+            torch.cat(
+                [
+                    torch.outer(cotangents[0][i], pooled[0][i]).flatten(),
+                    (cotangents[1][i].T @ pooled[1][i]).flatten(),
+                ]
+            )
+            for i in range(7)
+        ]
+    )
+    found = batch_agreement(pooled, cotangents)
+    for i in range(7):
+        others = explicit.sum(0) - explicit[i]
+        assert found[i].item() == pytest.approx(
+            torch.cosine_similarity(explicit[i], others, dim=0).item(), abs=1e-4
+        )
+
+
+def test_a_killed_scoring_goes_on_and_processes_do_not_matter(world: World, tmp_path: Path) -> None:
+    settings = ScoreSettings(part=64, indicators=("loss_vt", "cosine_representation", "neighbours_vt"))
+    score(world.run, world.store, tmp_path / "a", settings)
+    whole = read_scores(tmp_path / "a")
+    (tmp_path / "a" / "scores.json").unlink()  # as a kill after three of four parts leaves it
+    (tmp_path / "a" / "part-00002.npz").unlink()
+    with pytest.raises(BadInput, match="unfinished"):
+        read_scores(tmp_path / "a")
+    assert score(world.run, world.store, tmp_path / "a", settings).scored == 64
+    score(world.run, world.store, tmp_path / "b", settings, jobs=2)
+    for other in (read_scores(tmp_path / "a"), read_scores(tmp_path / "b")):
+        assert list(other.ids) == list(whole.ids)
+        for name, column in whole.columns.items():
+            np.testing.assert_allclose(other.columns[name], column, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_other_scores_are_not_overwritten(world: World, tmp_path: Path) -> None:
+    settings = ScoreSettings(indicators=("loss_vt",))
+    score(world.run, world.store, tmp_path / "a", settings)
+    assert score(world.run, world.store, tmp_path / "a", settings).scored == 0
+    with pytest.raises(BadInput, match="another run, store or settings"):
+        score(world.run, world.store, tmp_path / "a", ScoreSettings(indicators=("loss_va",)))
+
+
+def test_order_mixes_the_files() -> None:
+    order = scoring_order(np.arange(1000), seed=1)
+    assert sorted(order) == list(range(1000))
+    assert not (np.abs(np.diff(order)) == 1).mean() > 0.02
+    np.testing.assert_array_equal(order, scoring_order(np.arange(1000), seed=1))
+
+
+def test_unknown_indicators_are_named() -> None:
+    with pytest.raises(BadInput, match=r"(?s)loudness: unknown.*margin_at: needs the pairs at"):
+        pick_indicators(["loudness", "margin_at", "loss_vt"], ["vt"])
+
+
+def test_an_indicator_is_one_call(world: World) -> None:
+    @register("words", noisy="low", about="words of the caption", pairs=("vt",))
+    def words(view):
+        return (view.batch.inputs["text"] != 0).sum((1, 2)).float()
+
+    try:
+        scorer, batch = _batch_of(world)
+        assert set(scorer(batch)["words"]) <= {0.0, 2.0}
+        with pytest.raises(ValueError, match="registered twice"):
+            register("words", noisy="low", about="", pairs=())(words)
+    finally:
+        del REGISTRY["words"]
+
+
+def test_command(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "scores"
+    words = ["curriculum", "score", str(world.run), str(world.store), "-o", str(out), "--split", "val"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "60 samples" in done.output
+    assert "in conflict" in done.output
+    assert (out / "histogram.png").stat().st_size > 10_000
+    again = CliRunner().invoke(app, words)
+    assert "all done before" in again.output
