@@ -1,0 +1,147 @@
+"""The cut through the graph at the pooled vectors: the cotangents there, and what lies downstream."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony.graph import components, leaves, reached
+from harmonize_cli.harmony.layers import Cotangents, add_grad
+from harmonize_cli.harmony.tape import Call
+
+
+@dataclass(slots=True)
+class Part:
+    """Pooled vectors whose graphs hang together; the calls and the leaves (by id) of these graphs."""
+
+    pooled: list[int]
+    calls: list[Call]
+    leaves: set[int]
+
+
+@dataclass(slots=True)
+class Cut:
+    """delta[k][m]: gradient of loss k at pooled[m], None where it doesn't reach it.
+
+    parts: the graph upstream. head_calls: recorded calls downstream, with their cotangents per loss.
+    plain: gradients per loss of downstream parameters that no recorded call owns.
+    upstream: leaves of the upstream graph.
+    """
+
+    losses: list[str]
+    pooled: list[Tensor]
+    samples: int
+    delta: list[list[Tensor | None]]
+    parts: list[Part]
+    head_calls: list[tuple[Call, Cotangents]]
+    plain: list[tuple[nn.Parameter, list[Tensor | None]]]
+    upstream: list[nn.Parameter]
+
+    def reaching(self, part: Part) -> list[int]:
+        """The losses with a cotangent at any pooled vector of `part`."""
+        return [k for k, of in enumerate(self.delta) if any(of[m] is not None for m in part.pooled)]
+
+    def weighted(self, weights: Tensor) -> list[Tensor | None]:
+        """sum_k weights[i, k] delta[k][m], per pooled vector; weights [B, K]."""
+        found: list[Tensor | None] = []
+        for m in range(len(self.pooled)):
+            total: Tensor | None = None
+            for k, of in enumerate(self.delta):
+                d = of[m]
+                if d is not None:
+                    rows = weights[:, k].repeat_interleave(len(d) // self.samples).to(d.dtype)
+                    part = d * rows.view(-1, *[1] * (d.dim() - 1))
+                    total = part if total is None else total + part
+            found.append(total)
+        return found
+
+    def backward(self, weights: Tensor) -> None:
+        """One ordinary backward pass with weighted cotangents, accumulating into `.grad`; weights [B, K]."""
+        pairs = [(z, d) for z, d in zip(self.pooled, self.weighted(weights), strict=True) if d is not None]
+        torch.autograd.backward([z for z, _ in pairs], [d for _, d in pairs])
+
+    def add_plain(self) -> None:
+        """Add the gradients of parameters downstream that the weights don't touch."""
+        for p, grads in self.plain:
+            for grad in grads:
+                if grad is not None:
+                    add_grad(p, grad)
+
+
+def make_cut(
+    losses: Mapping[str, Tensor], pooled: Sequence[Tensor], calls: Sequence[Call], *, read_heads: bool
+) -> Cut:
+    """Differentiate the losses down to `pooled`; frees the graph downstream.
+
+    read_heads: treat recorded calls downstream layer by layer (`head_calls`) instead of plainly.
+
+    Raises:
+        BadInput: no pooled vector needs a gradient, or a parameter is used on both sides of the cut.
+    """
+    rooted = [z for z in pooled if z.requires_grad]
+    if not rooted:
+        raise BadInput("no pooled vector requires a gradient: is the encoder frozen, or run under no_grad?")
+    samples = min(len(z) for z in pooled)
+    if any(len(z) % samples for z in pooled):
+        raise BadInput(
+            f"pooled vectors have {[len(z) for z in pooled]} rows: not multiples of one batch size"
+        )
+    stops = frozenset(z.grad_fn for z in rooted if z.grad_fn is not None)
+    below = reached([loss.grad_fn for loss in losses.values()], stops)
+    rooted_ids = {id(z) for z in rooted}
+    groups = components(rooted)
+    upstream = {i: leaf for _, nodes in groups for i, leaf in leaves(nodes).items() if i not in rooted_ids}
+    downstream = {i: leaf for i, leaf in leaves(below).items() if i not in rooted_ids}
+    if upstream.keys() & downstream.keys():
+        raise BadInput(
+            "a parameter is used both before and after the pooled vectors (tied weights); "
+            "give pooled vectors that lie behind both uses"
+        )
+    heads = [call for call in calls if read_heads and _on(call, below) and call.rows % samples == 0]
+    heads = [call for call in heads if not _couples(call.module)]
+    owned = {id(p) for call in heads for p in call.module.parameters()}
+    plain = [leaf for i, leaf in downstream.items() if i not in owned]
+    delta, cotangents, grads = _differentiate(losses, rooted, heads, plain)
+    return Cut(
+        losses=list(losses),
+        pooled=rooted,
+        samples=samples,
+        delta=delta,
+        parts=[
+            Part(members, [call for call in calls if _on(call, nodes)], set(leaves(nodes)))
+            for members, nodes in groups
+        ],
+        head_calls=[(call, [of[n] for of in cotangents]) for n, call in enumerate(heads)],
+        plain=[(p, [of[n] for of in grads]) for n, p in enumerate(plain) if isinstance(p, nn.Parameter)],
+        upstream=[p for p in upstream.values() if isinstance(p, nn.Parameter)],
+    )
+
+
+def _differentiate(
+    losses: Mapping[str, Tensor], pooled: list[Tensor], heads: list[Call], plain: list[Tensor]
+) -> tuple[list[list[Tensor | None]], list[list[list[Tensor | None]]], list[list[Tensor | None]]]:
+    """Per loss: at the pooled vectors, at the outputs of each head call, at the plain parameters."""
+    delta, cotangents, grads = [], [], []
+    edges = [edge for call in heads for edge in call.edges]
+    inputs = [*map(get_gradient_edge, pooled), *edges, *map(get_gradient_edge, plain)]
+    last = len(losses) - 1
+    for k, loss in enumerate(losses.values()):
+        found: list[Tensor | None] = [None] * len(inputs)
+        if loss.grad_fn is not None:
+            found = list(torch.autograd.grad(loss, inputs, retain_graph=k < last, allow_unused=True))
+        delta.append(found[: len(pooled)])
+        rest = iter(found[len(pooled) :])
+        cotangents.append([[next(rest) for _ in call.edges] for call in heads])
+        grads.append(list(rest))
+    return delta, cotangents, grads
+
+
+def _on(call: Call, nodes: set[torch.autograd.graph.Node]) -> bool:
+    return any(edge.node in nodes for edge in call.edges)
+
+
+def _couples(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)

@@ -1,0 +1,120 @@
+"""From Gram matrices to weights: gate first, then the rule, or a control of equal cost in their place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony.gate import Gate
+from harmonize_cli.harmony.rules import Rule, conflict_cosine
+
+Control = Literal["random", "shuffled", "norm"]
+CONTROLS = ("random", "shuffled", "norm")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Per unit: weights [U, K], kept [U], cosine [U] as measured (NaN where undefined).
+
+    taking_part: [U, K], 0 where the gate took the loss away, 1 elsewhere. everywhere: cosines of all ranks.
+    """
+
+    weights: Tensor
+    taking_part: Tensor
+    kept: Tensor
+    cosine: Tensor
+    everywhere: Tensor
+    threshold: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What decides. control:
+
+    - `random`: as many units as the gate rejects are rejected, drawn at random;
+    - `shuffled`: every unit is judged by the Gram matrix of another one, drawn at random;
+    - `norm`: both gradients get the same weight, such that the update is as long as the rule's.
+
+    Draws depend on (seed, step) only.
+    """
+
+    rule: Rule
+    gate: Gate | None = None
+    control: Control | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.control is not None and self.control not in CONTROLS:
+            raise BadInput(f"control: {self.control!r}; choose one of {', '.join(CONTROLS)}")
+        if self.control == "random" and self.gate is None:
+            raise BadInput("control: random rejects what a gate would; give a gate")
+
+    def decide(self, gram: Tensor, defined: Tensor, step: int, losses: Sequence[str]) -> Decision:
+        """gram [U, K, K] and defined [U] of the units of all ranks; `defined` is False for one-loss units."""
+        draw = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)
+        measured = torch.where(defined, conflict_cosine(gram), torch.nan)
+        judged, cosine = gram, measured
+        if self.control == "shuffled":
+            judged, cosine = _shuffled(gram, measured, draw)
+        kept, threshold = torch.ones_like(defined), None
+        if self.gate is not None:
+            kept, threshold = self.gate.keep(cosine, step), self.gate.threshold(cosine, step)
+            if self.control == "random":
+                kept = _same_share(kept, ~measured.isnan(), draw)
+        weights = torch.where(cosine.isnan()[:, None], 1.0, self.rule(judged))
+        taking_part = torch.ones_like(weights)
+        if self.gate is not None:
+            left = _left_to_rejected(judged, self.gate.rejected, losses)
+            weights = torch.where(kept[:, None], weights, left)
+            taking_part = torch.where(kept[:, None], 1.0, left)
+        if self.control == "norm":
+            weights = _length_only(weights, gram)
+        return Decision(weights, taking_part, kept, measured, measured, threshold)
+
+
+def _shuffled(gram: Tensor, cosine: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    (known,) = (~cosine.isnan()).nonzero(as_tuple=True)
+    other = known[torch.randperm(len(known), generator=draw)]
+    gram, cosine = gram.clone(), cosine.clone()
+    gram[known], cosine[known] = gram[other], cosine[other]
+    return gram, cosine
+
+
+def _same_share(kept: Tensor, defined: Tensor, draw: torch.Generator) -> Tensor:
+    (known,) = defined.nonzero(as_tuple=True)
+    rejected = known[torch.randperm(len(known), generator=draw)[: int((~kept).sum())]]
+    kept = torch.ones_like(kept)
+    kept[rejected] = False
+    return kept
+
+
+def _left_to_rejected(gram: Tensor, rejected: str, losses: Sequence[str]) -> Tensor:
+    """Weights [U, K] of a rejected unit: it loses all losses, or one and keeps the others with weight 1."""
+    K = gram.shape[-1]
+    left = torch.ones_like(gram[..., 0])
+    if rejected == "both":
+        return torch.zeros_like(left)
+    if rejected == "one":
+        norm = gram.diagonal(dim1=1, dim2=2).clamp_min(1e-30).sqrt()
+        agreement = (gram / (norm[:, :, None] * norm[:, None, :])).sum(-1)
+        # ties, such as between two losses, go to the last loss
+        worst = K - 1 - agreement.flip(1).argmin(1)
+        left[torch.arange(len(left)), worst] = 0
+        return left
+    if rejected not in losses:
+        raise BadInput(f"gate.rejected: {rejected!r}; choose both, one or a loss: {', '.join(losses)}")
+    left[:, list(losses).index(rejected)] = 0
+    return left
+
+
+def _length_only(weights: Tensor, gram: Tensor) -> Tensor:
+    wanted = torch.einsum("uk,ukl,ul->u", weights, gram, weights).clamp_min(0)
+    plain = gram.sum((1, 2))
+    # a sum of (nearly) zero length can't be scaled to another
+    usable = plain > 1e-12 * gram.diagonal(dim1=1, dim2=2).sum(1)
+    scale = torch.where(usable, (wanted / torch.where(usable, plain, 1.0)).sqrt(), 1.0)
+    scale = torch.where((weights == 1).all(1), 1.0, scale)
+    return scale[:, None].expand_as(weights).clone()

@@ -1,0 +1,247 @@
+"""The step: losses in, harmonized gradients out."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony.cut import Cut, make_cut
+from harmonize_cli.harmony.decide import Control, Decision, Policy
+from harmonize_cli.harmony.distributed import gather_rows, own_rows, reduce_gradients
+from harmonize_cli.harmony.gate import Gate
+from harmonize_cli.harmony.granularity import Granularity, any_in_unit, spread
+from harmonize_cli.harmony.layers import Cotangents, Scratch
+from harmonize_cli.harmony.measure import measure, read_layers, update
+from harmonize_cli.harmony.report import HarmonyReport
+from harmonize_cli.harmony.representation import representation_gram
+from harmonize_cli.harmony.rules import MovingGradVac, Rule, make_rule
+from harmonize_cli.harmony.scope import Scope
+from harmonize_cli.harmony.sketch import Sketch
+from harmonize_cli.harmony.tape import Call, Tape
+from harmonize_cli.harmony.whole import WholeBatch
+
+Pooled = Tensor | Mapping[str, Tensor] | Iterable[Tensor]
+
+
+class Harmonizer:
+    """Per-sample gradient harmonization of a model trained under several losses.
+
+    In a training loop, in place of `(loss_va + loss_vt).backward()`:
+
+        with harmonizer.record():
+            pooled = model.encode(batch)          # anything; layers are seen through forward hooks
+            losses = {"va": ..., "vt": ...}       # scalars made from `pooled`
+        report = harmonizer.backward(losses, pooled, step=step)
+        optimizer.step()
+
+    Upstream of `pooled` the gradient is sum_i alpha_i g_va,i + beta_i g_vt,i over the samples i;
+    downstream (heads) it is the plain one, without the rows of gated samples.
+
+    Args:
+        modules: the model, or several by name.
+        rule: a name for `make_rule`, or any function gram [B, K, K] -> weights [B, K].
+        scope: see `Scope`. granularity: `sample`, `microbatch:N`, `batch`. gram: `exact` or `sketch:K`.
+        gate: curriculum; control: `random`, `shuffled` or `norm` (see `Policy`). seed: of their draws.
+    """
+
+    def __init__(
+        self,
+        modules: nn.Module | Mapping[str, nn.Module],
+        *,
+        rule: str | Rule = "realign",
+        scope: str | Iterable[str] = "backbone",
+        gate: Gate | None = None,
+        granularity: str = "sample",
+        gram: str = "exact",
+        control: Control | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.modules = {"": modules} if isinstance(modules, nn.Module) else dict(modules)
+        self.scope = Scope.parse(scope)
+        self.granularity = Granularity.parse(granularity)
+        self.policy = Policy(make_rule(rule) if isinstance(rule, str) else rule, gate, control, seed)
+        self.sketch = parse_gram(gram, seed)
+        self.tape = Tape(self.modules)
+        if self.granularity.whole and gate is not None:
+            raise BadInput("granularity: a gate chooses among samples or microbatches, not within `batch`")
+
+    @property
+    def _needs_layers(self) -> bool:
+        return not self.granularity.whole and self.scope.name != "representation"
+
+    @contextmanager
+    def record(self) -> Iterator[None]:
+        """Record the forward pass made inside: encoder, and heads too where a gate or scope `all` is used."""
+        if self._needs_layers or self.policy.gate is not None:
+            with self.tape.record():
+                yield
+        else:
+            yield
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters of the modules."""
+        return list(self._named().values())
+
+    def backward(
+        self,
+        losses: Mapping[str, Tensor],
+        pooled: Pooled,
+        *,
+        step: int = 0,
+        valid: Mapping[str, Tensor] | None = None,
+        scaler: GradScaler | None = None,
+        reduce: bool = True,
+    ) -> HarmonyReport:
+        """Accumulate the harmonized gradient into `.grad` of every parameter and free the graph.
+
+        Args:
+            losses: scalars by name; under torch.distributed this rank's shares, which add up to the losses.
+            pooled: the vectors that the losses were made from, [B, ...] (or a multiple of B rows) each.
+            step: for the gate's schedule and the controls' draws.
+            valid: per loss [B] bool, False for samples that lack the pair: conflict undefined, weight 1.
+            scaler: for fp16: the losses are scaled here, `.grad` stays scaled for `scaler.step`.
+            reduce: sum the gradients over ranks; False in all but the last of accumulated steps.
+
+        Raises:
+            BadInput: the model can't be harmonized this way; the message says what to do.
+        """
+        began = time.perf_counter()
+        scale = 1.0
+        if scaler is not None and scaler.is_enabled():
+            losses = {name: scaler.scale(loss) for name, loss in losses.items()}
+            scale = scaler.get_scale()
+        read_heads = self.policy.gate is not None or (self._needs_layers and self.scope.name == "all")
+        cut = make_cut(losses, _listed(pooled), self.tape.take(), read_heads=read_heads)
+        self._refuse_strangers(cut)
+        units = self.granularity.units(cut.samples)
+        defined = any_in_unit(_defined(valid, cut), units)
+        if self.granularity.whole:
+            whole = WholeBatch(cut, self.scope, self._named())
+            gram = whole.gram / scale**2
+            decision = self._decide(gram, defined, step, cut.losses)
+            whole.update(decision.weights)
+        else:
+            gram, decision = self._per_unit(cut, units, scale, defined, step)
+            if reduce:
+                reduce_gradients(self.parameters())
+        if isinstance(self.policy.rule, MovingGradVac):
+            self.policy.rule.observe(decision.everywhere)
+        return HarmonyReport(
+            losses=tuple(cut.losses),
+            gram=spread(gram, cut.samples),
+            cosine=spread(decision.cosine, cut.samples),
+            weights=spread(decision.weights, cut.samples),
+            kept=spread(decision.kept, cut.samples),
+            threshold=decision.threshold,
+            scope=self.scope.name,
+            seconds=time.perf_counter() - began,
+        )
+
+    def _per_unit(
+        self, cut: Cut, units: int, scale: float, defined: Tensor, step: int
+    ) -> tuple[Tensor, Decision]:
+        """Granularities sample and microbatch."""
+        found = None
+        if self.scope.name == "representation":
+            gram = representation_gram(cut, units) / scale**2
+        else:
+            found = measure(cut, units, self.scope, self.tape.names.values(), self.sketch)
+            gram = found.gram / scale**2
+        decision = self._decide(gram, defined, step, cut.losses)
+        weights = decision.weights.to(gram)
+        if found is None:
+            cut.backward(spread(weights, cut.samples))
+        else:
+            update(found, cut, weights, spread(weights, cut.samples))
+        cut.add_plain()
+        if self.scope.name != "all":
+            self._update_heads(cut, units, decision)
+        return gram, decision
+
+    def _decide(self, gram: Tensor, defined: Tensor, step: int, losses: list[str]) -> Decision:
+        """Decide on the units of all ranks (a few numbers each, on the CPU), return this rank's."""
+        if self.granularity.whole:
+            everywhere = gather_rows(defined).any()[None]
+            return self.policy.decide(gram.cpu(), everywhere.cpu(), step, losses)
+        decision = self.policy.decide(gather_rows(gram).cpu(), gather_rows(defined).cpu(), step, losses)
+        return Decision(
+            weights=own_rows(decision.weights),
+            taking_part=own_rows(decision.taking_part),
+            kept=own_rows(decision.kept),
+            cosine=own_rows(decision.cosine),
+            everywhere=decision.cosine,
+            threshold=decision.threshold,
+        )
+
+    def _update_heads(self, cut: Cut, units: int, decision: Decision) -> None:
+        """The heads' plain gradient without the rows that the gate took out of a loss."""
+        if not cut.head_calls and not decision.kept.all() and any(p.dim() > 1 for p, _ in cut.plain):
+            raise BadInput(
+                "a gate needs to see the heads: run them inside `with harmonizer.record():` as well"
+            )
+        by_module: dict[nn.Module, list[tuple[Call, Cotangents]]] = {}
+        for call, cotangents in cut.head_calls:
+            by_module.setdefault(call.module, []).append((call, cotangents))
+        layers, _ = read_layers(by_module, units, set())
+        scratch = Scratch()
+        for layer in layers:
+            layer.update(decision.taking_part.to(cut.pooled[0].device), scratch)
+
+    def _refuse_strangers(self, cut: Cut) -> None:
+        known = {id(p) for p in self.parameters()}
+        if any(id(p) not in known for p in [*cut.upstream, *(p for p, _ in cut.plain)]):
+            raise BadInput(
+                "the losses train parameters outside the given modules; pass all of them, "
+                'such as Harmonizer({"": model, "loss": loss})'
+            )
+
+    def _named(self) -> dict[str, nn.Parameter]:
+        found: dict[int, tuple[str, nn.Parameter]] = {}
+        for prefix, module in self.modules.items():
+            for name, p in module.named_parameters(prefix=prefix):
+                if p.requires_grad:
+                    found.setdefault(id(p), (name, p))
+        return dict(found.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the rule, where it has one."""
+        rule = self.policy.rule
+        return {"rule": rule.state_dict()} if isinstance(rule, MovingGradVac) else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        if isinstance(self.policy.rule, MovingGradVac) and "rule" in state:
+            self.policy.rule.load_state_dict(state["rule"])
+
+
+def parse_gram(text: str, seed: int = 0) -> Sketch | None:
+    """`exact` -> None, `sketch:K` -> a sketch of K x K numbers per layer."""
+    kind, _, number = text.partition(":")
+    if kind == "exact" and not number:
+        return None
+    if kind == "sketch" and number.isdecimal() and int(number) > 0:
+        return Sketch(int(number), seed)
+    raise BadInput(f"gram: {text!r}; choose exact or sketch:K (such as sketch:32)")
+
+
+def _listed(pooled: Pooled) -> list[Tensor]:
+    if isinstance(pooled, Tensor):
+        return [pooled]
+    return list(pooled.values()) if isinstance(pooled, Mapping) else list(pooled)
+
+
+def _defined(valid: Mapping[str, Tensor] | None, cut: Cut) -> Tensor:
+    """[B] True for the samples that have the pairs of all losses."""
+    flags = torch.ones(cut.samples, dtype=torch.bool, device=cut.pooled[0].device)
+    for name, of in (valid or {}).items():
+        if name not in cut.losses or of.shape != flags.shape:
+            raise BadInput(
+                f"valid[{name!r}]: expected one of the losses {cut.losses} and shape [{cut.samples}]"
+            )
+        flags &= of.to(flags)
+    return flags

@@ -1,0 +1,86 @@
+"""The Gram estimated from random projections, for sizes where the exact one costs too much.
+
+A layer's gradient G = x^T d is seen through S = R^T G Q with R [in, K] and Q [out, K] of independent
+N(0, 1/K) entries: <S_l, S_k> is an unbiased estimate of <G_l, G_k>. x R is made once per input. Weights come
+from the estimate; the update is still exactly sum_i alpha_i g_va,i + beta_i g_vt,i.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from harmonize_cli.harmony.flops import direct_cost, token_cost
+from harmonize_cli.harmony.gram import Factors
+from harmonize_cli.harmony.segments import dot
+
+
+@dataclass(slots=True)
+class Sketch:
+    """Two-sided projections to `size` x `size` numbers per unit, layer and loss, fixed by `seed`."""
+
+    size: int
+    seed: int = 0
+    _maps: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
+
+    def pays(self, layers: Sequence[Factors]) -> bool:
+        """True where the estimate takes fewer operations than the exact Gram."""
+        if not layers[0].segments[0].x.is_floating_point():
+            return False
+        losses = len(layers[0].segments[0].d)
+        return self._cost(layers) < min(token_cost(layers, losses), direct_cost(layers, losses))
+
+    def _cost(self, layers: Sequence[Factors]) -> int:
+        total, K = 0, self.size
+        for n, layer in enumerate(layers):
+            for s in layer.segments:
+                for k in s.losses():
+                    d = s.d[k]
+                    assert d is not None
+                    total += 2 * d.numel() * K + 2 * d.shape[0] * d.shape[1] * K * K
+                if n == 0:
+                    total += 2 * s.x.numel() * K
+        return total
+
+    def add_gram(self, layers: Sequence[Factors], total: Tensor) -> None:
+        """Add the estimated terms of layers with one input to `total` [U, K, K]."""
+        inputs: list[Tensor] | None = None
+        for n, layer in enumerate(layers):
+            if layer.weight and inputs is None:
+                inputs = [s.x @ self._map("in", n, s.x.shape[-1], s.x) for s in layer.segments]
+            self._add_layer(layer, inputs, n, total)
+
+    def _add_layer(self, layer: Factors, inputs: list[Tensor] | None, n: int, total: Tensor) -> None:
+        seen: list[list[Tensor]] = []
+        for k in range(total.shape[1]):
+            weight: Tensor | None = None
+            bias: Tensor | None = None
+            for i, s in enumerate(layer.segments):
+                d = s.d[k]
+                if d is None:
+                    continue
+                small = d @ self._map("out", n, d.shape[-1], d)
+                if layer.bias:
+                    column = small.sum(1)
+                    bias = column if bias is None else bias + column
+                if layer.weight and inputs is not None:
+                    xt = inputs[i].transpose(1, 2)
+                    weight = torch.bmm(xt, small) if weight is None else weight.baddbmm_(xt, small)
+            seen.append([g for g in (weight, bias) if g is not None])
+        for l, g_l in enumerate(seen):  # noqa: E741
+            for k, g_k in enumerate(seen[: l + 1]):
+                for one, two in zip(g_l, g_k, strict=False):
+                    value = dot(one, two)
+                    total[:, l, k] += value
+                    if l != k:
+                        total[:, k, l] += value
+
+    def _map(self, side: str, n: int, width: int, like: Tensor) -> Tensor:
+        """Fixed projection [width, size]; one per side, width and place among layers of one input."""
+        key = side, n, width, like.dtype, like.device
+        if key not in self._maps:
+            draw = torch.Generator().manual_seed(self.seed * 7919 + width * 31 + n * 2 + (side == "in"))
+            values = torch.randn(width, self.size, generator=draw) / self.size**0.5
+            self._maps[key] = values.to(like)
+        return self._maps[key]
