@@ -77,9 +77,7 @@ def find_checkpoint(run: Path, which: str = "last") -> Path:
     folder = run / which if which in ("last", "best") else run / "checkpoints" / which
     if not (folder / MANIFEST).is_file():
         names = [path.name for path in list_checkpoints(run)]
-        hint = (
-            f"it has {', '.join(names)}" if names else "it has none: is it a run folder, did the run start?"
-        )
+        hint = f"it has {', '.join(names)}" if names else "it has none: did the run start?"
         raise BadInput(f"{run}: no checkpoint {which!r}; {hint}")
     return folder.resolve()
 

@@ -52,6 +52,23 @@ class Batch:
             texts=None if self.texts is None else move(self.texts),
         )
 
+    def split(self, parts: int) -> "list[Batch]":
+        """The samples in `parts` equal consecutive parts."""
+        size = len(self) // parts
+
+        def part(at: slice) -> Batch:
+            return Batch(
+                self.indices[at],
+                self.ids[at],
+                {k: v[at] for k, v in self.inputs.items()},
+                {k: v[at] for k, v in self.present.items()},
+                None if self.text_present is None else self.text_present[at],
+                self.groups[at],
+                None if self.texts is None else self.texts[at],
+            )
+
+        return [part(slice(k * size, (k + 1) * size)) for k in range(parts)]
+
     def pin_memory(self) -> "Batch":
         """Called by a `DataLoader` that pins."""
         return replace(

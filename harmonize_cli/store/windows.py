@@ -115,8 +115,8 @@ def check_inputs(store: Store, specs: Mapping[str, InputSpec]) -> dict[str, Inpu
         ):
             if want != have:
                 raise BadInput(
-                    f"{store_name(store)}: {spec.key}: {name} is {have!r}, the run was trained with {want!r}; "
-                    "extract the store with the settings (and the vocabulary) of the run's store"
+                    f"{store_name(store)}: {spec.key}: {name} is {have!r}, the run was trained with {want!r};"
+                    " extract it with the settings (and the vocabulary) of the run's store"
                 )
         found[modality] = spec
     if not found:
@@ -127,7 +127,7 @@ def check_inputs(store: Store, specs: Mapping[str, InputSpec]) -> dict[str, Inpu
 
 
 def cut(store: Rows, spec: InputSpec, index: int, position: float) -> tuple[np.ndarray, int]:
-    """Rows [rows, *row_shape] at `position` in [0, 1] (0 first, 1 last possible window), and how many are real.
+    """Rows [rows, *row_shape] at `position` in [0, 1] (0 first, 1 last window), and how many are real.
 
     The same position in all modalities gives windows that lie at the same share of the clip. A shorter
     sample is filled up: frames repeat the last one, everything else gets zeros.

@@ -79,6 +79,17 @@ class DataConfig(StageConfig):
     """Keep samples in memory once read, up to this size per reading process."""
 
 
+class ValidationConfig(StageConfig):
+    """Zero-shot retrieval during training."""
+
+    split: str | None = None
+    """Split to validate on; default `val` where the store has it."""
+    every: NotNegative = 500
+    """Steps between validations, besides the last step (0: never)."""
+    samples: Positive = 1000
+    """At most so many clips of the split."""
+
+
 class CheckpointConfig(StageConfig):
     """When to save, and how much to keep."""
 
@@ -97,6 +108,7 @@ class PretrainConfig(StageConfig):
     harmonize: HarmonizeConfig = HarmonizeConfig()
     optim: OptimConfig = OptimConfig()
     data: DataConfig = DataConfig()
+    validation: ValidationConfig = ValidationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     batch: Annotated[int, Field(ge=2)] = 64
     """Clips per step, over all ranks."""
@@ -108,6 +120,17 @@ class PretrainConfig(StageConfig):
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the forward pass; weights, losses and the harmonization's inner products stay in float32."""
+    accumulate: Positive = 1
+    """Make the batch in so many parts, one after the other. Each part has only its own negatives."""
+    checkpoint_activations: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
+    compile: bool = False
+    """torch.compile of the transformer."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of an average of the weights, which is then what is validated and saved (0: none)."""
+    max_bad_steps: NotNegative = 10
+    """Steps without a finite gradient are left out and noted in bad_steps.jsonl; more of them end the run."""
     log_every: Positive = 10
     """Steps per line of metrics.jsonl."""
 
@@ -115,6 +138,8 @@ class PretrainConfig(StageConfig):
     def _one_length(self) -> "PretrainConfig":
         if self.steps and self.epochs:
             raise ValueError("give steps or epochs, not both")
+        if self.batch % self.accumulate or self.batch // self.accumulate < 2:
+            raise ValueError(f"accumulate: {self.batch} clips can't be made in {self.accumulate} equal parts")
         return self
 
     @property

@@ -41,7 +41,7 @@ def check_modalities(specs: dict[str, InputSpec], store: Store, config: Pretrain
     if not any(all(m in specs for m in pairs[name]) for name in wanted):
         needs = " or ".join(f"{name} ({' and '.join(pairs[name])})" for name in wanted)
         raise BadInput(
-            f"{store_name(store)}: has {', '.join(store.features) or 'no features'}; the losses need {needs}. "
+            f"{store_name(store)}: has {', '.join(store.features)}; the losses need {needs}. "
             "Extract the missing modality, or set another loss weight (loss.va, loss.vt, loss.at)"
         )
     lacking = [name for name in wanted if not all(m in specs for m in pairs[name])]
@@ -53,21 +53,21 @@ def check_modalities(specs: dict[str, InputSpec], store: Store, config: Pretrain
 
 
 def batches(
-    dataset: StoreDataset, schedule: Schedule, first: int, last: int, config: DataConfig, device: torch.device
+    dataset: StoreDataset, schedule: Schedule, span: tuple[int, int], config: DataConfig, *, pin: bool
 ) -> Iterator[Batch]:
-    """This rank's batches of steps first .. last - 1."""
+    """This rank's batches of steps span[0] .. span[1] - 1."""
     if config.workers == 0:
-        for draws in schedule.from_step(first, last):
+        for draws in schedule.from_step(*span):
             yield dataset.batch(draws)
         return
     # forkserver: the parent's HDF5 handles, threads and CUDA state stay out of the workers
     loader: DataLoader[Batch] = DataLoader(
         dataset,  # type: ignore[arg-type]  # yields Items, which collate makes a Batch
-        batch_sampler=_Plan(schedule, first, last),
+        batch_sampler=_Plan(schedule, *span),
         collate_fn=dataset.collate,
         num_workers=config.workers,
         prefetch_factor=config.prefetch,
-        pin_memory=device.type == "cuda",
+        pin_memory=pin,
         multiprocessing_context="forkserver",
         worker_init_fn=partial(_quiet_worker),
     )

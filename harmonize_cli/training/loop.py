@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +10,24 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from harmonize_cli.errors import HarmonizeError
 from harmonize_cli.objectives.gather import sum_over_ranks
 from harmonize_cli.progress import progress
 from harmonize_cli.store.batches import Batch
+from harmonize_cli.training.bad_steps import FILE, NotFinite, Statistics, note_bad_step
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.metrics import MetricsLog, Pace
+from harmonize_cli.training.metrics import MeanLosses, MetricsLog, Pace
 from harmonize_cli.training.optim import learning_rate
 from harmonize_cli.training.parallel import any_rank, rank
 from harmonize_cli.training.recorder import Recorder
 from harmonize_cli.training.signals import StopOnSignal
-from harmonize_cli.training.step import Gradients, Outcome
+from harmonize_cli.training.state import TrainingState
+from harmonize_cli.training.step import Outcome
+from harmonize_cli.training.validate import SCORE
 
 
 @dataclass
 class Job:
-    """Everything the loop turns over."""
+    """Everything the loop turns over. Steps `first` .. `steps` are to be made."""
 
     run: Path
     config: PretrainConfig
@@ -33,54 +35,62 @@ class Job:
     steps: int
     batches: Iterator[Batch]
     epoch: Callable[[int], int]
-    gradients: Gradients
-    optimiser: torch.optim.Optimizer
+    state: TrainingState
     device: torch.device
-    save: Callable[[int], None]
+    save: Callable[[int], Path]
+    mark_best: Callable[[Path], None]
+    validate: Callable[[int], dict[str, float]]
+    validates: bool = False
     recorders: Sequence[Recorder] = ()
-    bad: "list[dict[str, Any]]" = field(default_factory=list)
 
 
 def train(job: Job, stop: StopOnSignal) -> int:
-    """Run steps `first` .. `steps`; returns how many steps the run has made when it ends."""
-    config, log, pace = job.config, MetricsLog(job.run, write=rank() == 0), Pace()
+    """Make the steps; returns how many the run has when it ends, fewer than `steps` after SIGTERM."""
+    config, state, log, pace = job.config, job.state, MetricsLog(job.run, write=rank() == 0), Pace()
+    statistics, losses = Statistics(state.gradients.model), MeanLosses()
     bar: tqdm[Any] = tqdm(disable=True)
     if rank() == 0:
         bar = progress(desc=job.run.name, total=job.steps, initial=job.first, unit="step")
     done = saved = job.first
-    with bar:
+    with bar, log:
         for step in range(job.first, job.steps):
+            if any_rank(stop.asked, job.device):
+                break
             asked = time.perf_counter()
             batch = next(job.batches).to(job.device)
             waited = time.perf_counter() - asked
 
-            rate = learning_rate(step, job.steps, config)
+            statistics.keep()
             seed_step(config.seed, step)
-            job.optimiser.zero_grad(set_to_none=True)
-            outcome = job.gradients(batch, step)
-            norm = clip_gradients(job.gradients, config.optim.clip)
-            if torch.isfinite(norm):
-                for group in job.optimiser.param_groups:
-                    group["lr"] = rate
-                job.optimiser.step()
+            state.optimiser.zero_grad(set_to_none=True)
+            outcome = state.gradients(batch, step)
+            rate = learning_rate(step, job.steps, config)
+            norm = update(state, rate, config.optim.clip)
             done = step + 1
-            for recorder in job.recorders:
-                recorder.record(done, job.epoch(step), batch, outcome.terms, outcome.report)
+            if torch.isfinite(norm):
+                if state.ema is not None:
+                    state.ema.update(done)
+                for recorder in job.recorders:
+                    recorder.record(done, job.epoch(step), batch, outcome.terms, outcome.report)
+            else:
+                statistics.restore()
+                leave_out(job, done, batch, outcome, norm)
 
             pace.count(config.batch, waited)
+            losses.add(outcome)
             if done % config.log_every == 0 or done == job.steps:
-                figures = describe(outcome) | {"lr": rate, "grad_norm": float(norm)} | pace.lap()
+                figures = losses.lap() | seen(outcome) | {"lr": rate, "grad_norm": float(norm)} | pace.lap()
                 log.write(done, {"epoch": job.epoch(step), **figures})
                 bar.set_postfix_str(shown(figures), refresh=False)
             bar.update()
-            if done % config.checkpoint.every == 0:
-                job.save(done)
-                saved = done
-            if any_rank(stop.asked, job.device):
-                break
-    log.close()
-    if saved != done:
-        job.save(done)
+            with pace.pause():
+                if job.validates and (done % config.validation.every == 0 or done == job.steps):
+                    saved = validated(job, done, log)
+                if done % config.checkpoint.every == 0 and saved != done:
+                    job.save(done)
+                    saved = done
+        if saved != done or done == 0:
+            job.save(done)
     return done
 
 
@@ -89,36 +99,68 @@ def seed_step(seed: int, step: int) -> None:
     torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank())
 
 
-def clip_gradients(gradients: Gradients, most: float) -> Tensor:
-    """Norm of the whole gradient, after scaling it down to at most `most` (0: as it is)."""
-    parameters = [p for p in gradients.parameters() if p.grad is not None]
+def update(state: TrainingState, rate: float, clip: float) -> Tensor:
+    """Clip (0: don't) and take the optimiser's step, unless the gradient isn't finite; returns its norm."""
+    scaler, optimiser = state.gradients.scaler, state.optimiser
+    parameters = [p for p in state.gradients.parameters() if p.grad is not None]
+    if scaler.is_enabled():
+        scaler.unscale_(optimiser)
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if most:
-        torch.nn.utils.clip_grads_with_norm_(parameters, most, norm)
+    if torch.isfinite(norm):
+        if clip:
+            torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        optimiser.step()
+    if scaler.is_enabled():
+        scaler.update()
     return norm
 
 
-def describe(outcome: Outcome) -> dict[str, Any]:
-    """Losses over all ranks' rows, each as it is before its weight, and the conflict's figures."""
-    figures: dict[str, Any] = {"loss": float(sum_over_ranks(outcome.total))}
-    for name, term in outcome.terms.items():
-        both = sum_over_ranks(torch.stack([term.per_sample.sum(), term.valid.sum()]))
-        figures[f"loss_{name}"] = float(both[0] / both[1]) if both[1] else None
-    if outcome.report is not None:
-        seen = outcome.report.scalars()
-        figures |= {"harmony_seconds": seen.pop("seconds"), **seen}
-    return figures
+def leave_out(job: Job, step: int, batch: Batch, outcome: Outcome, norm: Tensor) -> None:
+    """Count a bad step and write it down; fp16's search for a scale is no fault until it fails.
+
+    Raises:
+        NotFinite: one too many.
+    """
+    scaler = job.state.gradients.scaler
+    if scaler.is_enabled() and scaler.get_scale() >= 1:
+        return
+    job.state.bad_steps += 1
+    note_bad_step(job.run, step, batch, sum_over_ranks(outcome.total), norm)
+    if job.state.bad_steps > job.config.max_bad_steps:
+        raise NotFinite(
+            f"{job.run}: {job.state.bad_steps} steps without a finite gradient, the last one is step {step}; "
+            f"{FILE} has the ids of their clips. Look at these, lower optim.lr, set optim.clip, or allow "
+            "more with --max-bad-steps"
+        )
+
+
+def validated(job: Job, step: int, log: MetricsLog) -> int:
+    """Validate on rank 0 and log it; a new best is saved and marked. Returns the step last saved."""
+    better = False
+    if rank() == 0:
+        figures = job.validate(step)
+        log.write(step, figures)
+        better = job.state.best is None or figures[SCORE] > job.state.best
+        if better:
+            job.state.best = figures[SCORE]
+    if any_rank(better, job.device):
+        job.mark_best(job.save(step))
+        return step
+    return -1
+
+
+def seen(outcome: Outcome) -> dict[str, Any]:
+    """What harmonization saw in this step, on this rank."""
+    if outcome.report is None:
+        return {}
+    figures: dict[str, Any] = outcome.report.scalars()
+    return {"harmony_seconds": figures.pop("seconds"), **figures}
 
 
 def shown(figures: dict[str, Any]) -> str:
     """The bar's text."""
     conflict = figures.get("conflict_share")
-    return (
-        f"loss {figures['loss']:.3f}"
-        + (f", conflict {conflict:.0%}" if conflict is not None else "")
-        + f", {figures['clips_per_s']:.0f} clips/s"
-    )
-
-
-class NotFinite(HarmonizeError):
-    """Too many steps without a finite gradient."""
+    share = f", conflict {conflict:.0%}" if conflict is not None else ""
+    return f"loss {figures['loss']:.3f}{share}, {figures['clips_per_s']:.0f} clips/s"

@@ -3,11 +3,17 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from harmonize_cli.objectives.gather import sum_over_ranks
 from harmonize_cli.training.run_folder import METRICS
+from harmonize_cli.training.step import Outcome
 
 
 class MetricsLog:
@@ -23,8 +29,10 @@ class MetricsLog:
             self._file.write(json.dumps({"step": step, **clean}) + "\n")
             self._file.flush()
 
-    def close(self) -> None:
-        """Close the file."""
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._file:
             self._file.close()
 
@@ -41,6 +49,13 @@ class Pace:
         self._clips += clips
         self._waited += waited
 
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time that is no training: validation, checkpoints."""
+        began = time.perf_counter()
+        yield
+        self._mark += time.perf_counter() - began
+
     def lap(self) -> dict[str, float]:
         """Figures since the last lap."""
         now = time.perf_counter()
@@ -52,6 +67,33 @@ class Pace:
         }
         self._mark, self._clips, self._waited = now, 0, 0.0
         return figures
+
+
+class MeanLosses:
+    """Mean losses over all ranks' rows since the last line of the log; nothing leaves the device before."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """A step is done."""
+        self._steps += 1
+        figures = {"loss": torch.stack([outcome.total.double(), torch.zeros_like(outcome.total).double()])}
+        for name, term in outcome.terms.items():
+            figures[name] = torch.stack([term.per_sample.sum().double(), term.valid.sum().double()])
+        for name, figure in figures.items():
+            self._sums[name] = self._sums[name] + figure if name in self._sums else figure
+
+    def lap(self) -> dict[str, Any]:
+        """`loss` is the weighted total, `loss_va` and so on are means over the samples that have the pair."""
+        names = list(self._sums)
+        table = sum_over_ranks(torch.stack([self._sums[name] for name in names])).tolist()
+        found: dict[str, Any] = {"loss": table[0][0] / self._steps}
+        for name, (total, count) in zip(names[1:], table[1:], strict=True):
+            found[f"loss_{name}"] = total / count if count else None
+        self._sums, self._steps = {}, 0
+        return found
 
 
 def _finite(value: Any) -> Any:

@@ -3,13 +3,14 @@
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from harmonize_cli.harmony import Harmonizer
-from harmonize_cli.models.checkpoint import prune
+from harmonize_cli.models.checkpoint import point, prune
 from harmonize_cli.models.heads import FacHead
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.objectives.trimodal import TriModalLoss
@@ -18,6 +19,7 @@ from harmonize_cli.store.reader import Store
 from harmonize_cli.store.windows import InputSpec, resolve_inputs
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.data import batches, check_modalities, training_samples
+from harmonize_cli.training.ema import Ema
 from harmonize_cli.training.harmonize import build_harmonizer
 from harmonize_cli.training.loop import Job, train
 from harmonize_cli.training.optim import build_optimiser
@@ -26,8 +28,9 @@ from harmonize_cli.training.parallel import pick_device, process_group, rank, ra
 from harmonize_cli.training.recorder import Recorder
 from harmonize_cli.training.run_folder import about_this_run, create, read_run_config, rewind_metrics
 from harmonize_cli.training.signals import StopOnSignal
-from harmonize_cli.training.state import newest_whole, restore, save
+from harmonize_cli.training.state import TrainingState, newest_whole
 from harmonize_cli.training.step import Gradients
+from harmonize_cli.training.validate import Validator, validation_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,16 @@ class Finished:
     planned: int
     clips: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run reads, writes and computes."""
+
+    store: Store
+    run: Path
+    config: PretrainConfig
+    device: torch.device
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,54 +93,93 @@ def pretrain(
         )
         steps = planned_steps(config, schedule)
         parts = build(store, config, steps, device)
-        gradients = Gradients(
-            parts.model,
-            parts.loss,
-            parts.harmonizer,
-            precision=config.precision,
-            observe_every=config.harmonize.log_every if config.harmonize.mode == "none" else 0,
-        )
-        optimiser = build_optimiser(gradients.parameters(), config.optim)
         if rank() == 0 and not resume:
             create(run, config, about_this_run(store.content_hash, ranks(), str(device)), store.vocab)
+        state = start_state(parts, config)
         first = 0
         if resume and (folder := newest_whole(run, warn)):
-            first = restore(folder, parts.model, parts.loss, optimiser, parts.harmonizer)
+            first = state.load(folder)
         if rank() == 0 and resume:
             rewind_metrics(run, first)
         for recorder in recorders:
             recorder.rewind(first)
-        about = {
-            "config": config.model_dump(mode="json"),
-            "inputs": {m: spec.to_dict() for m, spec in parts.specs.items()},
-        }
-
-        def save_step(step: int) -> None:
-            for recorder in recorders:
-                recorder.flush(step)
-            if rank() == 0:
-                save(run, step, parts.model, parts.loss, optimiser, parts.harmonizer, about)
-                prune(run, config.checkpoint.keep)
-
-        dataset = StoreDataset(
-            store, parts.specs, seed=config.seed, cache_bytes=int(config.data.cache_gb * 2**30)
-        )
-        source = batches(dataset, schedule, first, steps, config.data, device)
-        job = Job(
-            run,
-            config,
-            first,
-            steps,
-            source,
-            schedule.epoch,
-            gradients,
-            optimiser,
-            device,
-            save_step,
-            recorders,
-        )
+        place = Place(store, run, config, device)
+        job = make_job(place, parts, state, schedule, span=(first, steps), recorders=recorders)
         done = train(job, stop)
     return Finished(run, done, steps, (done - first) * config.batch, time.perf_counter() - started)
+
+
+def start_state(parts: Parts, config: PretrainConfig) -> TrainingState:
+    """Gradients, optimiser and average before the first step."""
+    for stack in {parts.model.stack(m) for m in parts.model.modalities}:
+        stack.checkpointing = config.checkpoint_activations
+    if config.compile:
+        parts.model.transformer.compile()
+    gradients = Gradients(
+        parts.model,
+        parts.loss,
+        parts.harmonizer,
+        precision=config.precision,
+        accumulate=config.accumulate,
+        observe_every=config.harmonize.log_every if config.harmonize.mode == "none" else 0,
+    )
+    optimiser = build_optimiser(gradients.parameters(), config.optim)
+    return TrainingState(gradients, optimiser, Ema(parts.model, config.ema) if config.ema else None)
+
+
+def make_job(
+    place: Place,
+    parts: Parts,
+    state: TrainingState,
+    schedule: Schedule,
+    *,
+    span: tuple[int, int],
+    recorders: Sequence[Recorder],
+) -> Job:
+    """The loop's job for steps span[0] .. span[1]."""
+    store, run, config = place.store, place.run, place.config
+    about = {
+        "config": config.model_dump(mode="json"),
+        "inputs": {m: spec.to_dict() for m, spec in parts.specs.items()},
+    }
+    rows = validation_samples(store, config.validation)
+    validator = Validator(store, rows, parts.specs, config, run)
+
+    def save(step: int) -> Path:
+        for recorder in recorders:
+            recorder.flush(step)
+        folder = run
+        if rank() == 0:
+            folder = state.save(run, step, about)
+            prune(run, config.checkpoint.keep)
+        return folder
+
+    def mark_best(folder: Path) -> None:
+        if rank() == 0:
+            point(run, "best", folder)
+
+    def validate(step: int) -> dict[str, float]:
+        with state.ema.applied() if state.ema else nullcontext():
+            return validator(parts.model, step)
+
+    dataset = StoreDataset(
+        store, parts.specs, seed=config.seed, cache_bytes=int(config.data.cache_gb * 2**30)
+    )
+    return Job(
+        run=run,
+        config=config,
+        first=span[0],
+        steps=span[1],
+        batches=batches(dataset, schedule, span, config.data, pin=place.device.type == "cuda"),
+        epoch=schedule.epoch,
+        state=state,
+        device=place.device,
+        save=save,
+        mark_best=mark_best,
+        validate=validate,
+        validates=len(rows) > 0,
+        recorders=recorders,
+    )
 
 
 def build(store: Store, config: PretrainConfig, steps: int, device: torch.device) -> Parts:

@@ -1,6 +1,7 @@
 """What a checkpoint holds of the training besides the weights, and putting it back."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.harmony import Harmonizer
 from harmonize_cli.models.checkpoint import (
     STATE,
     WEIGHTS,
@@ -17,27 +17,56 @@ from harmonize_cli.models.checkpoint import (
     read_manifest,
     write_checkpoint,
 )
-from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.objectives.trimodal import TriModalLoss
+from harmonize_cli.training.ema import Ema
+from harmonize_cli.training.step import Gradients
 
 
-def save(
-    run: Path,
-    step: int,
-    model: Vatt,
-    loss: TriModalLoss,
-    optimiser: torch.optim.Optimizer,
-    harmonizer: Harmonizer | None,
-    about: Mapping[str, Any],
-) -> Path:
-    """Checkpoint after `step` steps."""
-    state = {"loss": loss.state_dict(), "optimiser": optimiser.state_dict()}
-    if harmonizer is not None:
-        state["harmonizer"] = harmonizer.state_dict()
-    return write_checkpoint(run, step, model.state_dict(), state, about)
+@dataclass
+class TrainingState:
+    """Everything that changes while a run goes on. Data order and randomness follow from the step alone."""
+
+    gradients: Gradients
+    optimiser: torch.optim.Optimizer
+    ema: Ema | None = None
+    best: float | None = None
+    """Best validation score so far."""
+    bad_steps: int = 0
+
+    def save(self, run: Path, step: int, about: Mapping[str, Any]) -> Path:
+        """Checkpoint after `step` steps."""
+        model = self.gradients.model
+        state: dict[str, Any] = {
+            "loss": self.gradients.loss.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.gradients.scaler.state_dict(),
+            "best": self.best,
+            "bad_steps": self.bad_steps,
+        }
+        if self.gradients.harmonizer is not None:
+            state["harmonizer"] = self.gradients.harmonizer.state_dict()
+        if self.ema is not None:
+            state["weights"] = model.state_dict()
+        weights = self.ema.weights() if self.ema is not None else model.state_dict()
+        return write_checkpoint(run, step, weights, state, about)
+
+    def load(self, folder: Path) -> int:
+        """Put a checkpoint's state back; returns its step."""
+        weights = load_file(folder / WEIGHTS)
+        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        if self.ema is not None:
+            self.ema.load(weights)
+        self.gradients.model.load_state_dict(state.get("weights", weights))
+        self.gradients.loss.load_state_dict(state["loss"])
+        self.gradients.scaler.load_state_dict(state["scaler"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.gradients.harmonizer is not None:
+            self.gradients.harmonizer.load_state_dict(state["harmonizer"])
+        self.best, self.bad_steps = state["best"], state["bad_steps"]
+        step: int = read_manifest(folder)["step"]
+        return step
 
 
-def newest_whole(run: Path, warn: Any) -> Path | None:
+def newest_whole(run: Path, warn: Callable[[str], None]) -> Path | None:
     """The newest undamaged checkpoint; `warn` is told of damaged ones that are passed over."""
     for folder in reversed(list_checkpoints(run)):
         try:
@@ -48,21 +77,3 @@ def newest_whole(run: Path, warn: Any) -> Path | None:
             return folder
         warn(f"{folder}: damaged checkpoint ({damage}), going back to the one before")
     return None
-
-
-def restore(
-    folder: Path,
-    model: Vatt,
-    loss: TriModalLoss,
-    optimiser: torch.optim.Optimizer,
-    harmonizer: Harmonizer | None,
-) -> int:
-    """Put a checkpoint's state back; returns its step."""
-    model.load_state_dict(load_file(folder / WEIGHTS))
-    state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-    loss.load_state_dict(state["loss"])
-    optimiser.load_state_dict(state["optimiser"])
-    if harmonizer is not None:
-        harmonizer.load_state_dict(state["harmonizer"])
-    step: int = read_manifest(folder)["step"]
-    return step

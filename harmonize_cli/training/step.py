@@ -1,10 +1,11 @@
 """One step's gradients: plain, or harmonized."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from harmonize_cli.harmony import Harmonizer, HarmonyReport
 from harmonize_cli.models.vatt import Vatt
@@ -37,11 +38,14 @@ class Gradients:
         harmonizer: Harmonizer | None,
         *,
         precision: str = "fp32",
+        accumulate: int = 1,
         observe_every: int = 0,
     ) -> None:
         self.model, self.loss, self.harmonizer = model, loss, harmonizer
-        self.observe_every = observe_every
+        self.accumulate, self.observe_every = accumulate, observe_every
         self.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        device = next(model.parameters()).device.type
+        self.scaler = GradScaler(device, enabled=precision == "fp16")
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Everything that is trained."""
@@ -49,32 +53,74 @@ class Gradients:
         yield from self.loss.parameters()
 
     def __call__(self, batch: Batch, step: int) -> Outcome:
-        """Gradients of `step` (from 0) on this rank's `batch`."""
-        harmonize = self.harmonizer is not None and (not self.observe_every or step % self.observe_every == 0)
-        return self._harmonized(batch, step) if harmonize else self._plain(batch)
+        """Gradients of `step` (from 0) on this rank's `batch`; with fp16 they are still scaled."""
+        harmonize = self.harmonizer is not None and (
+            not self.observe_every or (step + 1) % self.observe_every == 0
+        )
+        parts = batch.split(self.accumulate) if self.accumulate > 1 else [batch]
+        outcomes = []
+        for k, part in enumerate(parts):
+            last = k == len(parts) - 1
+            make = partial(self._harmonized, step=step) if harmonize else self._plain
+            outcomes.append(make(part, last=last))
+        return outcomes[0] if len(outcomes) == 1 else joined(outcomes)
 
-    def _plain(self, batch: Batch) -> Outcome:
+    def _plain(self, batch: Batch, *, last: bool) -> Outcome:
         _, terms = self._forward(batch)
-        torch.autograd.backward([term.value for term in terms.values()])
-        sum_gradients(self.parameters())
+        torch.autograd.backward([self.scaler.scale(term.value) for term in terms.values()])
+        if last:
+            sum_gradients(self.parameters())
         return Outcome(terms, None)
 
-    def _harmonized(self, batch: Batch, step: int) -> Outcome:
+    def _harmonized(self, batch: Batch, *, step: int, last: bool) -> Outcome:
         assert self.harmonizer is not None
         with self.harmonizer.record():
             pooled, terms = self._forward(batch)
-        losses = {name: term.value for name, term in terms.items()}
-        valid = {name: term.valid for name, term in terms.items()}
-        return Outcome(terms, self.harmonizer.backward(losses, pooled, step=step, valid=valid))
+        report = self.harmonizer.backward(
+            {name: term.value for name, term in terms.items()},
+            pooled,
+            step=step,
+            valid={name: term.valid for name, term in terms.items()},
+            scaler=self.scaler,
+            reduce=last,
+        )
+        return Outcome(terms, report)
 
     def _forward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Term]]:
         with torch.autocast(batch.groups.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             pooled = self.model.encode(batch.inputs)
-            return pooled, self._terms(pooled, batch)
-
-    def _terms(self, pooled: Mapping[str, Tensor], batch: Batch) -> dict[str, Term]:
-        embeddings = self.model.heads(pooled)
+            embeddings = self.model.heads(pooled)
         terms: dict[str, Term] = self.loss(
             embeddings, batch.present, batch.text_present, batch.groups, batch.texts
         )
-        return terms
+        share = 1 / self.accumulate
+        if share != 1:
+            terms = {name: replace(term, value=term.value * share) for name, term in terms.items()}
+        return pooled, terms
+
+
+def joined(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcome of a batch that was made in parts."""
+
+    def term(name: str) -> Term:
+        parts = [outcome.terms[name] for outcome in outcomes]
+        return Term(
+            torch.stack([part.value.detach() for part in parts]).sum(),
+            torch.cat([part.per_sample for part in parts]),
+            torch.cat([part.valid for part in parts]),
+        )
+
+    reports = [outcome.report for outcome in outcomes if outcome.report is not None]
+    report = _one_report(reports) if reports else None
+    return Outcome({name: term(name) for name in outcomes[0].terms}, report)
+
+
+def _one_report(reports: Sequence[HarmonyReport]) -> HarmonyReport:
+    return replace(
+        reports[-1],
+        gram=torch.cat([report.gram for report in reports]),
+        cosine=torch.cat([report.cosine for report in reports]),
+        weights=torch.cat([report.weights for report in reports]),
+        kept=torch.cat([report.kept for report in reports]),
+        seconds=sum(report.seconds for report in reports),
+    )

@@ -232,7 +232,7 @@ def test_mismatched_patches_are_named():
         build(video_patch=(9, 8, 8))
     with pytest.raises(BadInput, match="two numbers"):
         build(audio_patch=16)
-    with pytest.raises(BadInput, match="30 bins|30, but"):
+    with pytest.raises(BadInput, match="5x30, but clips have 50"):
         build(audio_patch=(5, 30))
 
 

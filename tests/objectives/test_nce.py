@@ -12,23 +12,23 @@ from harmonize_cli.objectives.nce import mil_nce, nce
 from harmonize_cli.objectives.trimodal import TriModalLoss
 
 
-def loop(video, partner, tau, video_mask, partner_mask, ignored=lambda i, j: False, symmetric=False):
+def loop(video, partner, tau, *, video_mask, partner_mask, ignored, symmetric):
     """loss_i as in docs: one exponential at a time; None where a sample has no loss."""
     B, C, _ = partner.shape
 
-    def s(j, i, l):
-        cos = torch.dot(video[j], partner[i, l]) / (video[j].norm() * partner[i, l].norm())
+    def s(j, i, c):
+        cos = torch.dot(video[j], partner[i, c]) / (video[j].norm() * partner[i, c].norm())
         return math.exp(float(cos) / tau)
 
     losses = []
     for i in range(B):
-        own = [s(i, i, l) for l in range(C) if partner_mask[i, l]]
+        own = [s(i, i, c) for c in range(C) if partner_mask[i, c]]
         if not own or not video_mask[i]:
             losses.append(None)
             continue
         others = [j for j in range(B) if j == i or not ignored(i, j)]
-        row = sum(s(i, j, l) for j in others for l in range(C) if partner_mask[j, l])
-        col = sum(s(j, i, l) for j in others if video_mask[j] for l in range(C) if partner_mask[i, l])
+        row = sum(s(i, j, c) for j in others for c in range(C) if partner_mask[j, c])
+        col = sum(s(j, i, c) for j in others if video_mask[j] for c in range(C) if partner_mask[i, c])
         if symmetric:
             losses.append(math.log(row) + math.log(col) - 2 * math.log(sum(own)))
         else:
@@ -45,7 +45,7 @@ def loop(video, partner, tau, video_mask, partner_mask, ignored=lambda i, j: Fal
     same=st.sampled_from(["", "groups", "texts", "both"]),
 )
 @settings(max_examples=60, deadline=None)
-def test_equals_the_loop_over_pairs(seed, B, C, tau, symmetric, same):
+def test_equals_the_loop_over_pairs(*, seed, B, C, tau, symmetric, same):
     rng = torch.Generator().manual_seed(seed)
     video = torch.randn(B, 6, generator=rng, dtype=torch.float64)
     partner = torch.randn(B, C, 6, generator=rng, dtype=torch.float64)
@@ -56,9 +56,9 @@ def test_equals_the_loop_over_pairs(seed, B, C, tau, symmetric, same):
 
     def ignored(i, j):
         shared = texts is not None and any(
-            texts[i, k] == texts[j, l] and partner_mask[i, k] and partner_mask[j, l]
+            texts[i, k] == texts[j, n] and partner_mask[i, k] and partner_mask[j, n]
             for k in range(C)
-            for l in range(C)
+            for n in range(C)
         )
         return (groups is not None and groups[i] == groups[j]) or shared
 
@@ -72,7 +72,15 @@ def test_equals_the_loop_over_pairs(seed, B, C, tau, symmetric, same):
         texts=texts,
         symmetric=symmetric,
     )
-    want = loop(video, partner, tau, video_mask, partner_mask, ignored, symmetric)
+    want = loop(
+        video,
+        partner,
+        tau,
+        video_mask=video_mask,
+        partner_mask=partner_mask,
+        ignored=ignored,
+        symmetric=symmetric,
+    )
     for i, value in enumerate(want):
         assert bool(term.valid[i]) == (value is not None)
         assert float(term.per_sample[i]) == pytest.approx(value or 0.0, rel=1e-9, abs=1e-9)
@@ -148,4 +156,4 @@ def test_learned_temperature_has_a_gradient():
     present = {m: torch.ones(4, dtype=torch.bool) for m in ("video", "audio")}
     loss(emb, present, None)["va"].value.backward()
     assert loss.tau["va"].log_tau.grad.abs() > 0
-    assert not list(p for p in TriModalLoss(LossConfig()).parameters() if p.requires_grad)
+    assert not [p for p in TriModalLoss(LossConfig()).parameters() if p.requires_grad]
