@@ -75,7 +75,13 @@ class ClipModel:
         bf16 = config.precision == "bf16" or (config.precision == "auto" and self.device.type == "cuda")
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         self.model.to(self.device, self.dtype)
-        self.tokenizer: Any = open_clip.get_tokenizer(model_name)
+        try:
+            self.tokenizer: Any = open_clip.get_tokenizer(model_name)
+        except OSError as e:
+            raise BadInput(
+                f"open_clip:{name}: its tokenizer is not on this machine ({_first_line(e)}); "
+                "allow the download with --allow-download"
+            ) from e
         size = self.model.visual.image_size
         self.size: tuple[int, int] = (size, size) if isinstance(size, int) else (size[0], size[1])
         shape = (3, 1, 1)
