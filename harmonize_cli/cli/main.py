@@ -12,6 +12,7 @@ from harmonize_cli.cli import (
     config,
     curriculum,
     demo,
+    doctor,
     extract,
     eval,
     pretrain,
@@ -31,6 +32,7 @@ app.command("extract")(extract.extract)
 app.command("pretrain")(pretrain.pretrain)
 app.add_typer(curriculum.app, name="curriculum")
 app.add_typer(eval.app, name="eval")
+app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
 
