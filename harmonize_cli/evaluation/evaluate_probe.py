@@ -13,10 +13,14 @@ from numpy.typing import NDArray
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation import probe as probing
 from harmonize_cli.evaluation.classifiers.base import Classifier
+from harmonize_cli.evaluation.classifiers.knn import Neighbours
 from harmonize_cli.evaluation.classifiers.logistic import Logistic
-from harmonize_cli.evaluation.embed import window_features
+from harmonize_cli.evaluation.classifiers.lowrank import LowRank
+from harmonize_cli.evaluation.classifiers.svm import Svm
+from harmonize_cli.evaluation.confusion import confusion, draw_confusion
+from harmonize_cli.evaluation.embed import device_of, window_features
 from harmonize_cli.evaluation.protocols import ProbeProtocol
-from harmonize_cli.evaluation.results import Result, intervals
+from harmonize_cli.evaluation.results import Result, intervals, verified_sidecar
 from harmonize_cli.evaluation.splits import coverage, label_column, parts_of
 from harmonize_cli.evaluation.stage import Options, Queries, finish, place, provenance
 from harmonize_cli.evaluation.statistics import Interval
@@ -93,14 +97,13 @@ def evaluate_probe(
                 )
                 for windows in (protocol.train_windows, protocol.test_windows)
             )
-            found = []
-            classes = 0
+            found, class_names = [], []
             for part in parts:
-                labels, class_names = probing.number_labels(names, part.train)
-                classes = max(classes, len(class_names))
+                labels, known_names = probing.number_labels(names, part.train)
+                class_names.append(known_names)
                 found.append(
                     probing.run_part(
-                        build_classifier(protocol),
+                        build_classifier(protocol, str(device_of(loaded))),
                         part,
                         labels,
                         train=train_side,
@@ -109,6 +112,9 @@ def evaluate_probe(
                     )
                 )
                 notes.append(f"{modality}, {part.name}: {_facts(found[-1].facts)}")
+            classes = max(map(len, class_names))
+            matrix, all_names = confusion(found, class_names)
+            queries[f"{modality}/confusion"], queries[f"{modality}/classes"] = matrix, np.asarray(all_names)
             values, per_query = probing.metrics_of(
                 found,
                 classes,
@@ -123,12 +129,43 @@ def evaluate_probe(
             queries.update({f"{modality}/{name}": value for name, value in per_query.items()})
         return replace(result, metrics=intervals(metrics), chance=chance, notes=notes), queries
 
-    return finish(result, work, place(loaded, options, result), overwrite=options.overwrite)
+    done, path = finish(result, work, place(loaded, options, result), overwrite=options.overwrite)
+    _draw(done, path)
+    return done, path
 
 
-def build_classifier(protocol: ProbeProtocol) -> Classifier:
+def _draw(result: Result, path: Path) -> None:
+    """The confusion matrices beside the result, from the values kept with it."""
+    file = verified_sidecar(path, result)
+    if file is None:
+        return
+    with np.load(file, allow_pickle=False) as queries:
+        for name in queries.files:
+            modality, _, what = name.rpartition("/")
+            if what == "confusion":
+                draw_confusion(
+                    queries[name],
+                    queries[f"{modality}/classes"].tolist(),
+                    path.with_suffix(f".{modality}.png"),
+                    title=f"{modality}, {result.protocol['name']}, {result.split}",
+                )
+
+
+def build_classifier(protocol: ProbeProtocol, device: str = "cpu") -> Classifier:
     """The classifier that `protocol` names, unfitted."""
-    return Logistic(protocol.c, folds=protocol.inner_folds, scaling=protocol.scaling)
+    if protocol.classifier == "svm":
+        return Svm(protocol.c, folds=protocol.inner_folds, scaling=protocol.scaling)
+    if protocol.classifier == "low-rank":
+        return LowRank(steps=protocol.steps, scaling=protocol.scaling, seed=protocol.seed, device=device)
+    if protocol.classifier == "neighbours":
+        return Neighbours(protocol.neighbours, tau=protocol.tau, device=device)
+    return Logistic(
+        protocol.c,
+        folds=protocol.inner_folds,
+        scaling=protocol.scaling,
+        solver=protocol.solver,
+        device=device,
+    )
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harmonize_cli.config import StageConfig, load_config
 from harmonize_cli.errors import BadInput
@@ -54,8 +54,8 @@ class ProbeProtocol(StageConfig):
 
     name: str = "logistic"
     """Shown in results."""
-    classifier: Literal["logistic"] = "logistic"
-    """What is trained on the features."""
+    classifier: Literal["logistic", "svm", "low-rank", "neighbours"] = "logistic"
+    """Logistic regression; linear SVM, one against the rest; VATT's low-rank softmax; weighted k-NN."""
     train_windows: int = Field(default=1, ge=1, le=100)
     """Windows of a training clip, each one example; 1 is the middle one."""
     test_windows: int = Field(default=4, ge=1, le=100)
@@ -63,14 +63,40 @@ class ProbeProtocol(StageConfig):
     scaling: Literal["standard", "l2", "none"] = "standard"
     """Of features: mean and deviation of the training part, rows to unit length, or as they are."""
     c: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-    """C of logistic regression (and of the linear SVM); several values are chosen from by folds inside the
-    training part."""
+    """C of logistic regression and of the SVM; several values are chosen from by folds inside the training
+    part."""
     inner_folds: int = Field(default=5, ge=2, le=20)
     """Folds of that choice; samples of one group stay together."""
+    solver: Literal["auto", "sklearn", "torch"] = "auto"
+    """Of logistic regression: scikit-learn, the torch solver (same optimum), or by the size of the set."""
+    neighbours: int = Field(default=20, ge=1)
+    """k of k-NN."""
+    tau: float = Field(default=0.07, gt=0)
+    """Temperature of k-NN's votes."""
+    steps: int = Field(default=50_000, ge=1)
+    """Adam steps of the low-rank classifier."""
+    seed: int = 0
+    """Start and order of the low-rank classifier."""
+
+    @model_validator(mode="after")
+    def _some_c(self) -> ProbeProtocol:
+        if not self.c or min(self.c) <= 0:
+            raise ValueError("c: at least one value, all above 0")
+        return self
 
 
-PROBES: dict[str, ProbeProtocol] = {"logistic": ProbeProtocol()}
-
+_MMV = {"classifier": "svm", "train_windows": 10, "test_windows": 10}
+PROBES: dict[str, ProbeProtocol] = {
+    "logistic": ProbeProtocol(),
+    # VATT: middle clip in training, four windows in test, softmax averaged, features as they are
+    "vatt": ProbeProtocol(name="vatt", classifier="low-rank", scaling="none"),
+    # the SVM that VATT's code has as a comment, after MMV's recipe
+    "vatt-svm": ProbeProtocol(name="vatt-svm", classifier="svm", c=(6e-5,)),
+    # MMV draws ten random augmented windows of a training clip; here they are linearly spaced
+    "mmv": ProbeProtocol.model_validate({"name": "mmv", **_MMV, "c": (1e-3,)}),
+    "mil-nce": ProbeProtocol.model_validate({"name": "mil-nce", **_MMV, "c": (100.0,), "scaling": "none"}),
+    "knn": ProbeProtocol(name="knn", classifier="neighbours"),
+}
 ProtocolT = TypeVar("ProtocolT", RetrievalProtocol, ProbeProtocol)
 
 

@@ -30,7 +30,20 @@ def test_split_store(small_store, small_run):
     assert any(note.startswith("audio, test: C ") for note in result.notes)
     with np.load(path.parent / result.queries["file"]) as queries:
         assert "s014" not in queries["audio/id"]
+        matrix = queries["video/confusion"]
+        assert matrix.sum() == 12
+        assert matrix.trace() / 12 == pytest.approx(result.metrics["video/top-1"]["value"])
+        assert queries["video/classes"].tolist() == ["class 0", "class 1", "class 2"]
         assert queries["video/top-1"].mean() == pytest.approx(result.metrics["video/top-1"]["value"])
+
+
+def test_confusion_matrix_is_a_picture(small_store, small_run):
+    from PIL import Image
+
+    _, path = evaluate_probe(load_model(small_run), small_store, LOGISTIC, options=QUICK)
+    with Image.open(path.with_suffix(".video.png")) as picture:
+        assert min(picture.size) > 300
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 10
 
 
 def test_folds_judge_every_sample_once(tmp_path):

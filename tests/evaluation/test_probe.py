@@ -6,7 +6,7 @@ import pytest
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.classifiers.base import Scaler
 from harmonize_cli.evaluation.classifiers.choose import choose, inner_folds
-from harmonize_cli.evaluation.classifiers.logistic import Logistic, fit_path
+from harmonize_cli.evaluation.classifiers.logistic import Logistic, sklearn_path
 from harmonize_cli.evaluation.probe import Judged, Part, metrics_of, number_labels, run_part, top_k
 
 
@@ -74,7 +74,7 @@ def test_inner_folds_scale_with_their_own_training_rows():
 
     def path(inside, labels, grid):
         seen.append(inside)
-        return fit_path(inside, labels, grid, 3)
+        return sklearn_path(inside, labels, grid, 3)
 
     choose(x, y, np.arange(len(x)), grid=[0.1, 1.0], scaling="standard", path=path, folds=3)
     assert len(seen) == 3
@@ -108,7 +108,7 @@ def choose_accuracy(x, y, groups):
         groups,
         grid=[0.01, 10.0],
         scaling="standard",
-        path=lambda a, b, g: fit_path(a, b, g, 2),
+        path=lambda a, b, g: sklearn_path(a, b, g, 2),
         folds=5,
     )
 
@@ -140,7 +140,7 @@ def test_a_probe_that_says_the_same_of_all_classes_hits_nothing():
 
 def test_two_classes_and_a_class_missing_from_a_fold():
     x, y = blobs(n=40, classes=2)
-    score = next(fit_path(x, y, [1.0], 4))
+    score = next(sklearn_path(x, y, [1.0], 4))
     assert score(x).shape == (40, 4)
     assert score(x).sum(axis=1) == pytest.approx(1)
     from sklearn.linear_model import LogisticRegression

@@ -1,0 +1,50 @@
+"""Which class is taken for which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmonize_cli.evaluation.probe import Judged
+from harmonize_cli.files import atomic_path
+
+MOST_NAMES = 60
+
+
+def confusion(parts: Sequence[Judged], names: Sequence[Sequence[str]]) -> tuple[NDArray[np.int64], list[str]]:
+    """Counts [C, C] of true class (row) and guessed class (column), over all parts.
+
+    Args:
+        names: class names of each part, by its class numbers; parts may know different classes.
+    """
+    known = sorted({name for part in names for name in part})
+    place = {name: i for i, name in enumerate(known)}
+    counts = np.zeros((len(known), len(known)), dtype=np.int64)
+    for part, own in zip(parts, names, strict=True):
+        where = np.asarray([place[name] for name in own])
+        inside = part.truth >= 0  # a class that training never saw has no row
+        np.add.at(counts, (where[part.truth[inside]], where[part.scores[inside].argmax(axis=1)]), 1)
+    return counts, known
+
+
+def draw_confusion(counts: NDArray[np.int64], names: Sequence[str], file: Path, *, title: str) -> None:
+    """A picture of the shares of each true class, with names where they can be read."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = float(np.clip(0.28 * len(names) + 2.5, 4, 16))
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+    axes.set(title=title, xlabel="guessed class", ylabel="true class")
+    if len(names) <= MOST_NAMES:
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    with atomic_path(file) as tmp:
+        figure.savefig(tmp, format="png", dpi=120)
