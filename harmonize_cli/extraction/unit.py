@@ -1,8 +1,10 @@
 """One unit of work: its videos decoded, encoded and written to one shard."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy.typing as npt
 from harmonize_cli.encoders.base import Encoder, FrameEncoder, SoundEncoder, TextEncoder
 from harmonize_cli.encoders.registry import build_encoders
 from harmonize_cli.encoders.tokens import Tokens, Vocab, clean_words
+from harmonize_cli.extraction.ahead import run_ahead
 from harmonize_cli.extraction.batches import FrameBatcher
 from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.counts import Counts
@@ -68,25 +71,28 @@ class UnitRunner:
         """Write the shard of `unit`; `each` is called after every sample."""
         counts = Counts()
         compression = None if self.job.config.compression == "none" else self.job.config.compression
-        with ShardWriter(
-            path,
-            self.features,
-            attrs=self.job.attrs,
-            vocab=self._vocab.words if self._vocab else None,
-            compression=compression,
-            overwrite=overwrite,
-        ) as shard:
-            for sample in self.samples(unit.groups):
+        with (
+            ShardWriter(
+                path,
+                self.features,
+                attrs=self.job.attrs,
+                vocab=self._vocab.words if self._vocab else None,
+                compression=compression,
+                overwrite=overwrite,
+            ) as shard,
+            closing(self.samples(unit.groups)) as samples,
+        ):
+            for sample in samples:
                 shard.add(sample)
                 counts.add(sample)
                 each()
         return counts
 
-    def samples(self, groups: Sequence[FileGroup]) -> Iterator[Sample]:
+    def samples(self, groups: Sequence[FileGroup]) -> Generator[Sample, None, None]:
         """All samples of some groups, batched across them."""
         batcher = FrameBatcher([e for e in self._frames if e.batch])
-        for group in groups:
-            for sample, frames in self._group(group):
+        with closing(run_ahead(partial(self._group, group) for group in groups)) as done:
+            for sample, frames in done:
                 yield from batcher.add(sample, frames)
         yield from batcher.flush()
 
