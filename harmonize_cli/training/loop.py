@@ -86,9 +86,11 @@ def train(job: Job, stop: StopOnSignal) -> int:
             with pace.pause():
                 if job.validates and (done % config.validation.every == 0 or done == job.steps):
                     saved = validated(job, done, log)
-                if done % config.checkpoint.every == 0 and saved != done:
-                    job.save(done)
+                if done % config.checkpoint.every == 0:
+                    if saved != done:
+                        job.save(done)
                     saved = done
+                    losses.reset()  # so that a resumed run logs the same means
         if saved != done or done == 0:
             job.save(done)
     return done

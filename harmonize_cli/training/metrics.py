@@ -92,8 +92,12 @@ class MeanLosses:
         found: dict[str, Any] = {"loss": table[0][0] / self._steps}
         for name, (total, count) in zip(names[1:], table[1:], strict=True):
             found[f"loss_{name}"] = total / count if count else None
-        self._sums, self._steps = {}, 0
+        self.reset()
         return found
+
+    def reset(self) -> None:
+        """Forget what was added."""
+        self._sums, self._steps = {}, 0
 
 
 def _finite(value: Any) -> Any:

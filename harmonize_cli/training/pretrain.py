@@ -157,6 +157,7 @@ def make_job(
     def mark_best(folder: Path) -> None:
         if rank() == 0:
             point(run, "best", folder)
+            prune(run, config.checkpoint.keep)
 
     def validate(step: int) -> dict[str, float]:
         with state.ema.applied() if state.ema else nullcontext():

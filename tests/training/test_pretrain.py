@@ -1,0 +1,251 @@
+"""Whole runs: they learn, stop, go on, refuse what they can't use."""
+
+import json
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.models.checkpoint import list_checkpoints, load_model
+from harmonize_cli.store.reader import Store
+from harmonize_cli.training.config import PretrainConfig
+from harmonize_cli.training.pretrain import pretrain
+from harmonize_cli.training.run_folder import read_metrics
+
+SMALL = {"width": 32, "heads": 2, "layers": 2, "feedforward": 64, "head": {"va": 32, "vt": 16}}
+
+
+def config(**more) -> PretrainConfig:
+    model = {**SMALL, **more.pop("model", {})}
+    values = {"batch": 16, "steps": 12, "log_every": 4, "optim": {"lr": 2e-3}, "model": model}
+    return PretrainConfig.model_validate(values | more)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "last" / "weights.safetensors")
+
+
+def same(a: Path, b: Path) -> bool:
+    one, two = weights(a), weights(b)
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_run_learns_and_leaves_a_whole_folder(store_path, tmp_path):
+    run = tmp_path / "run"
+    done = pretrain(
+        store_path,
+        run,
+        config(
+            steps=150,
+            validation={"split": "test", "every": 50},
+            checkpoint={"every": 40, "keep": 2},
+            harmonize={"log_every": 10},
+        ),
+    )
+    assert (done.steps, done.planned, done.clips) == (150, 150, 2400)
+    lines = read_metrics(run)
+    losses = [line["loss_va"] for line in lines if "loss_va" in line]
+    assert losses[-1] < losses[0] - 0.5
+    scores = {line["step"]: line["val/score"] for line in lines if "val/score" in line}
+    assert list(scores) == [50, 100, 150]
+    assert scores[150] > 0.6  # chance: 10 of 24
+    assert any("conflict_share" in line for line in lines)
+    names = {path.name for path in run.iterdir()}
+    assert names >= {"config.yaml", "versions.json", "metrics.jsonl", "vocab.json", "last", "best"}
+    assert (run / "last").resolve().name == "step-00000150"
+    best = max(scores, key=lambda step: scores[step])
+    assert (run / "best").resolve().name == f"step-{best:08d}"
+    kept = {path.name for path in list_checkpoints(run)}
+    assert kept == {"step-00000120", "step-00000150", f"step-{best:08d}"}
+    loaded = load_model(run, "best")
+    assert loaded.step == best
+    assert not loaded.model.training
+    assert loaded.specs["video"].row_shape == (16, 16, 1)
+    assert (
+        json.loads((run / "versions.json").read_text())["store_hash"] == Store.open(store_path).content_hash
+    )
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"harmonize": {"mode": "both"}, "model": {"dropout": 0.2, "drop_token": 0.3}},
+        {"harmonize": {"mode": "realign", "rule": "gradvac:ema", "scope": "representation"}, "ema": 0.9},
+        {"harmonize": {"mode": "curriculum", "scope": "all", "control": "shuffled"}, "precision": "bf16"},
+        {
+            "accumulate": 2,
+            "loss": {"learn_temperature": True, "at": 0.5},
+            "optim": {"name": "adamw", "clip": 1},
+        },
+    ],
+    ids=["both", "gradvac-ema", "control-bf16", "accumulate"],
+)
+def test_a_resumed_run_ends_with_the_same_weights(store_path, tmp_path, more):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    settings = config(checkpoint={"every": 5, "keep": 9}, **more)
+    pretrain(store_path, whole, settings)
+    shutil.copytree(whole, cut, symlinks=True)
+    for name in ("step-00000010", "step-00000012"):  # as if killed at step 9, with metrics already ahead
+        shutil.rmtree(cut / "checkpoints" / name)
+    with (cut / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 13, "lo')
+    done = pretrain(store_path, cut)
+    assert (done.steps, done.clips) == (12, 7 * 16)
+    assert same(whole, cut)
+    strip = re.compile(r'"(clips_per_s|wait_share|seconds|harmony_seconds)": [^,}]+')
+    one, two = ((p / "metrics.jsonl").read_text() for p in (whole, cut))
+    assert strip.sub("", one) == strip.sub("", two)
+
+
+def test_sigterm_saves_and_the_run_goes_on(store_path, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    pretrain(store_path, whole, config())
+
+    class Stopper:
+        def record(self, step, epoch, batch, terms, report):
+            if step == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def flush(self, step):
+            self.flushed = step
+
+        def rewind(self, step):
+            pass
+
+    stopper = Stopper()
+    done = pretrain(store_path, cut, config(), recorders=[stopper])
+    assert done.steps == stopper.flushed < 12
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert pretrain(store_path, cut).steps == 12
+    assert same(whole, cut)
+
+
+def test_a_damaged_last_checkpoint_is_passed_over(store_path, tmp_path, capsys):
+    run, again = tmp_path / "run", tmp_path / "again"
+    pretrain(store_path, run, config(checkpoint={"every": 5, "keep": 3}))
+    shutil.copytree(run, again, symlinks=True)
+    file = again / "checkpoints/step-00000012/weights.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(BadInput, match=r"damaged checkpoint \(weights.safetensors differs"):
+        load_model(again)
+    done = pretrain(store_path, again)
+    assert done.clips == 2 * 16
+    assert "step-00000012: damaged checkpoint" in capsys.readouterr().err
+    assert same(run, again)
+
+
+def test_recorders_see_every_sample_and_loss(store_path, tmp_path):
+    seen = []
+
+    class Watcher:
+        def record(self, step, epoch, batch, terms, report):
+            assert report.gram.shape == (16, 2, 2)
+            seen.append((step, epoch, batch.ids, terms["va"].per_sample, terms["va"].valid))
+
+        def flush(self, step):
+            seen.append(("flush", step))
+
+        def rewind(self, step):
+            seen.append(("rewind", step))
+
+    pretrain(
+        store_path, tmp_path / "run", config(steps=6, harmonize={"mode": "realign"}), recorders=[Watcher()]
+    )
+    assert seen[0] == ("rewind", 0)
+    assert seen[-1] == ("flush", 6)
+    steps = seen[1:-1]
+    assert [s[0] for s in steps] == [1, 2, 3, 4, 5, 6]
+    assert [s[1] for s in steps] == [0, 0, 0, 0, 1, 1]  # 72 samples, 4 batches an epoch
+    assert (steps[0][3][steps[0][4]] > 0.69).all()
+
+
+def test_missing_sound_and_text_count_for_nothing(store_path, tmp_path):
+    """A run must not depend on what is stored in the place of an absent modality, nor crash without any."""
+    pretrain(store_path, tmp_path / "run", config(steps=4, harmonize={"mode": "both"}))
+    assert all(v.isfinite().all() for v in weights(tmp_path / "run").values() if v.is_floating_point())
+    assert read_metrics(tmp_path / "run")[0]["undefined_share"] > 0
+
+
+def test_non_finite_steps_are_left_out_and_written_down(store_path, tmp_path, monkeypatch):
+    from harmonize_cli.errors import HarmonizeError
+    from harmonize_cli.store import batches
+
+    original = batches.StoreDataset._cut
+
+    def poisoned(self, index, position, rng):
+        item = original(self, index, position, rng)
+        if self._ids[index] == "clip010":
+            item.arrays["audio"][:] = float("nan")
+        return item
+
+    monkeypatch.setattr(batches.StoreDataset, "_cut", poisoned)
+    run = tmp_path / "run"
+    pretrain(store_path, run, config(steps=8, harmonize={"mode": "realign"}))
+    noted = [json.loads(line) for line in (run / "bad_steps.jsonl").read_text().splitlines()]
+    assert len(noted) in (1, 2)
+    assert all("clip010" in line["ids"] for line in noted)
+    assert all(v.isfinite().all() for v in weights(run).values() if v.is_floating_point())
+    with pytest.raises(HarmonizeError, match="without a finite gradient"):
+        pretrain(store_path, tmp_path / "other", config(steps=20, max_bad_steps=1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 80}, "only 72 to train on"),
+        ({"data": {"split": "dev"}}, "no split 'dev'"),
+        ({"validation": {"split": "dev"}}, "validation.split: .*no split 'dev'"),
+        ({"inputs": {"video": {"key": "video/clip"}}}, "no feature 'video/clip'"),
+        ({"inputs": {"video": {"use": False}}}, "the losses need va"),
+        ({"inputs": {"audio": {"use": False}}, "harmonize": {"mode": "both"}}, "compares two losses"),
+        ({"harmonize": {"mode": "realign", "rule": "magic"}}, "'magic'"),
+        ({"harmonize": {"mode": "realign", "scope": "trunk"}}, "no recorded layer matches"),
+        ({"device": "cuda:7"}, "cuda:7 is not there"),
+        ({"device": "tpu0"}, "'tpu0'"),
+    ],
+)
+def test_what_cannot_work_is_named(store_path, tmp_path, change, message):
+    with pytest.raises(BadInput, match=message):
+        pretrain(store_path, tmp_path / "run", config(**change))
+
+
+def test_run_folders_are_not_overwritten_and_must_exist_to_resume(store_path, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(BadInput, match="no run to resume"):
+        pretrain(store_path, run)
+    with pytest.raises(BadInput, match="no such run folder"):
+        load_model(run)
+    pretrain(store_path, run, config(steps=1))
+    with pytest.raises(BadInput, match="holds a run already"):
+        pretrain(store_path, run, config(steps=1))
+    with pytest.raises(BadInput, match="no checkpoint 'best'; it has step-00000001"):
+        load_model(run, "best")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").touch()
+    with pytest.raises(BadInput, match="is no run folder"):
+        pretrain(store_path, other, config())
+    with pytest.raises(BadInput, match="it has none"):
+        load_model(other)
+
+
+def test_one_loss_is_enough(store_path, tmp_path):
+    pretrain(store_path, tmp_path / "run", config(steps=2, inputs={"text": {"use": False}}))
+    loaded = load_model(tmp_path / "run")
+    assert list(loaded.specs) == ["video", "audio"]
