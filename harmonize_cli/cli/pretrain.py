@@ -16,6 +16,7 @@ On several processes or machines: torchrun --nproc-per-node 8 -m harmonize_cli p
 
 def pretrain(
     store: Annotated[Path, typer.Argument(help="Store that `harmonize extract` made.", show_default=False)],
+    *,
     out: Annotated[Path, typer.Option("-o", "--out", help="Run folder.", show_default=False)],
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file.")] = None,
     overrides: Annotated[

@@ -1,0 +1,51 @@
+"""Started by tests in processes of its own: a run that may kill itself.
+
+python run_worker.py STORE RUN CONFIG.json|resume [--kill-at STEP | --kill-after SECONDS]
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import torch
+
+from harmonize_cli.training.config import PretrainConfig
+from harmonize_cli.training.pretrain import pretrain
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KillAt:
+    """A recorder that ends the process, without any goodbye, inside step `step`."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def record(self, step, epoch, batch, terms, report) -> None:
+        if step == self.step:
+            die()
+
+    def flush(self, step) -> None: ...
+
+    def rewind(self, step) -> None: ...
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    store, run, config = sys.argv[1:4]
+    recorders = []
+    if "--kill-at" in sys.argv:
+        recorders = [KillAt(int(sys.argv[sys.argv.index("--kill-at") + 1]))]
+    if "--kill-after" in sys.argv:
+        seconds = float(sys.argv[sys.argv.index("--kill-after") + 1])
+        # the clock starts with training, not with the imports
+        threading.Timer(seconds, die).start()
+    settings = (
+        None if config == "resume" else PretrainConfig.model_validate(json.loads(Path(config).read_text()))
+    )
+    pretrain(Path(store), Path(run), settings, recorders=recorders)
