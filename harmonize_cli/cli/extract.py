@@ -23,6 +23,8 @@ class Mode(StrEnum):
 
     incremental = "incremental"
     overwrite = "overwrite"
+    extend = "extend"
+    retry_failed = "retry-failed"
 
 
 def extract(
@@ -55,7 +57,13 @@ def extract(
         bool, typer.Option("--allow-outside", help="Let paths of the manifest leave the root.")
     ] = False,
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes.")] = 1,
-    mode: Annotated[Mode, typer.Option(help="incremental: go on; overwrite: start anew.")] = Mode.incremental,
+    mode: Annotated[
+        Mode,
+        typer.Option(
+            help="incremental: go on where it stopped; overwrite: start anew; extend: add the features of "
+            "encoders that the store lacks; retry-failed: try failed samples again."
+        ),
+    ] = Mode.incremental,
     shard: Annotated[
         str | None, typer.Option(help="I/N: this is job I of N on the same store (counted from 0).")
     ] = None,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.extraction.config import Mode
+from harmonize_cli.extraction.tasks import copies
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec
 from harmonize_cli.store.writer import ShardWriter
@@ -69,6 +70,10 @@ class Output:
         """Samples that need no work."""
         return {sample for store in self.stores() for sample in store.ids}
 
+    def shards(self) -> list[Path]:
+        """The files of what is there."""
+        return [path for store in self.stores() for path in store.shards]
+
     def part(self, index: int) -> Path:
         """A free name for the shard of unit `index`. Other units never get it, so jobs don't collide."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -78,6 +83,20 @@ class Output:
         for left in self.folder.glob(f"{path.name}.*.tmp"):
             left.unlink(missing_ok=True)  # of a run that was killed
         return path
+
+    @property
+    def growing(self) -> Path:
+        """Where the extended shards of a folder wait until all of them are there."""
+        return self.out.with_name(self.out.name + ".extending")
+
+    def swap(self) -> None:
+        """Put the extended shards in the place of the old ones."""
+        if not self.growing.is_dir():
+            return
+        old = self.out.with_name(self.out.name + ".old")
+        self.out.rename(old)
+        self.growing.rename(self.out)
+        shutil.rmtree(old)
 
     def finish(self) -> None:
         """Put a single file together, if that is what was asked for."""
@@ -89,10 +108,7 @@ class Output:
             self.out, list(first.features.values()), attrs=first.attrs, vocab=first.vocab, overwrite=True
         ) as shard:
             for store in stores:
-                for i in range(len(store)):
-                    sample = store.sample(i)
-                    for key in [k for k, spec in first.features.items() if spec.rate is None]:
-                        sample.times.pop(key, None)  # text candidates have no place in time
+                for sample in copies(store):
                     shard.add(sample)
         for store in stores:
             store.close()

@@ -18,8 +18,10 @@ from harmonize_cli.encoders.tokens import Vocab
 from harmonize_cli.errors import HarmonizeError
 from harmonize_cli.extraction.config import ExtractConfig, Mode
 from harmonize_cli.extraction.counts import Counts, ExtractReport
+from harmonize_cli.extraction.modes import extension, narrowed, retries
 from harmonize_cli.extraction.output import Output
-from harmonize_cli.extraction.plan import Unit, plan_units
+from harmonize_cli.extraction.plan import plan_units
+from harmonize_cli.extraction.tasks import Task, write_shard
 from harmonize_cli.extraction.unit import Job, UnitRunner
 from harmonize_cli.progress import progress
 
@@ -41,6 +43,8 @@ def extract(
     """Extract `rows` to the store `out`: a folder of shards, or one file if it ends in `.h5`.
 
     Complete shards that are there are kept and their samples skipped. Failing videos never stop the run.
+    Mode retry-failed makes samples with a failed modality once more; extend adds features of encoders that
+    the store lacks; overwrite starts anew.
 
     Raises:
         BadInput: `out` was made with other encoders or settings, or is no store.
@@ -49,32 +53,39 @@ def extract(
     options = options or RunOptions()
     started = time.monotonic()
     output = Output(out, options.mode)
+    if options.mode == "extend":
+        config, base = narrowed(config, output)
     words = _words(rows, config, output)
     job = Job(config, words, options.root, options.attrs or {}, _threads(config, options.workers))
     runner = UnitRunner(job)
-    output.check(runner.features)
-    done = output.done_ids()
     mine = [
         u for u in plan_units(rows, config.shard_samples) if u.index % options.share[1] == options.share[0]
     ]
-    todo = [left for unit in mine if (left := unit.without(done))]
+    if options.mode == "extend":
+        tasks = extension(base, rows, runner.features, output)
+    else:
+        output.check(runner.features)
+        tasks = retries(output, rows) if options.mode == "retry-failed" else []
+        done = output.done_ids()
+        tasks += [Task(left, output.part(u.index)) for u in mine if (left := u.without(done))]
     expected = sum(len(unit.ids) for unit in mine)
-    missing = sum(len(unit.ids) for unit in todo)
-    tasks = [(unit, output.part(unit.index)) for unit in todo]
+    todo = sum(len(task.unit.ids) for task in tasks)
     counts = Counts()
-    bar: tqdm[Any] = progress(desc="extract", total=expected, unit="clip", initial=expected - missing)
+    bar: tqdm[Any] = progress(desc="extract", total=expected, unit="clip", initial=max(0, expected - todo))
     with bar:
         if options.workers <= 1 or len(tasks) <= 1:
-            for unit, path in tasks:
-                counts.merge(runner.run(unit, path, each=bar.update))
+            for task in tasks:
+                counts.merge(write_shard(runner, task, bar.update))
         else:
             for found in _in_processes(job, tasks, options.workers):
                 counts.merge(found)
                 bar.update(found.samples)
                 bar.set_postfix(failed=counts.failed)
+    if options.mode == "extend":
+        output.swap()
     if options.share[1] == 1:
         output.finish()
-    return ExtractReport(out, counts, expected - missing, time.monotonic() - started, expected)
+    return ExtractReport(out, counts, max(0, expected - todo), time.monotonic() - started, expected)
 
 
 def _words(rows: Sequence[ManifestRow], config: ExtractConfig, output: Output) -> tuple[str, ...] | None:
@@ -99,7 +110,7 @@ def _threads(config: ExtractConfig, workers: int) -> int:
 _runner: UnitRunner | None = None
 
 
-def _run_in_worker(job: Job, unit: Unit, path: Path) -> Counts:
+def _run_in_worker(job: Job, task: Task) -> Counts:
     global _runner  # noqa: PLW0603  # a worker process loads its models once
     if _runner is None:
         import signal
@@ -107,13 +118,13 @@ def _run_in_worker(job: Job, unit: Unit, path: Path) -> Counts:
         # Ctrl-C goes to the whole group; the parent decides
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _runner = UnitRunner(job)
-    return _runner.run(unit, path)
+    return write_shard(_runner, task)
 
 
-def _in_processes(job: Job, tasks: Sequence[tuple[Unit, Path]], workers: int) -> Iterator[Counts]:
-    """Run units in spawned processes; a few are handed out ahead, so that no worker waits."""
+def _in_processes(job: Job, tasks: Sequence[Task], workers: int) -> Iterator[Counts]:
+    """Do tasks in spawned processes; a few are handed out ahead, so that no worker waits."""
     with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=get_context("spawn")) as pool:
-        submit: Callable[[tuple[Unit, Path]], Any] = lambda task: pool.submit(_run_in_worker, job, *task)  # noqa: E731
+        submit: Callable[[Task], Any] = lambda task: pool.submit(_run_in_worker, job, task)  # noqa: E731
         left = list(reversed(tasks))
         running = {submit(left.pop()) for _ in range(min(len(left), 2 * workers))}
         try:

@@ -1,7 +1,7 @@
-"""One unit of work: its videos decoded, encoded and written to one shard."""
+"""Videos to samples: files decoded, cut and encoded."""
 
 import hashlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,8 +17,7 @@ from harmonize_cli.encoders.tokens import Tokens, Vocab, clean_words
 from harmonize_cli.extraction.ahead import run_ahead
 from harmonize_cli.extraction.batches import FrameBatcher
 from harmonize_cli.extraction.config import ExtractConfig
-from harmonize_cli.extraction.counts import Counts
-from harmonize_cli.extraction.plan import FileGroup, Unit
+from harmonize_cli.extraction.plan import FileGroup
 from harmonize_cli.extraction.samples import (
     FileFacts,
     Judgement,
@@ -33,7 +32,6 @@ from harmonize_cli.media.decoders import decoder_for
 from harmonize_cli.media.requests import Chunk, Kind, Request, Span
 from harmonize_cli.media.segments import Cutter, Segment
 from harmonize_cli.store.schema import FeatureSpec, Sample, Status
-from harmonize_cli.store.writer import ShardWriter
 
 NO_FILE = "the manifest names no file for it"
 
@@ -65,28 +63,10 @@ class UnitRunner:
         self.requests = list(dict.fromkeys(wanted))
         self._decoder = decoder_for(job.config.decoder)
 
-    def run(
-        self, unit: Unit, path: Path, *, overwrite: bool = False, each: Callable[[], object] = lambda: None
-    ) -> Counts:
-        """Write the shard of `unit`; `each` is called after every sample."""
-        counts = Counts()
-        compression = None if self.job.config.compression == "none" else self.job.config.compression
-        with (
-            ShardWriter(
-                path,
-                self.features,
-                attrs=self.job.attrs,
-                vocab=self._vocab.words if self._vocab else None,
-                compression=compression,
-                overwrite=overwrite,
-            ) as shard,
-            closing(self.samples(unit.groups)) as samples,
-        ):
-            for sample in samples:
-                shard.add(sample)
-                counts.add(sample)
-                each()
-        return counts
+    @property
+    def vocab_words(self) -> list[str] | None:
+        """The words of the token ids, if there are tokens."""
+        return self._vocab.words if self._vocab else None
 
     def samples(self, groups: Sequence[FileGroup]) -> Generator[Sample, None, None]:
         """All samples of some groups, batched across them."""

@@ -215,3 +215,58 @@ def test_several_rates_and_sizes_in_one_pass(media, tmp_path, monkeypatch):
         "audio/logmel",
         "audio/mfcc",
     }
+
+
+def test_failed_samples_are_tried_again(media, tmp_path):
+    late = tmp_path / "late.mkv"
+    late.write_bytes(b"")
+    rows = [row(media, "a.mkv"), ManifestRow(id="late", video=late, group="l"), row(media, "b.mkv")]
+    extract(rows, tmp_path / "s", config())
+    late.write_bytes((media / "b.mkv").read_bytes())
+    assert extract(rows, tmp_path / "s", config()).counts.samples == 0
+    report = extract(rows, tmp_path / "s", config(), RunOptions(mode="retry-failed"))
+    store = Store.open(tmp_path / "s")
+    assert (report.counts.samples, report.counts.failed) == (1, 0)
+    assert len(store) == 3
+    assert status(store, "late")["video"] == ("OK", "")
+    assert store.facts(store.index("late"))["attempts"] == 2
+    assert np.array_equal(
+        store.read("video/frames", store.index("late")), store.read("video/frames", store.index("b.mkv"))
+    )
+
+
+@pytest.mark.parametrize("name", ["s", "s.h5"])
+def test_extend_adds_features_and_keeps_the_rest(media, tmp_path, name):
+    rows = [row(media, n, f"{n}{k}", k, k + 1.0) for k in range(3) for n in ("a.mkv", "mute.mkv")]
+    settings = config("shard_samples=2", encoders=("raw", "tokens"))
+    extract(rows, tmp_path / name, settings)
+    both = config("shard_samples=2", encoders=("raw", "tokens", "logmel"))
+    report = extract(rows, tmp_path / name, both, RunOptions(mode="extend"))
+    extract(rows, tmp_path / "direct", both)
+    one, two = Store.open(tmp_path / name), Store.open(tmp_path / "direct")
+    assert report.counts.samples == 6
+    assert set(one.features) == {"video/frames", "text/tokens", "audio/logmel"}
+    for sample in two.ids:
+        i, j = one.index(sample), two.index(sample)
+        for key in one.features:
+            assert np.array_equal(one.read(key, i), two.read(key, j))
+        assert status(one, sample) == status(two, sample)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "direct"])
+    with pytest.raises(BadInput, match="nothing to extend"):
+        extract(rows, tmp_path / name, both, RunOptions(mode="extend"))
+
+
+def test_extend_wants_the_same_manifest_and_files(media, tmp_path):
+    copy = tmp_path / "c.mkv"
+    copy.write_bytes((media / "a.mkv").read_bytes())
+    rows = [row(media, "a.mkv"), ManifestRow(id="c", video=copy, group="c")]
+    with pytest.raises(BadInput, match="extract it first"):
+        extract(rows, tmp_path / "s", config(), RunOptions(mode="extend"))
+    extract(rows, tmp_path / "s", config(encoders=("raw", "waveform")))
+    more = config(encoders=("logmel",))
+    with pytest.raises(BadInput, match="is not in the manifest"):
+        extract(rows[:1], tmp_path / "s", more, RunOptions(mode="extend"))
+    copy.write_bytes(b"gone bad")
+    with pytest.raises(BadInput, match="c: its audio was ok and is failed now"):
+        extract(rows, tmp_path / "s", more, RunOptions(mode="extend"))
+    assert set(Store.open(tmp_path / "s").features) == {"video/frames", "audio/waveform"}
