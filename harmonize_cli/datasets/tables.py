@@ -49,7 +49,7 @@ def read_table(
         raise BadInput(f"{path}: can't be read ({e.strerror})") from e
 
 
-def _lines(path: Path, f: BinaryIO, faults: Faults) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, f: BinaryIO, faults: Faults) -> Iterator[tuple[int, str]]:
     """Physical lines, decoded one by one so that a wrong byte is named by its line."""
     number = 0
     while raw := f.readline(MAX_LINE_BYTES + 1):
@@ -71,7 +71,7 @@ def _read_csv(
 
     def texts() -> Iterator[str]:
         nonlocal line
-        for number, text in _lines(path, f, faults):
+        for number, text in read_lines(path, f, faults):
             line = number
             yield text
 
@@ -120,7 +120,7 @@ def _header(path: Path, cells: list[str]) -> list[str]:
 
 
 def _read_jsonl(path: Path, f: BinaryIO, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, text in _lines(path, f, faults):
+    for number, text in read_lines(path, f, faults):
         if not text.strip():
             continue
         try:

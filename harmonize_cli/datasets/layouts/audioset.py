@@ -1,0 +1,83 @@
+"""AudioSet: `balanced_train_segments.csv`, `unbalanced_train_segments.csv`, `eval_segments.csv` as released.
+
+Clips go by many names: `<id>_30.000.mp4`, `<id>_30000_40000.mp4`, `<id>_000030.mp4`, `Y<id>.wav`, `<id>.mp4`.
+"""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
+
+_LISTS = {
+    "train": Need(("unbalanced_train_segments.csv",), "the unbalanced training list", required=False),
+    "balanced": Need(("balanced_train_segments.csv",), "the balanced training list", required=False),
+    "eval": Need(("eval_segments.csv",), "the evaluation list", required=False),
+}
+_CLASSES = Need(
+    ("class_labels_indices.csv", "audioset_class_labels_indices.csv"),
+    "the names of the labels",
+    required=False,
+)
+_ANY = Need(tuple(name for need in _LISTS.values() for name in need.names), "at least one list of segments")
+
+
+def _entries(source: Source) -> Iterator[Entry]:
+    source.require(_ANY)
+    classes = source.find(_CLASSES)
+    names: dict[str, str] = {}
+    if classes:
+        names = {row["mid"]: row["display_name"] for _, row in source.table(classes, "mid", "display_name")}
+    for split, need in _LISTS.items():
+        path = source.find(need)
+        if path:
+            yield from _segments(source, path, split, names)
+
+
+def _segments(source: Source, path: Path, split: str, names: dict[str, str]) -> Iterator[Entry]:
+    for where, line in source.lines(path):
+        if line.startswith("#") or line.startswith("YTID"):
+            continue
+        try:
+            cells = next(csv.reader([line], skipinitialspace=True, strict=True))
+        except csv.Error as e:
+            source.faults.add(where, "", f"no valid CSV ({e})")
+            continue
+        if len(cells) != 4:
+            source.faults.add(
+                where,
+                "",
+                f"expected YTID, start_seconds, end_seconds, positive_labels; found {len(cells)} cells",
+            )
+            continue
+        video = cells[0].strip()
+        start = source.number(where, "start_seconds", cells[1])
+        end = source.number(where, "end_seconds", cells[2])
+        if start is None or end is None:
+            continue
+        labels = tuple(names.get(mid.strip(), mid.strip()) for mid in cells[3].split(",") if mid.strip())
+        clips = clip_names(video, start, end)
+        cut = (*(True for _ in clips), source.options.plain_names == "cut")
+        yield Entry(
+            f"{video}_{round(start * 1000)}", (*clips, video), cut, start, end, labels=labels, split=split,
+            group=video, where=where,
+        )  # fmt: skip
+
+
+def clip_names(video: str, start: float, end: float) -> tuple[str, ...]:
+    """Names that download tools give to the clip of a YouTube video from `start` to `end` seconds."""
+    a, b = round(start * 1000), round(end * 1000)
+    return (
+        f"{video}_{start:.3f}_{end:.3f}", f"{video}_{start:.3f}", f"{video}_{a}_{b}", f"{video}_{a}",
+        f"{video}_{round(start):06d}_{round(end):06d}", f"{video}_{round(start):06d}",
+        f"{video}_{start:g}_{end:g}", f"{video}_{start:g}", f"Y{video}",
+    )  # fmt: skip
+
+
+AUDIOSET = Layout(
+    "audioset",
+    "2 million 10 s clips with labels and no text; a row is a clip (video, or sound alone)",
+    (_ANY, _CLASSES),
+    _entries,
+    either=True,
+)

@@ -1,0 +1,34 @@
+"""ESC-50 and ESC-10: `meta/esc50.csv` (or `esc10.csv`), `audio/1-100032-A-0.wav`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
+from harmonize_cli.errors import BadInput
+
+_TABLE = Need(("esc50.csv", "esc10.csv"), "the table of labels and folds")
+
+
+def _entries(source: Source) -> Iterator[Entry]:
+    variant = source.options.variant
+    if variant not in ("", "esc50", "esc10"):
+        raise BadInput(f"esc50: variant {variant!r}; known are esc50 and esc10")
+    for where, row in source.table(source.require(_TABLE), "filename", "fold", "category"):
+        if variant == "esc10" and row.get("esc10", "True").lower() != "true":
+            continue
+        if not row["fold"].isdecimal() or len(row["fold"]) > 3:
+            source.faults.add(where, "fold", f"expected a number, found {row['fold'][:20]!r}")
+            continue
+        stem = Path(row["filename"]).stem
+        # takes A, B, ... are cut from one recording
+        group = "-".join(stem.split("-")[:2])
+        yield Entry(stem, (stem,), labels=(row["category"],), fold=int(row["fold"]), group=group, where=where)
+
+
+ESC50 = Layout(
+    "esc50",
+    "2,000 sounds of 5 s in 50 classes, five fixed folds (variant esc10: 400 in 10 classes); no pictures",
+    (_TABLE,),
+    _entries,
+    sound=True,
+)

@@ -1,0 +1,45 @@
+"""Rows from the timed captions of one video, and windows of videos without any."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from harmonize_cli.datasets.captions import Caption, caption_segments, window_segments
+from harmonize_cli.datasets.layouts.base import Entry, Source
+from harmonize_cli.errors import HarmonizeError
+
+
+def caption_entries(base: Entry, captions: Sequence[Caption], video: Path, source: Source) -> Iterator[Entry]:
+    """One entry a caption with its neighbours, or one a window; ids are the video's and a number."""
+    options = source.options
+    if options.window is None:
+        segments = caption_segments(captions, candidates=options.candidates, min_seconds=options.min_seconds)
+    else:
+        length = _seconds(video, source)
+        if length is None:
+            yield replace(base, path=video)  # whole: the extraction will say what is wrong with it
+            return
+        segments = window_segments(length, options.window, captions, candidates=options.candidates)
+    for number, segment in enumerate(segments):
+        yield replace(
+            base,
+            id=f"{base.id}_{number:05d}",
+            start=segment.start,
+            end=segment.end,
+            texts=segment.texts,
+            path=video,
+        )
+
+
+def _seconds(video: Path, source: Source) -> float | None:
+    from harmonize_cli.media.probe import probe
+
+    try:
+        length = probe(video).duration
+    except HarmonizeError as e:
+        source.problems.add(str(video), "", f"can't be cut in windows: {e}")
+        return None
+    if not length:
+        source.problems.add(str(video), "", "can't be cut in windows: the file does not say how long it is")
+        return None
+    return length

@@ -1,0 +1,34 @@
+"""UCF101: `ucfTrainTestlist/trainlist01.txt`, ..., `UCF-101/<Class>/v_<Class>_g01_c01.avi`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
+
+
+def _needs(split: int) -> tuple[Need, Need]:
+    return (
+        Need((f"trainlist0{split}.txt",), f"the training list of official split {split}"),
+        Need((f"testlist0{split}.txt",), f"the test list of official split {split}"),
+    )
+
+
+def _entries(source: Source) -> Iterator[Entry]:
+    for part, need in zip(("train", "test"), _needs(source.options.official_split), strict=True):
+        for where, line in source.lines(source.require(need)):
+            # "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1"; test lists have no number
+            label, slash, name = line.split()[0].partition("/")
+            stem = Path(name).stem
+            if not slash or not stem:
+                source.faults.add(where, "", f"expected Class/video.avi, found {line[:60]!r}")
+                continue
+            group = stem.rpartition("_c")[0] or stem  # clips of one group come from one film
+            yield Entry(stem, (stem,), labels=(label,), split=part, group=group, folder=label, where=where)
+
+
+UCF101 = Layout(
+    "ucf101",
+    "13,320 clips of 101 actions; a row is a clip, its split that of the official division chosen",
+    _needs(1),
+    _entries,
+)

@@ -1,0 +1,144 @@
+"""WebDataset tar shards: members `key.mp4`, `key.txt`, `key.json`, ... that share a key are one sample.
+
+Members are unpacked under names of our own making, so a tar from a stranger can't write anywhere else.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from harmonize_cli.datasets.caption_files import MAX_FILE, captions_of_json, read_captions
+from harmonize_cli.datasets.captions import Caption
+from harmonize_cli.datasets.layouts.base import Entry, Layout, Source
+from harmonize_cli.datasets.layouts.segments import caption_entries
+from harmonize_cli.datasets.locate import AUDIO, VIDEO, MediaIndex
+from harmonize_cli.errors import BadInput
+from harmonize_cli.files import atomic_path
+
+_BLOCK = 1 << 20
+_SIDE = (".txt", ".cls", ".json", ".vtt", ".srt")
+
+
+@dataclass
+class _Member:
+    key: str
+    media: Path | None = None
+    sides: dict[str, bytes] = field(default_factory=dict)
+
+
+def _entries(source: Source) -> Iterator[Entry]:
+    shards = list(MediaIndex(source.root, (".tar",), allow_outside=source.options.allow_outside).all())
+    if not shards:
+        raise BadInput(f"{source.root}: no .tar file in this folder or below")
+    root = source.root.resolve()
+    target = source.options.unpack or root.with_name(f"{root.name}-unpacked")
+    for relative, path in shards:
+        for member in _members(path, target / relative.removesuffix(".tar").replace("/", "-")):
+            yield from _samples(source, member, relative, path)
+
+
+def _members(path: Path, target: Path) -> Iterator[_Member]:
+    """Samples of one tar, their media files unpacked (those unpacked before are kept)."""
+    current: _Member | None = None
+    count = 0
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for info in tar:
+                folder, _, name = info.name.rpartition("/")
+                stem, dot, suffix = name.partition(".")
+                if not info.isreg() or not stem or not dot:
+                    continue
+                key = f"{folder}/{stem}".lstrip("/")
+                if current is None or current.key != key:
+                    if current:
+                        yield current
+                    current, count = _Member(key), count + 1
+                suffix = f".{suffix.lower()}"
+                data = tar.extractfile(info)
+                assert data is not None  # a regular member has data
+                if suffix in (*VIDEO, *AUDIO):
+                    unpacked = target / f"{count:08d}{suffix}"
+                    if not unpacked.is_file() or unpacked.stat().st_size != info.size:
+                        _copy(data, unpacked, info.size)
+                    if current.media is None or suffix in VIDEO:
+                        current.media = unpacked
+                elif suffix in _SIDE and info.size <= MAX_FILE:
+                    current.sides[suffix] = data.read()
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, UnicodeError) as e:
+        raise BadInput(f"{path}: no readable tar file ({e})") from e
+    if current:
+        yield current
+
+
+def _copy(data: IO[bytes], target: Path, size: int) -> None:
+    with atomic_path(target) as tmp, tmp.open("wb") as out:
+        left = size
+        while left:
+            block = data.read(min(left, _BLOCK))
+            if not block:
+                raise EOFError("cut short")
+            out.write(block)
+            left -= len(block)
+
+
+def _samples(source: Source, member: _Member, relative: str, path: Path) -> Iterator[Entry]:
+    where = f"{path}:{member.key}"
+    texts: list[str] = []
+    timed: list[Caption] = []
+    labels: tuple[str, ...] = ()
+    facts = _json(member.sides.get(".json"))
+    found = captions_of_json(facts) if facts is not None else None
+    if found:
+        texts += [item for item in found if isinstance(item, str)]
+        timed += [item for item in found if isinstance(item, Caption)]
+    for suffix in (".vtt", ".srt"):
+        if suffix in member.sides and member.media and not timed:
+            side = member.media.with_suffix(suffix)
+            with atomic_path(side) as tmp:
+                tmp.write_bytes(member.sides[suffix])
+            try:
+                timed = [item for item in read_captions(side) if isinstance(item, Caption)]
+            except BadInput as e:
+                source.problems.add(where, suffix, str(e))
+    if ".txt" in member.sides and not texts:
+        texts = [line for line in _text(member.sides[".txt"]).splitlines() if line.strip()]
+    if ".cls" in member.sides:
+        labels = (_text(member.sides[".cls"]).strip(),)
+    elif isinstance(facts, dict):
+        label = facts.get("label", facts.get("labels"))
+        values = label if isinstance(label, list) else [label]
+        labels = tuple(str(value) for value in values if isinstance(value, str | int))
+    if member.media is None and not texts:
+        return
+    base = Entry(
+        f"{relative.removesuffix('.tar')}/{member.key}", texts=tuple(texts), labels=labels, where=where,
+        group=member.key, path=member.media,
+    )  # fmt: skip
+    if member.media and (timed or source.options.window is not None):
+        yield from caption_entries(base, timed, member.media, source)
+    else:
+        yield base
+
+
+def _json(raw: bytes | None) -> Any:
+    if raw is None:
+        return None
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace").replace("\0", "")
+
+
+WEBDATASET = Layout(
+    "webdataset",
+    "tar shards of key.mp4 with key.txt, key.json, key.vtt, key.cls; a row is a key, or a caption of it",
+    (),
+    _entries,
+)
