@@ -1,11 +1,14 @@
 """`harmonize eval ...`: numbers that say exactly what they are."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harmonize_cli.errors import BadInput
+
+if TYPE_CHECKING:
+    from harmonize_cli.evaluation.tables import Format
 
 app = typer.Typer(help="Evaluate a run: retrieval, probes, comparisons, tables.", no_args_is_help=True)
 
@@ -20,6 +23,7 @@ Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
 Clusters = Annotated[bool, typer.Option("--by-group", help="Resample source groups, not single queries.")]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Result file; default under RUN/eval.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another result at that place.")]
+FormatOption = Annotated[str, typer.Option("--format", help="terminal, markdown, csv or latex.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no embeddings under RUN/cache.")]
 
 
@@ -113,6 +117,66 @@ def probe(
         options=Options(draws, seed, by_group, batch_size, not no_cache, out, overwrite),
     )
     _print(result, path)
+
+
+@app.command(
+    epilog="Example: harmonize eval compare runs/baseline runs/realign; several seeds: "
+    "harmonize eval compare runs/base-0,runs/base-1 runs/realign-0,runs/realign-1",
+)
+def compare(
+    a: Annotated[str, typer.Argument(help="Result file, run folder or folder of runs; several with commas.")],
+    b: Annotated[str, typer.Argument(help="The same for the other side.")],
+    *,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Pattern such as 'text-to-video/*'. Default: R@10, MedR, top-1.")
+    ] = None,
+    form: FormatOption = "terminal",
+    draws: Draws = 2000,
+    seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Also write JSON here.")] = None,
+) -> None:
+    """Is B better than A? Paired by queries: interval of the difference, permutation test, Holm's adjustment.
+
+    Only results of one question (task, protocol, split, store) are compared. Several results of a side are
+    its seeds: the interval then resamples seeds too.
+    """
+    from harmonize_cli.evaluation.comparison import FORMAT, MAIN, compare_results, show
+    from harmonize_cli.evaluation.questions import spread
+    from harmonize_cli.files import write_json
+
+    found = compare_results(spread(a), spread(b), patterns=metric or MAIN, draws=draws, seed=seed)
+    typer.echo("\n\n".join(show(one, _form(form)) for one in found))
+    if out:
+        write_json(out, {"format": FORMAT, "comparisons": [one.as_dict() for one in found]})
+
+
+@app.command(epilog="Example: harmonize eval table runs/ --metric '*/R@10' --format markdown")
+def table(
+    runs: Annotated[list[Path], typer.Argument(help="Result files, run folders or folders of runs.")],
+    *,
+    metric: Annotated[list[str] | None, typer.Option(help="Pattern of metric names; repeatable.")] = None,
+    form: FormatOption = "terminal",
+    over_seeds: Annotated[bool, typer.Option(help="One line for runs that differ in their seed.")] = False,
+    intervals: Annotated[bool, typer.Option(help="Show 95% intervals.")] = True,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write here instead.")] = None,
+) -> None:
+    """Results of many runs side by side, one table for each question that they answer."""
+    from harmonize_cli.evaluation.overview import overview
+    from harmonize_cli.files import write_text
+
+    text = overview(runs, patterns=metric or (), over_seeds=over_seeds, intervals=intervals, form=_form(form))
+    if out:
+        write_text(out, text + "\n")
+    else:
+        typer.echo(text)
+
+
+def _form(name: str) -> "Format":
+    from harmonize_cli.evaluation.tables import FORMATS
+
+    if name not in FORMATS:
+        raise BadInput(f"--format {name}: expected {', '.join(FORMATS)}")
+    return name  # type: ignore[return-value]
 
 
 def _device(name: str) -> str:

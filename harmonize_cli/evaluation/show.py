@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from harmonize_cli.evaluation.metrics import lower_is_better
 from harmonize_cli.evaluation.results import Result
-from harmonize_cli.evaluation.tables import Format, render
+from harmonize_cli.evaluation.tables import render
 
 
 def summary(result: Result, path: Path) -> str:
@@ -33,7 +34,7 @@ def number(name: str, value: float) -> str:
     return f"{value:.1f}" if lower_is_better(name) else f"{value:.3f}"
 
 
-def with_interval(name: str, values: dict[str, float] | None, form: Format = "terminal") -> str:
+def with_interval(name: str, values: Mapping[str, float] | None) -> str:
     """value [low, high], or a dash."""
     if values is None:
         return "-"

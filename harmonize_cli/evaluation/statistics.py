@@ -65,6 +65,36 @@ def bootstrap(
     return _interval(float(point), drawn, level)
 
 
+def bootstrap_over_seeds(
+    values: Values,
+    statistic: Statistic = "mean",
+    *,
+    clusters: Sequence[object] | None = None,
+    draws: int = DRAWS,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Mean over seeds, with an interval that resamples queries and seeds.
+
+    Args:
+        values: float64 [seeds, Q] on the same queries in the same order.
+    """
+    rng = np.random.default_rng(seed)
+    numbers = _cluster_numbers(clusters, values.shape[1])
+    point = _over_seeds(values, np.ones((1, values.shape[1]), dtype=np.int64), statistic)[0]
+    drawn = [_over_seeds(values, w, statistic, rng) for w in _resamples(numbers, draws, rng)]
+    return _interval(float(point), np.concatenate(drawn), level)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: the chance of any false alarm among all of these stays below alpha."""
+    order = np.argsort(p_values)
+    scaled = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return [float(p) for p in adjusted]
+
+
 def compare(
     a: Values,
     b: Values,

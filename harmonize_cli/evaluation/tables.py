@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 Format = Literal["terminal", "markdown", "csv", "latex"]
+FORMATS: tuple[Format, ...] = ("terminal", "markdown", "csv", "latex")
 
 
 def render(head: Sequence[str], rows: Sequence[Sequence[str]], form: Format = "terminal") -> str:

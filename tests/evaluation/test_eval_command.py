@@ -41,3 +41,16 @@ def test_bad_usage_is_one_message_and_exit_code_2(args, message, place, harmoniz
     done = harmonize("eval", "retrieval", "run", "store.h5", *args, cwd=place, code=2)
     assert message in done.stderr
     assert not (place / "run" / "eval").exists()
+
+
+def test_compare_and_table(place, harmonize):
+    harmonize("eval", "retrieval", "run", "store.h5", "--draws", 20, cwd=place)
+    done = harmonize("eval", "compare", "run", "run", "--draws", 20, "-o", "c.json", cwd=place)
+    assert "text-to-video/R@10" in done.stdout
+    (one,) = json.loads((place / "c.json").read_text())["comparisons"]
+    assert one["metrics"]["text-to-video/MedR"]["p_value"] == 1
+    done = harmonize("eval", "table", "run", "--metric", "*/R@1", "--format", "csv", cwd=place)
+    assert done.stdout.startswith("run,text-to-video R@1,")
+    assert (
+        "expected terminal" in harmonize("eval", "table", "run", "--format", "pdf", cwd=place, code=2).stderr
+    )

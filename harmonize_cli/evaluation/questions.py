@@ -1,0 +1,93 @@
+"""Results that answer the same question: same task, protocol, split and store, another model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.evaluation import metrics
+from harmonize_cli.evaluation.results import Result, find_results, verified_sidecar
+from harmonize_cli.evaluation.statistics import Statistic
+from harmonize_cli.files import sha256_json
+
+Values = NDArray[np.float64]
+Entry = tuple[Path, Result]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a result answers, whoever the model is."""
+
+    key: str
+    title: str
+
+    @classmethod
+    def of(cls, result: Result) -> Question:
+        """The bootstrap's settings belong to the answer, not to the question."""
+        protocol = {k: v for k, v in result.protocol.items() if k != "interval"}
+        parts = (result.task, protocol, result.split, result.store_hash)
+        store = Path(result.store).name or "store"
+        name = f"{result.task}, {protocol.get('name', 'custom')} protocol, split {result.split} of {store}"
+        return cls(sha256_json(json.loads(json.dumps(parts))), name)
+
+
+def by_question(places: Sequence[Path]) -> dict[Question, list[Entry]]:
+    """Results found at `places`, one per model and question (the same file twice counts once).
+
+    Raises:
+        BadInput: for a place without results.
+    """
+    found: dict[Question, dict[str, Entry]] = {}
+    for path, result in find_results(places):
+        models = found.setdefault(Question.of(result), {})
+        models.setdefault(f"{result.model_hash} {result.model.get('run')}", (path, result))
+    return {question: list(models.values()) for question, models in found.items()}
+
+
+def spread(place: str) -> list[Path]:
+    """Paths of one side of a comparison: one path, or several with commas."""
+    return [Path(part) for part in place.split(",") if part]
+
+
+def query_values(entries: Sequence[Entry], names: Sequence[str]) -> Mapping[str, tuple[Values, Statistic]]:
+    """Values of every query [seeds, Q] for each metric, queries in the same order for all entries.
+
+    Raises:
+        BadInput: where the files beside the results are missing, or judge other queries.
+    """
+    loaded = [_load(path, result) for path, result in entries]
+    found: dict[str, tuple[Values, Statistic]] = {}
+    for name in names:
+        group, _, leaf = name.rpartition("/")
+        rows: list[Values] = []
+        first: NDArray[np.str_] | None = None
+        statistic: Statistic = "mean"
+        for (path, result), arrays in zip(entries, loaded, strict=True):
+            if result.task == "retrieval":
+                scores = {k: arrays[f"{group}/{k}"] for k in ("rank", "ap", "ndcg")}
+                values, statistic = metrics.samples_of(leaf, scores)
+            else:
+                values = arrays[name]
+            ids = np.asarray(arrays[f"{group}/id"])
+            order = np.argsort(ids, kind="stable")  # several captions of one clip keep their order
+            ids, values = ids[order], values[order]
+            if first is not None and not np.array_equal(first, ids):
+                raise BadInput(f"{path}: judges other queries than {entries[0][0]} in {group}")
+            first = ids
+            rows.append(values)
+        found[name] = (np.stack(rows), statistic)
+    return found
+
+
+def _load(path: Path, result: Result) -> dict[str, NDArray[np.float64]]:
+    file = verified_sidecar(path, result)
+    if file is None:
+        raise BadInput(f"{path}: has no values of single queries; evaluate again")
+    with np.load(file, allow_pickle=False) as loaded:
+        return {name: loaded[name] for name in loaded.files}
