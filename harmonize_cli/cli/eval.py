@@ -176,7 +176,7 @@ def _form(name: str) -> "Format":
 
     if name not in FORMATS:
         raise BadInput(f"--format {name}: expected {', '.join(FORMATS)}")
-    return name  # type: ignore[return-value]
+    return name
 
 
 def _device(name: str) -> str:

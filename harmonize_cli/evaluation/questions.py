@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +67,7 @@ def query_values(entries: Sequence[Entry], names: Sequence[str]) -> Mapping[str,
     for name in names:
         group, _, leaf = name.rpartition("/")
         rows: list[Values] = []
-        first: NDArray[np.str_] | None = None
+        first: NDArray[np.generic] | None = None
         statistic: Statistic = "mean"
         for (path, result), arrays in zip(entries, loaded, strict=True):
             if result.task == "retrieval":
@@ -74,7 +75,7 @@ def query_values(entries: Sequence[Entry], names: Sequence[str]) -> Mapping[str,
                 values, statistic = metrics.samples_of(leaf, scores)
             else:
                 values = arrays[name]
-            ids = np.asarray(arrays[f"{group}/id"])
+            ids: NDArray[np.generic] = arrays[f"{group}/id"]
             order = np.argsort(ids, kind="stable")  # several captions of one clip keep their order
             ids, values = ids[order], values[order]
             if first is not None and not np.array_equal(first, ids):
@@ -85,7 +86,7 @@ def query_values(entries: Sequence[Entry], names: Sequence[str]) -> Mapping[str,
     return found
 
 
-def _load(path: Path, result: Result) -> dict[str, NDArray[np.float64]]:
+def _load(path: Path, result: Result) -> dict[str, NDArray[Any]]:
     file = verified_sidecar(path, result)
     if file is None:
         raise BadInput(f"{path}: has no values of single queries; evaluate again")
