@@ -8,6 +8,7 @@ from harmonize_cli.config import StageConfig
 from harmonize_cli.models.config import ModelConfig
 from harmonize_cli.objectives.config import LossConfig
 from harmonize_cli.store.windows import InputsConfig
+from harmonize_cli.training.augment import AugmentConfig
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -108,6 +109,7 @@ class PretrainConfig(StageConfig):
     harmonize: HarmonizeConfig = HarmonizeConfig()
     optim: OptimConfig = OptimConfig()
     data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
     validation: ValidationConfig = ValidationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     batch: Annotated[int, Field(ge=2)] = 64

@@ -17,6 +17,7 @@ from harmonize_cli.objectives.trimodal import TriModalLoss
 from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.windows import InputSpec, resolve_inputs
+from harmonize_cli.training.augment import Augmentation
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.data import batches, check_modalities, training_samples
 from harmonize_cli.training.ema import Ema
@@ -164,7 +165,11 @@ def make_job(
             return validator(parts.model, step)
 
     dataset = StoreDataset(
-        store, parts.specs, seed=config.seed, cache_bytes=int(config.data.cache_gb * 2**30)
+        store,
+        parts.specs,
+        seed=config.seed,
+        augment=Augmentation(config.augment) if config.augment.any else None,
+        cache_bytes=int(config.data.cache_gb * 2**30),
     )
     return Job(
         run=run,
