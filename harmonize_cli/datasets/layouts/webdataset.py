@@ -36,11 +36,11 @@ def _entries(source: Source) -> Iterator[Entry]:
     root = source.root.resolve()
     target = source.options.unpack or root.with_name(f"{root.name}-unpacked")
     for relative, path in shards:
-        for member in _members(path, target / relative.removesuffix(".tar").replace("/", "-")):
+        for member in _members(path, target / relative.removesuffix(".tar").replace("/", "-"), source):
             yield from _samples(source, member, relative, path)
 
 
-def _members(path: Path, target: Path) -> Iterator[_Member]:
+def _members(path: Path, target: Path, source: Source) -> Iterator[_Member]:
     """Samples of one tar, their media files unpacked (those unpacked before are kept)."""
     current: _Member | None = None
     count = 0
@@ -67,8 +67,12 @@ def _members(path: Path, target: Path) -> Iterator[_Member]:
                         current.media = unpacked
                 elif suffix in _SIDE and info.size <= MAX_FILE:
                     current.sides[suffix] = data.read()
+            # tarfile takes a file that ends between two members for a whole one
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise EOFError("cut short")
     except (tarfile.TarError, EOFError, ValueError, OverflowError, UnicodeError) as e:
-        raise BadInput(f"{path}: no readable tar file ({e})") from e
+        source.problems.add(str(path), "", f"damaged; what comes before is taken ({e})")
     if current:
         yield current
 

@@ -1,6 +1,8 @@
 """YouCook2: the official JSON, or MIL-NCE's table of the validation part; `<youtube id>.mp4`."""
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
@@ -24,7 +26,11 @@ _PARTS = {"training": "train", "validation": "val", "testing": "test"}
 
 def _entries(source: Source) -> Iterator[Entry]:
     official = source.find(_JSON)
-    yield from _from_json(source, official) if official else _from_table(source, source.require(_TABLE))
+    times: Counter[str] = Counter()
+    for entry in _from_json(source, official) if official else _from_table(source, source.require(_TABLE)):
+        # one step of the validation part was annotated twice, and counts twice
+        times[entry.id] += 1
+        yield entry if times[entry.id] == 1 else replace(entry, id=f"{entry.id}_{times[entry.id]}")
 
 
 def _entry(source: Source, where: str, video: str, times: tuple[object, object], text: str) -> Entry | None:
@@ -69,8 +75,6 @@ def _from_json(source: Source, path: Path) -> Iterator[Entry]:
 
 
 def _with(entry: Entry, split: str, recipe: str) -> Entry:
-    from dataclasses import replace
-
     return replace(entry, split=split, labels=(recipe,) if recipe else ())
 
 
