@@ -1,5 +1,6 @@
 """`harmonize demo ...`: an embedded data set, and the whole pipeline on it."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -63,3 +64,33 @@ def make_data(
         f"{report.clips} clips in {report.files} files ({report.hours:.1f} h, {report.made} files made now): "
         f"{out / MANIFEST}; which captions are wrong: {out / TRUTH}"
     )
+
+
+@app.command()
+def run(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for everything.")] = Path("runs/demo"),
+    *,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting, e.g. --set pretrain.steps=600")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove what an earlier demo made there.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that make and extract the data.")] = 2,
+) -> None:
+    """Run the whole pipeline on dialpad data: make, extract, pretrain twice, score, evaluate, compare.
+
+    Prints each command as it runs it. A second call goes on where the first one stopped.
+
+    Example: harmonize demo run -o runs/demo
+    """
+    from harmonize_cli.config import load_config
+    from harmonize_cli.demo.config import DemoConfig
+    from harmonize_cli.demo.pipeline import run_demo
+
+    def say(line: str) -> None:
+        typer.echo(line)
+        sys.stdout.flush()
+
+    settings = load_config(DemoConfig, config, set_ or ())
+    report = run_demo(out, settings, fresh=fresh, jobs=jobs, say=say)
+    typer.echo(f"\n{report.table}\n{out / 'summary.json'}, {out / 'summary.png'}")

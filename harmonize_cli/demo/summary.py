@@ -1,0 +1,121 @@
+"""The demo's result as JSON, as a picture and as a table in words."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from harmonize_cli.files import atomic_path, write_json
+
+SHOWN = {
+    "text-to-video/R@1": "text-to-video R@1",
+    "text-to-video/R@10": "text-to-video R@10",
+    "audio-to-video/R@10": "audio-to-video R@10",
+    "video/top-1": "digit probe (video)",
+}
+MAIN = "text-to-video/R@10"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One run. metrics: name -> {"value", "low", "high"}; chance by the same names; seconds of training."""
+
+    run: str
+    metrics: Mapping[str, Mapping[str, float]]
+    chance: Mapping[str, float]
+    seconds: float
+
+
+def read_row(run: str, results: Sequence[Path], seconds: float) -> Row:
+    """Put a run's results together."""
+    metrics: dict[str, Mapping[str, float]] = {}
+    chance: dict[str, float] = {}
+    for path in results:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        metrics |= result["metrics"]
+        chance |= result["chance"]
+    return Row(run, metrics, chance, seconds)
+
+
+def write_summary(out: Path, rows: Sequence[Row], curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Write summary.json and summary.png under `out`; returns the table."""
+    write_json(
+        out / "summary.json",
+        [{"run": row.run, "metrics": row.metrics, "seconds": row.seconds} for row in rows],
+    )
+    _draw(out / "summary.png", rows, curves)
+    return table(rows)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Fixed-width table with intervals, and whether the first row was beaten."""
+    names = [name for name in SHOWN if all(name in row.metrics for row in rows)]
+    width = max(len("chance"), *(len(row.run) for row in rows))
+    lines = ["  ".join([" " * width, *(f"{SHOWN[name]:>21}" for name in names), f"{'training':>9}"])]
+    for row in rows:
+        cells = [_cell(row.metrics[name]) for name in names]
+        lines.append(
+            "  ".join([f"{row.run:<{width}}", *(f"{c:>21}" for c in cells), f"{row.seconds:7.0f} s"])
+        )
+    guess = [f"{rows[0].chance[name]:.3f}" if name in rows[0].chance else "" for name in names]
+    lines.append("  ".join([f"{'chance':<{width}}", *(f"{c:>21}" for c in guess)]).rstrip())
+    return "\n".join([*lines, *(verdict(rows[0], row) for row in rows[1:])])
+
+
+def verdict(base: Row, other: Row) -> str:
+    """One honest line on the main metric."""
+    a, b = base.metrics[MAIN], other.metrics[MAIN]
+    gain = b["value"] - a["value"]
+    what = f"{other.run} against {base.run}, {SHOWN[MAIN]}: {gain:+.3f}"
+    if gain <= 0:
+        return f"{what}: {other.run} is NOT better than {base.run} here"
+    if b["low"] <= a["high"]:
+        return f"{what}: better in this run, but the intervals overlap; one seed proves nothing"
+    return f"{what}: better, and the intervals are apart"
+
+
+def _cell(metric: Mapping[str, float]) -> str:
+    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
+
+
+def _draw(path: Path, rows: Sequence[Row], curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    names = [name for name in SHOWN if all(name in row.metrics for row in rows)]
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    bars, losses, conflict = figure.subplots(1, 3, width_ratios=[1.5, 1, 1])
+    wide = 0.8 / len(rows)
+    for k, row in enumerate(rows):
+        at = [place + k * wide for place in range(len(names))]
+        values = [row.metrics[name]["value"] for name in names]
+        spread = [
+            [max(0.0, v - row.metrics[n]["low"]) for v, n in zip(values, names, strict=True)],
+            [max(0.0, row.metrics[n]["high"] - v) for v, n in zip(values, names, strict=True)],
+        ]
+        bars.bar(at, values, wide * 0.92, yerr=spread, capsize=2, label=row.run, color=f"C{k}")
+    for place, name in enumerate(names):
+        if name in rows[0].chance:
+            span = [place - wide / 2, place + wide * (len(rows) - 0.5)]
+            bars.plot(span, [rows[0].chance[name]] * 2, "k--", lw=1, label="chance" if place == 0 else None)
+    bars.set_xticks([place + wide * (len(rows) - 1) / 2 for place in range(len(names))])
+    bars.set_xticklabels([SHOWN[name].replace(" ", "\n", 1) for name in names], fontsize=8)
+    bars.set_ylim(0, 1)
+    bars.set_title("unseen numbers in unseen handwriting", fontsize=9)
+    bars.legend(fontsize=8)
+    _lines(losses, curves, "loss", "training loss")
+    _lines(conflict, curves, "conflict_share", "share of clips in gradient conflict")
+    with atomic_path(path) as tmp:
+        figure.savefig(tmp, format="png", dpi=130)
+
+
+def _lines(ax: Any, curves: Mapping[str, Sequence[Mapping[str, Any]]], key: str, title: str) -> None:
+    for k, (name, lines) in enumerate(curves.items()):
+        points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+        if points:
+            ax.plot(*zip(*points, strict=True), label=name, color=f"C{k}")
+    ax.set_title(title, fontsize=9)
+    ax.set_xlabel("step", fontsize=8)
+    ax.tick_params(labelsize=8)
+    ax.set_ylim(bottom=0)
+    ax.legend(fontsize=8)
