@@ -12,6 +12,10 @@ EXAMPLE = """
 Example: harmonize extract clips.jsonl -o store.h5 --encoder raw --encoder logmel --encoder tokens
 --set raw.size=64 --set raw.rate=5 --workers 4
 
+Look first: harmonize extract clips.jsonl --check
+
+A benchmark as it lies: harmonize extract --dataset msrvtt --root data/MSRVTT --data split=test -o msrvtt/
+
 Ready embeddings: harmonize extract clips.csv -o clip/ --encoder open_clip:ViT-B-32/weights.safetensors
 
 `harmonize config explain extract` lists every setting.
@@ -28,12 +32,31 @@ class Mode(StrEnum):
 
 
 def extract(
-    manifest: Annotated[Path, typer.Argument(help="Manifest: CSV, JSONL or Parquet.", show_default=False)],
-    out: Annotated[
-        Path,
-        typer.Option("-o", "--out", help="Store: NAME.h5, or a folder of shards.", show_default=False),
-    ],
+    manifest: Annotated[
+        Path | None, typer.Argument(help="Manifest: CSV, JSONL or Parquet.", show_default=False)
+    ] = None,
     *,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Store: NAME.h5, or a folder of shards.", show_default=False),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of a manifest: howto100m, audioset, youtube8m, msrvtt, youcook2, ucf101, hmdb51, "
+            "kinetics, esc50, audiocaps, folder or webdataset, as it lies in --root."
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", help="Option of the data set, such as split=test; may be repeated."),
+    ] = None,
+    window: Annotated[
+        float | None, typer.Option(min=0.1, help="Cut long videos in windows of so many seconds.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only look: name bad rows and files, expected size and time.")
+    ] = False,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="key=value over the config; may be repeated.")
@@ -80,8 +103,8 @@ def extract(
 ) -> None:
     """Turn videos, sound and captions into a store of features."""
     from harmonize_cli.config import load_config
-    from harmonize_cli.datasets.manifest import read_manifest
     from harmonize_cli.extraction.config import ExtractConfig
+    from harmonize_cli.extraction.inputs import from_dataset, from_manifest
     from harmonize_cli.extraction.pipeline import RunOptions
     from harmonize_cli.extraction.pipeline import extract as run_extract
     from harmonize_cli.extraction.plan import parse_share
@@ -94,19 +117,38 @@ def extract(
     settings = load_config(ExtractConfig, config, overrides or [], flags)
     limit = _limit(max_failed)
     share = parse_share(shard) if shard else (0, 1)
-    if share[1] > 1 and out.suffix == ".h5":
+    if out is None and not check:
+        raise BadInput("-o: name the store, for example -o store.h5 (or look first with --check)")
+    if out is not None and share[1] > 1 and out.suffix == ".h5":
         raise BadInput(
             f"--shard: several jobs need a folder of shards; name one without .h5 instead of {out}"
         )
-    rows = read_manifest(manifest, root=root, allow_outside=allow_outside)
+    if manifest is not None and dataset is None:
+        if data:
+            raise BadInput(f"--data {data[0]}: is for --dataset; a manifest has columns instead")
+        inputs = from_manifest(manifest, root=root, window=window, allow_outside=allow_outside)
+    elif manifest is None and dataset is not None:
+        inputs = from_dataset(dataset, root, data or (), window=window, allow_outside=allow_outside)
+        there, expected = inputs.coverage["present"], inputs.coverage["expected"]
+        typer.echo(f"{dataset}: {there} of {expected} samples are there", err=True)
+    else:
+        raise BadInput("name either a manifest or a data set: clips.csv, or --dataset msrvtt --root DIR")
+    if out is None or check:
+        _check(inputs.rows, settings, workers, limit)
+        return
     options = RunOptions(
         workers=workers,
         mode=mode.value,
         share=share,
-        root=root or manifest.parent,
-        attrs={"stage": "extract", "config": settings.model_dump(mode="json"), "manifest": manifest.name},
+        root=inputs.root,
+        attrs={
+            "stage": "extract",
+            "config": settings.model_dump(mode="json"),
+            "input": inputs.name,
+            "coverage": inputs.coverage,
+        },
     )
-    report = run_extract(rows, out, settings, options)
+    report = run_extract(inputs.rows, out, settings, options)
     typer.echo(f"extract: {report.line()}")
     for reason, count in report.counts.reasons.most_common(5):
         typer.echo(f"  {count} x {reason}", err=True)
@@ -115,6 +157,18 @@ def extract(
             f"{report.counts.failed} of {report.counts.samples} samples failed; the reasons are in the store "
             f"(`harmonize store info {out}`)"
         )
+
+
+def _check(rows, settings, workers, limit) -> None:  # type: ignore[no-untyped-def]
+    from harmonize_cli.extraction.check import check
+
+    report = check(rows, settings, workers=workers)
+    for line in report.bad:
+        typer.echo(f"bad: {line}")
+    for line in report.lines():
+        typer.echo(line)
+    if report.bad_samples > limit(report.samples):
+        raise TooManyFailed(f"{report.bad_samples} of {report.samples} samples will fail")
 
 
 def _limit(text: str | None):  # type: ignore[no-untyped-def]

@@ -1,0 +1,158 @@
+"""`harmonize extract --check`: what would go wrong, how large the store gets and how long it takes."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harmonize_cli.datasets.manifest import ManifestRow
+from harmonize_cli.extraction.config import ExtractConfig
+from harmonize_cli.extraction.plan import FileGroup, plan_units
+from harmonize_cli.extraction.unit import Job, UnitRunner
+from harmonize_cli.media.decode import NO_TRACK
+from harmonize_cli.media.errors import MediaError
+from harmonize_cli.media.info import MediaInfo
+from harmonize_cli.media.probe import probe
+from harmonize_cli.progress import progress
+from harmonize_cli.store.schema import FeatureSpec
+
+_TRIALS = 3
+_TRIAL_SECONDS = 10.0
+_GUESS = 10.0  # s, for files that don't say how long they are
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """What a look at every file told."""
+
+    samples: int = 0
+    files: int = 0
+    seconds: float = 0.0
+    bad: list[str] = field(default_factory=list)
+    """Files that can't be opened and segments that lie outside, each with its place in the manifest."""
+    bad_samples: int = 0
+    without_video: int = 0
+    without_audio: int = 0
+    without_text: int = 0
+    store_bytes: float = 0.0
+    wall: float | None = None
+    """Expected seconds with the given workers; None where no file could be tried."""
+
+    def lines(self) -> list[str]:
+        """For people."""
+        size = self.store_bytes / 2**30
+        time_text = "unknown" if self.wall is None else _duration(self.wall)
+        return [
+            f"{self.samples} samples in {self.files} files, {_duration(self.seconds)} of segments",
+            f"{self.bad_samples} samples will fail; {self.without_video} have no pictures, "
+            f"{self.without_audio} no sound, {self.without_text} no text",
+            f"expected: a store of {size:.2f} GiB in about {time_text}",
+        ]
+
+
+def check(rows: Sequence[ManifestRow], config: ExtractConfig, *, workers: int = 1) -> CheckReport:
+    """Probe every file once, without decoding; only three short stretches are decoded to time the work."""
+    groups = [group for unit in plan_units(rows, 1) for group in unit.groups]
+    report = CheckReport(samples=len(rows), without_text=sum(not row.texts for row in rows))
+    files = sorted({path for group in groups for path in (group.video, group.audio) if path})
+    report.files = len(files)
+    with ThreadPoolExecutor(max(2, workers)) as pool:
+        looks = progress(pool.map(_look, files), desc="check", total=len(files), unit="file")
+        seen: dict[Path, MediaInfo | str] = dict(zip(files, looks, strict=True))
+    runner = UnitRunner(Job(config, ("word",) if "tokens" in config.encoders else None, None))
+    good: list[FileGroup] = []
+    for group in groups:
+        if _judge_group(group, seen, report, runner.features):
+            good.append(group)
+    report.wall = _expected_wall(runner, good, report.seconds, workers)
+    return report
+
+
+def _look(path: Path) -> MediaInfo | str:
+    try:
+        return probe(path)
+    except MediaError as e:
+        return str(e)
+
+
+def _judge_group(
+    group: FileGroup, seen: dict[Path, MediaInfo | str], report: CheckReport, features: Sequence[FeatureSpec]
+) -> bool:
+    """Count a group's rows; whether its file can be decoded."""
+    path = group.video or group.audio
+    if path is None:
+        report.without_video += len(group.rows)
+        report.without_audio += len(group.rows)
+        report.store_bytes += sum(_bytes(row, 0.0, features, False, False) for row in group.rows)
+        return False
+    infos: dict[Path, MediaInfo] = {}
+    for file in {p for p in (group.video, group.audio) if p}:
+        found = seen[file]
+        if isinstance(found, str):
+            where = group.rows[0].source or group.rows[0].id
+            more = f" and {len(group.rows) - 1} more" if len(group.rows) > 1 else ""
+            report.bad.append(f"{where}{more}: {file}: {found}")
+        else:
+            infos[file] = found
+    info = infos.get(path)
+    if info is None:
+        report.bad_samples += len(group.rows)
+        return False
+    sound_info = infos.get(group.audio) if group.audio else info
+    has_video = group.video is not None and info.picture is not None
+    has_audio = sound_info is not None and sound_info.sound is not None
+    report.without_video += 0 if has_video else len(group.rows)
+    report.without_audio += 0 if has_audio else len(group.rows)
+    if not has_video and not has_audio:
+        where = group.rows[0].source or group.rows[0].id
+        report.bad.append(f"{where}: {path}: {' and '.join(NO_TRACK.values())}")
+    for row in group.rows:
+        end = row.end if row.end is not None else info.duration
+        if info.duration is not None and row.start >= info.duration:
+            report.bad_samples += 1
+            where, length = row.source or row.id, info.duration
+            report.bad.append(f"{where}: start: {row.start:g} s lies behind the end of {path} ({length:g} s)")
+            continue
+        if end is not None and info.duration is not None:
+            end = min(end, info.duration)
+        length = max(0.0, (end if end is not None else row.start + _GUESS) - row.start)
+        report.seconds += length
+        report.store_bytes += _bytes(row, length, features, has_video, has_audio)
+    return True
+
+
+def _bytes(
+    row: ManifestRow, seconds: float, features: Sequence[FeatureSpec], video: bool, audio: bool
+) -> float:
+    total = 200.0 + sum(len(text) for text in row.texts)
+    for spec in features:
+        if spec.modality == "text":
+            total += len(row.texts) * spec.row_bytes
+        elif (video if spec.modality == "video" else audio) and spec.rate is not None:
+            share = 0.1 if spec.kind == "jpeg" else 1.0
+            total += seconds * spec.rate * (spec.row_bytes * share + (0 if spec.regular else 8))
+    return total
+
+
+def _expected_wall(
+    runner: UnitRunner, groups: Sequence[FileGroup], seconds: float, workers: int
+) -> float | None:
+    """Decode and encode a short piece of some files from all over the manifest, and extrapolate."""
+    if not groups:
+        return None
+    tried = 0.0
+    started = time.monotonic()
+    for group in groups[:: max(1, len(groups) // _TRIALS)][:_TRIALS]:
+        row = group.rows[0]
+        end = row.start + _TRIAL_SECONDS if row.end is None else min(row.end, row.start + _TRIAL_SECONDS)
+        for _ in runner.samples([FileGroup(group.video, group.audio, (replace(row, end=end),))]):
+            tried += end - row.start
+    wall = time.monotonic() - started
+    return wall / tried * seconds / workers if tried else None
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,64 @@
+"""Where the rows come from: a manifest, or a data set as it lies on disk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harmonize_cli.datasets.layouts import LAYOUTS
+from harmonize_cli.datasets.manifest import ManifestRow, read_manifest
+from harmonize_cli.errors import BadInput
+from harmonize_cli.extraction.windows import cut_in_windows
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Rows, the folder that their paths are shown relative to, and what is known of the whole set."""
+
+    rows: list[ManifestRow]
+    root: Path
+    name: str
+    coverage: dict[str, Any]
+    """Of a data set: expected and present samples by split."""
+    problems: str = ""
+
+
+def from_manifest(
+    path: Path, *, root: Path | None = None, window: float | None = None, allow_outside: bool = False
+) -> Inputs:
+    """Rows of a manifest, long ones cut in windows of `window` seconds."""
+    rows = read_manifest(path, root=root, allow_outside=allow_outside)
+    if window is not None:
+        rows = cut_in_windows(rows, window)
+    return Inputs(rows, root or path.parent, path.name, {})
+
+
+def from_dataset(
+    name: str,
+    root: Path | None,
+    options: Sequence[str] = (),
+    *,
+    window: float | None = None,
+    allow_outside: bool = False,
+) -> Inputs:
+    """Rows of the data set `name` below `root`; `options` are key=value of its `LayoutOptions`.
+
+    Raises:
+        BadInput: an unknown data set or option, a list that is missing or faulty.
+    """
+    if name not in LAYOUTS:
+        raise BadInput(f"--dataset {name}: unknown; known: {', '.join(LAYOUTS)}")
+    if root is None:
+        raise BadInput(f"--dataset {name}: needs --root, the folder in which its files lie")
+    chosen: dict[str, Any] = {}
+    for text in options:
+        key, sep, value = text.partition("=")
+        if not sep:
+            raise BadInput(f"--data {text}: expected key=value, for example --data split=test")
+        chosen[key] = value
+    if window is not None:
+        chosen["window"] = window
+    if allow_outside:
+        chosen["allow_outside"] = True
+    found = LAYOUTS[name].find(root, **chosen)
+    return Inputs(found.rows, root, name, found.coverage())
