@@ -13,9 +13,12 @@ from harmonize_cli.cli import (
     curriculum,
     demo,
     doctor,
-    extract,
     eval,
+    export,
+    extract,
+    plan,
     pretrain,
+    runs,
 )
 from harmonize_cli.errors import HarmonizeError
 
@@ -29,7 +32,10 @@ app = typer.Typer(
 # stages first, in the order in which data runs through them
 app.add_typer(demo.app, name="demo")
 app.command("extract")(extract.extract)
+app.command("plan")(plan.plan)
 app.command("pretrain")(pretrain.pretrain)
+app.command("runs")(runs.runs)
+app.add_typer(export.app, name="export")
 app.add_typer(curriculum.app, name="curriculum")
 app.add_typer(eval.app, name="eval")
 app.command("doctor")(doctor.doctor)

@@ -7,17 +7,11 @@ import typer
 
 from harmonize_cli.errors import BadInput
 
-EXAMPLE = """
-Example: harmonize pretrain store.h5 -o runs/both --harmonize both --set batch=128 --set steps=500
-
-On several processes or machines: torchrun --nproc-per-node 8 -m harmonize_cli pretrain store/ -o runs/a
-"""
-
 
 def pretrain(
     store: Annotated[Path, typer.Argument(help="Store that `harmonize extract` made.", show_default=False)],
     *,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Run folder.", show_default=False)],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder.", show_default=False)] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="key=value over the config; may be repeated.")
@@ -26,29 +20,62 @@ def pretrain(
         str | None, typer.Option(help="none, realign, curriculum or both (harmonize.mode).")
     ] = None,
     scope: Annotated[
-        str | None,
-        typer.Option(help="representation, backbone, all or module paths (harmonize.scope)."),
+        str | None, typer.Option(help="representation, backbone, all or module paths (harmonize.scope).")
+    ] = None,
+    keep: Annotated[int | None, typer.Option(help="Checkpoints to keep (checkpoint.keep).")] = None,
+    max_bad_steps: Annotated[
+        int | None, typer.Option(help="Steps without a finite gradient that are fine (max_bad_steps).")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the run folder.")] = False,
+    print_model: Annotated[
+        bool, typer.Option("--print-model", help="Print the model's layers, losses and scope; don't train.")
+    ] = False,
 ) -> None:
-    """Train a video-audio-text model on a store."""
+    """Train a video-audio-text model on a store.
+
+    Example: harmonize pretrain store.h5 -o runs/both --harmonize both --set batch=128 --set steps=500
+
+    Where it stopped: harmonize pretrain store.h5 -o runs/both --resume
+
+    On several processes or machines: torchrun --nproc-per-node 8 -m harmonize_cli pretrain store/ -o runs/a
+    """
     from harmonize_cli.config import load_config
     from harmonize_cli.training.config import PretrainConfig
     from harmonize_cli.training.parallel import is_first
     from harmonize_cli.training.pretrain import pretrain as run_pretrain
 
-    flags = {"harmonize.mode": harmonize, "harmonize.scope": scope}
-    if resume and (config or overrides or harmonize or scope):
-        raise BadInput(f"--resume goes on with {out / 'config.yaml'}; leave --config, --set and flags out")
+    flags = {
+        "harmonize.mode": harmonize,
+        "harmonize.scope": scope,
+        "checkpoint.keep": keep,
+        "max_bad_steps": max_bad_steps,
+    }
+    given = config is not None or overrides or any(value is not None for value in flags.values())
+    if resume and given:
+        raise BadInput("--resume goes on with the run's own config.yaml; leave --config, --set and flags out")
     settings = None if resume else load_config(PretrainConfig, config, overrides or [], flags)
+    if print_model:
+        _print_model(store, settings or PretrainConfig())
+        return
+    if out is None:
+        raise BadInput("-o is missing: name the run folder, for example -o runs/first")
     done = run_pretrain(store, out, settings)
     if is_first():
         rate = done.clips / max(done.seconds, 1e-9)
         state = "" if done.steps == done.planned else f" of {done.planned} (stopped; go on with --resume)"
+        bad = f", {done.bad_steps} bad steps left out" if done.bad_steps else ""
         typer.echo(
             f"pretrain: {done.steps} steps{state}, {done.clips} clips in {done.seconds:.1f} s "
-            f"({rate:.0f} clips/s) -> {out}"
+            f"({rate:.0f} clips/s){bad} -> {out}"
         )
 
 
-pretrain.__doc__ = f"{pretrain.__doc__}\n{EXAMPLE}"
+def _print_model(store: Path, settings: object) -> None:
+    from harmonize_cli.store.reader import Store
+    from harmonize_cli.store.windows import resolve_inputs
+    from harmonize_cli.training.config import PretrainConfig
+    from harmonize_cli.training.overview import describe_model, show_model
+
+    assert isinstance(settings, PretrainConfig)
+    rows = describe_model(resolve_inputs(Store.open(store), settings.inputs), settings)
+    typer.echo(show_model(rows, settings.harmonize.scope))

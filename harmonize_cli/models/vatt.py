@@ -30,11 +30,15 @@ class Vatt(nn.Module):
     """VATT (arXiv 2104.11178). `inputs` says which modalities arrive and in which shape.
 
     Modality-agnostic: `transformer` is one `Transformer`; modality-specific: a `ModuleDict` of them.
+    Without `with_head` it is an encoder for `encode` alone.
+
     Every parameter lives in a module with a forward of its own, so that hooks can see its inputs and
     outputs; the leading dimension of each is samples (text: samples x candidates).
     """
 
-    def __init__(self, config: ModelConfig, inputs: Mapping[str, InputSpec]) -> None:
+    def __init__(
+        self, config: ModelConfig, inputs: Mapping[str, InputSpec], *, with_head: bool = True
+    ) -> None:
         super().__init__()
         self.config = config
         self.modalities = tuple(m for m in MODALITIES if m in inputs)
@@ -52,7 +56,8 @@ class Vatt(nn.Module):
                 {m: Transformer(config.size(m), *rates) for m in self.modalities}
             )
             self.post_proj = nn.ModuleDict()
-        self.head = build_head({m: config.pooled_width(m) for m in self.modalities}, config.head)
+        widths = {m: config.pooled_width(m) for m in self.modalities}
+        self.head = build_head(widths, config.head) if with_head else None
         self._start()
 
     def forward(self, inputs: Mapping[str, Tensor]) -> VattOutput:
@@ -69,7 +74,13 @@ class Vatt(nn.Module):
         return {m: self._pool(m, inputs[m], inputs.get(f"{m}_mask")) for m in self.modalities if m in inputs}
 
     def heads(self, pooled: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Embeddings (not normalised) of pooled features; see `FacHead`."""
+        """Embeddings (not normalised) of pooled features; see `FacHead`.
+
+        Raises:
+            BadInput: the model was exported without its heads.
+        """
+        if self.head is None:
+            raise BadInput("this model was exported without its heads; export it with --heads")
         embeddings: dict[str, Tensor] = self.head(pooled)
         return embeddings
 

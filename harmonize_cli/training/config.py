@@ -135,6 +135,8 @@ class PretrainConfig(StageConfig):
     """Steps without a finite gradient are left out and noted in bad_steps.jsonl; more of them end the run."""
     log_every: Positive = 10
     """Steps per line of metrics.jsonl."""
+    tensorboard: bool = False
+    """TensorBoard event files beside it (extra tensorboard)."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "PretrainConfig":

@@ -46,7 +46,8 @@ class Job:
 
 def train(job: Job, stop: StopOnSignal) -> int:
     """Make the steps; returns how many the run has when it ends, fewer than `steps` after SIGTERM."""
-    config, state, log, pace = job.config, job.state, MetricsLog(job.run, write=rank() == 0), Pace()
+    config, state, pace = job.config, job.state, Pace()
+    log = MetricsLog(job.run, write=rank() == 0, tensorboard=config.tensorboard)
     statistics, losses = Statistics(state.gradients.model), MeanLosses()
     bar: tqdm[Any] = tqdm(disable=True)
     if rank() == 0:

@@ -1,5 +1,6 @@
 """metrics.jsonl: one line of numbers every few steps."""
 
+import importlib.util
 import json
 import math
 import time
@@ -11,16 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harmonize_cli.errors import missing_extra
 from harmonize_cli.objectives.gather import sum_over_ranks
 from harmonize_cli.training.run_folder import METRICS
 from harmonize_cli.training.step import Outcome
 
 
 class MetricsLog:
-    """Appends lines on rank 0; other ranks' calls do nothing."""
+    """Appends lines on rank 0; other ranks' calls do nothing. With `tensorboard`, event files as well."""
 
-    def __init__(self, run: Path, *, write: bool) -> None:
+    def __init__(self, run: Path, *, write: bool, tensorboard: bool = False) -> None:
         self._file = (run / METRICS).open("a", encoding="utf-8") if write else None
+        self._events = _event_writer(run) if write and tensorboard else None
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line. NaN and infinity, which JSON lacks, become null."""
@@ -28,6 +31,10 @@ class MetricsLog:
             clean = {k: _finite(v) for k, v in values.items()}
             self._file.write(json.dumps({"step": step, **clean}) + "\n")
             self._file.flush()
+        if self._events:
+            for name, value in values.items():
+                if value is not None:
+                    self._events.add_scalar(name, value, step)
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -35,6 +42,24 @@ class MetricsLog:
     def __exit__(self, *_: object) -> None:
         if self._file:
             self._file.close()
+        if self._events:
+            self._events.close()
+
+
+def check_tensorboard() -> None:
+    """Say before the first step that the extra is missing.
+
+    Raises:
+        BadInput: naming the extra.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise missing_extra("tensorboard", "tensorboard", "tensorboard: true")
+
+
+def _event_writer(run: Path) -> Any:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    return SummaryWriter(str(run / "events"))  # type: ignore[no-untyped-call]
 
 
 class Pace:

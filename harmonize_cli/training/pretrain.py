@@ -23,6 +23,7 @@ from harmonize_cli.training.data import batches, check_modalities, training_samp
 from harmonize_cli.training.ema import Ema
 from harmonize_cli.training.harmonize import build_harmonizer
 from harmonize_cli.training.loop import Job, train
+from harmonize_cli.training.metrics import check_tensorboard
 from harmonize_cli.training.optim import build_optimiser
 from harmonize_cli.training.order import EpochOrder, Schedule, shuffled
 from harmonize_cli.training.parallel import pick_device, process_group, rank, ranks
@@ -43,6 +44,7 @@ class Finished:
     planned: int
     clips: int
     seconds: float
+    bad_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ def pretrain(
     config = config or read_run_config(run)
     device = pick_device(config.device)
     store = Store.open(store_path)
+    if config.tensorboard:
+        check_tensorboard()
     with process_group(device), StopOnSignal() as stop:
         schedule = Schedule(
             order or shuffled(training_samples(store, config.data), config.seed),
@@ -95,7 +99,8 @@ def pretrain(
         steps = planned_steps(config, schedule)
         parts = build(store, config, steps, device)
         if rank() == 0 and not resume:
-            create(run, config, about_this_run(store.content_hash, ranks(), str(device)), store.vocab)
+            about = about_this_run(store.content_hash, steps=steps, processes=ranks(), device=str(device))
+            create(run, config, about, store.vocab)
         state = start_state(parts, config)
         first = 0
         if resume and (folder := newest_whole(run, warn)):
@@ -107,7 +112,8 @@ def pretrain(
         place = Place(store, run, config, device)
         job = make_job(place, parts, state, schedule, span=(first, steps), recorders=recorders)
         done = train(job, stop)
-    return Finished(run, done, steps, (done - first) * config.batch, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Finished(run, done, steps, (done - first) * config.batch, seconds, state.bad_steps)
 
 
 def start_state(parts: Parts, config: PretrainConfig) -> TrainingState:

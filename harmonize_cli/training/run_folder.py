@@ -12,7 +12,6 @@ from typing import Any
 from harmonize_cli.config import dump_yaml, load_config
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import atomic_path, write_json, write_text
-from harmonize_cli.models.checkpoint import list_checkpoints
 from harmonize_cli.training.config import PretrainConfig
 
 CONFIG, VERSIONS, METRICS, VOCAB = "config.yaml", "versions.json", "metrics.jsonl", "vocab.json"
@@ -66,7 +65,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def about_this_run(store_hash: str, processes: int, device: str) -> dict[str, Any]:
+def about_this_run(store_hash: str, *, steps: int, processes: int, device: str) -> dict[str, Any]:
     """What makes a run repeatable besides its config."""
     packages = ("harmonize-cli", "torch", "numpy", "h5py")
     return {
@@ -78,13 +77,8 @@ def about_this_run(store_hash: str, processes: int, device: str) -> dict[str, An
         "device": device,
         "processes": processes,
         "store_hash": store_hash,
+        "planned_steps": steps,
     }
-
-
-def run_state(run: Path) -> str:
-    """done, or the step of the newest checkpoint."""
-    checkpoints = list_checkpoints(run)
-    return checkpoints[-1].name if checkpoints else "no checkpoint"
 
 
 def _git_revision() -> str | None:

@@ -1,0 +1,140 @@
+"""A trained encoder as a folder to give away: weights, config, model card, loading example."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from harmonize_cli.config import validate
+from harmonize_cli.errors import BadInput
+from harmonize_cli.files import sha256_file, write_json, write_text
+from harmonize_cli.models.checkpoint import WEIGHTS, LoadedModel
+from harmonize_cli.models.config import ModelConfig
+from harmonize_cli.models.vatt import Vatt
+from harmonize_cli.store.windows import InputSpec
+
+CONFIG, CARD, EXAMPLE = "config.json", "README.md", "example.py"
+FORMAT = 1
+
+
+def export_encoder(loaded: LoadedModel, out: Path, *, heads: bool, vocab: list[str] | None) -> int:
+    """Write the folder `out`; returns the number of parameters in it.
+
+    Raises:
+        BadInput: `out` exists and isn't empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out}: exists already; name a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {k: v for k, v in loaded.model.state_dict().items() if heads or not k.startswith("head.")}
+    save_file({k: v.cpu().contiguous() for k, v in weights.items()}, out / WEIGHTS)
+    write_json(
+        out / CONFIG,
+        {
+            "format": FORMAT,
+            "model": loaded.config["model"],
+            "inputs": {m: spec.to_dict() for m, spec in loaded.specs.items()},
+            "heads": heads,
+            "vocab": vocab if "text" in loaded.specs and loaded.specs["text"].kind == "tokens" else None,
+            "run": {"weights_hash": loaded.weights_hash, "step": loaded.step},
+        },
+    )
+    write_text(out / EXAMPLE, _example(loaded))
+    count = sum(v.numel() for v in weights.values())
+    write_text(out / CARD, _card(loaded, heads=heads, parameters=count, digest=sha256_file(out / WEIGHTS)))
+    return count
+
+
+def load_encoder(folder: Path | str) -> Vatt:
+    """The model of an exported folder, in eval mode; `encode` gives pooled features.
+
+    Raises:
+        BadInput: no such folder, or of another version.
+    """
+    folder = Path(folder)
+    try:
+        about: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise BadInput(f"{folder}: no exported encoder ({e}); `harmonize export encoder` makes one") from None
+    if about.get("format") != FORMAT:
+        raise BadInput(f"{folder}: export format {about.get('format')}, this version reads {FORMAT}")
+    config = validate(ModelConfig, about["model"], source=f"{folder / CONFIG}: model")
+    specs = {m: InputSpec.from_dict(spec) for m, spec in about["inputs"].items()}
+    config = config.model_copy(update={"word_vectors": None})
+    model = Vatt(config, specs, with_head=about["heads"])
+    model.load_state_dict(load_file(folder / WEIGHTS))
+    return model.eval()
+
+
+def _tensors(loaded: LoadedModel) -> dict[str, str]:
+    """Per modality: shape and type of the input tensor."""
+    shapes = {}
+    for modality, spec in loaded.specs.items():
+        if spec.kind == "tokens":
+            shapes[modality] = f"torch.zeros(1, {spec.candidates}, {spec.rows}, dtype=torch.long)"
+        elif modality == "text":
+            shapes[modality] = f"torch.zeros(1, {spec.candidates}, {spec.row_shape[0]})"
+        else:
+            sizes = ", ".join(str(n) for n in (1, spec.rows, *spec.row_shape))
+            dtype = ", dtype=torch.uint8" if spec.kind == "frames" else ""
+            shapes[modality] = f"torch.zeros({sizes}{dtype})"
+    return shapes
+
+
+def _example(loaded: LoadedModel) -> str:
+    lines = [f'    "{modality}": {tensor},' for modality, tensor in _tensors(loaded).items()]
+    return "\n".join(
+        [
+            "from pathlib import Path",
+            "import torch",
+            "from harmonize_cli.models.export import load_encoder",
+            "",
+            "encoder = load_encoder(Path(__file__).parent)",
+            "inputs = {",
+            *lines,
+            "}",
+            "with torch.inference_mode():",
+            "    print({modality: tuple(z.shape) for modality, z in encoder.encode(inputs).items()})",
+            "",
+        ]
+    )
+
+
+def _card(loaded: LoadedModel, *, heads: bool, parameters: int, digest: str) -> str:
+    config, harmony = loaded.config, loaded.config["harmonize"]
+    inputs = "\n".join(
+        f"| {m} | {spec.kind} | {spec.rows} | {list(spec.row_shape)} | {spec.encoder} |"
+        for m, spec in loaded.specs.items()
+    )
+    method = harmony["mode"]
+    if method != "none":
+        method += f" (rule {harmony['rule']}, scope {harmony['scope']}, {harmony['granularity']})"
+    return f"""# VATT encoder
+
+A video-audio-text encoder (VATT, arXiv 2104.11178), pre-trained with `harmonize pretrain`.
+
+| | |
+| --- | --- |
+| preset, sharing | {config["model"]["preset"]}, modality-{config["model"]["sharing"]} |
+| parameters here | {parameters:,} ({"with" if heads else "without"} projection heads) |
+| gradient harmonization (arXiv 2211.02077) | {method} |
+| steps, clips per step | {loaded.step}, {config["batch"]} |
+| seed | {config["seed"]} |
+| SHA-256 of {WEIGHTS} | `{digest}` |
+| SHA-256 of the run's checkpoint | `{loaded.weights_hash}` |
+
+## Inputs
+
+| modality | kind | rows | row shape | made by |
+| --- | --- | --- | --- | --- |
+{inputs}
+
+Frames are uint8 or float in [-1, 1]; waveforms are float in [-1, 1]; `{CONFIG}` has all settings and the
+vocabulary. `{EXAMPLE}` loads the model.
+
+## Data, licence, limits
+
+Fill in before you publish: what it was trained on, under which licence the weights may be used, what they
+were evaluated on. Pre-training on narrated web video carries that video's biases over.
+"""
