@@ -19,6 +19,7 @@ from harmonize_cli.cli import (
     plan,
     pretrain,
     runs,
+    store,
 )
 from harmonize_cli.errors import HarmonizeError
 
@@ -38,6 +39,7 @@ app.command("runs")(runs.runs)
 app.add_typer(export.app, name="export")
 app.add_typer(curriculum.app, name="curriculum")
 app.add_typer(eval.app, name="eval")
+app.add_typer(store.app, name="store")
 app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ def _plain(value: Any) -> Any:
 
 
 def feature_digest(
-    parts: list[NDArray[Any]], times: NDArray[np.float64], row_sizes: NDArray[np.int64] | None = None
+    parts: Iterable[NDArray[Any]], times: NDArray[np.float64], row_sizes: NDArray[np.int64] | None = None
 ) -> bytes:
     """Digest of one feature of one sample: its rows' bytes (little-endian), times, and sizes if jpeg."""
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)

@@ -1,10 +1,8 @@
 """A store: one shard or a folder of them, read as one list of samples."""
 
-import re
 from bisect import bisect_right
 from functools import cached_property
-from io import BytesIO
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,11 @@ from numpy.typing import NDArray
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.store.digest import store_digest
+from harmonize_cli.store.jpeg import decode_rows, jpeg_files
+from harmonize_cli.store.kind import check_one_kind, shard_paths
 from harmonize_cli.store.layout import ShardIndex, index_shard
 from harmonize_cli.store.schema import FeatureSpec, Rows, Sample, Status, modalities_of
 from harmonize_cli.store.shard import Shard
-
-_PART = re.compile(r"part-\d+\.h5")
 
 
 class Store:
@@ -43,8 +41,9 @@ class Store:
             BadInput: no store, another schema version, damaged, shards of different encoders, an id twice.
         """
         path = Path(path)
-        store = cls(path, [index_shard(part) for part in shard_paths(path)])
-        store._check_one_kind()
+        shards = [index_shard(part) for part in shard_paths(path)]
+        check_one_kind(shards)
+        store = cls(path, shards)
         store._check_ids()
         return store
 
@@ -68,7 +67,7 @@ class Store:
         """Samples of each shard."""
         return [shard.index.samples for shard in self._shards]
 
-    @property
+    @cached_property
     def modalities(self) -> list[str]:
         """Modalities that the features belong to, sorted."""
         return modalities_of(list(self.features.values()))
@@ -187,6 +186,21 @@ class Store:
         """Digest of every sample [N, 16], made when it was written."""
         return self._numbers("samples/digest")
 
+    def digest(self, i: int) -> str:
+        """Hex digest of all that sample `i` holds."""
+        shard, j = self._locate(i)
+        return shard.rows("samples/digest", j, j + 1).tobytes().hex()
+
+    def feature_digest(self, key: str, i: int) -> str:
+        """Hex digest of one feature of sample `i`: its rows and times."""
+        self._spec(key)
+        shard, j = self._locate(i)
+        return shard.rows(f"features/{key}/digest", j, j + 1).tobytes().hex()
+
+    def shard_at(self, i: int) -> Shard:
+        """The shard that holds sample `i`."""
+        return self._locate(i)[0]
+
     def length(self, key: str) -> NDArray[np.int64]:
         """Rows of every sample [N]."""
         self._spec(key)
@@ -212,7 +226,7 @@ class Store:
         """The rows of sample `i` of a "jpeg" feature as they lie in the store."""
         shard, j = self._locate(i)
         first, last = self._range(shard, key, j, 0, None)
-        return _jpeg_files(shard, key, first, last)
+        return jpeg_files(shard, key, first, last)
 
     def times(self, key: str, i: int) -> NDArray[np.float64]:
         """Time of every row [T] of sample `i`, in seconds of its source; NaN for rows without a time."""
@@ -223,6 +237,12 @@ class Store:
             return shard.rows(f"features/{key}/times", first, last)
         start = shard.rows(f"features/{key}/start_times", j, j + 1)
         return np.asarray(start + np.arange(last - first) / spec.rate, np.float64)
+
+    def start_time(self, key: str, i: int) -> float:
+        """Time of the first row of sample `i` of a regular feature, in seconds of its source."""
+        self._spec(key)
+        shard, j = self._locate(i)
+        return float(shard.rows(f"features/{key}/start_times", j, j + 1)[0])
 
     def sample(self, i: int) -> Sample:
         """Sample `i` whole, as a writer takes it."""
@@ -235,7 +255,7 @@ class Store:
                 continue
             rows[key] = self.read_jpeg(key, i) if spec.kind == "jpeg" else self.read(key, i)
             if spec.regular:
-                times[key] = float(shard.rows(f"features/{key}/start_times", j, j + 1)[0])
+                times[key] = self.start_time(key, i)
             else:
                 times[key] = self.times(key, i)
         start, end = self.span(i)
@@ -305,10 +325,7 @@ class Store:
         first, last = self._range(shard, key, j, start, stop)
         if spec.kind != "jpeg":
             return shard.rows(f"features/{key}/data", first, last)
-        out = np.empty((last - first, *spec.row_shape), np.uint8)
-        for row, file in zip(out, _jpeg_files(shard, key, first, last), strict=True):
-            row[...] = _decode_jpeg(file, spec, shard)
-        return out
+        return decode_rows(shard, spec, first, last)
 
     def _json(self, column: str, i: int, kind: type) -> Any:
         shard, j = self._locate(i)
@@ -320,17 +337,6 @@ class Store:
     def _numbers(self, name: str) -> NDArray[Any]:
         return np.concatenate([shard.rows(name) for shard in self._shards])
 
-    def _check_one_kind(self) -> None:
-        first = self._shards[0]
-        for shard in self._shards[1:]:
-            if shard.index.features != first.index.features:
-                raise BadInput(
-                    f"{shard.index.path}: made with other encoders or settings than {first.index.path} "
-                    f"({_difference(first.index.features, shard.index.features)}); one store has one kind"
-                )
-            if _vocab_checksum(shard) != _vocab_checksum(first):
-                raise BadInput(f"{shard.index.path}: has another vocabulary than {first.index.path}")
-
     def _check_ids(self) -> None:
         if len(self._index) == len(self):
             return
@@ -340,54 +346,3 @@ class Store:
                 raise BadInput(
                     f"{self.path}: sample {sample!r} is in {here.index.path} and {there.index.path}"
                 )
-
-
-def shard_paths(path: Path) -> list[Path]:
-    """The shards of a store, in order.
-
-    Raises:
-        BadInput: nothing there, or a folder without shards.
-    """
-    if not path.is_dir():
-        return [path]
-    parts = sorted(part for part in path.iterdir() if _PART.fullmatch(part.name))
-    if not parts:
-        unfinished = sum(1 for part in path.iterdir() if part.name.endswith(".tmp"))
-        hint = f"; {unfinished} unfinished *.tmp file(s): resume the extraction" if unfinished else ""
-        raise BadInput(f"{path}: no part-*.h5 in this folder, so no store{hint}")
-    return parts
-
-
-def _difference(a: dict[str, FeatureSpec], b: dict[str, FeatureSpec]) -> str:
-    for key in sorted(a.keys() | b.keys()):
-        if key not in a or key not in b:
-            return f"{key} is in one of them only"
-        one, other = a[key].to_json(), b[key].to_json()
-        for name, value in one.items():
-            if other[name] != value:
-                return f"{key}: {name} {value!r} and {other[name]!r}"
-    return "the order of features"
-
-
-def _vocab_checksum(shard: Shard) -> str | None:
-    return shard.index.checksums.get("vocab/bytes")
-
-
-def _jpeg_files(shard: Shard, key: str, first: int, last: int) -> list[bytes]:
-    offsets = shard.offsets(f"features/{key}/row_offsets")[first : last + 1].tolist()
-    raw = shard.rows(f"features/{key}/data", offsets[0], offsets[-1]).tobytes()
-    return [raw[a - offsets[0] : b - offsets[0]] for a, b in pairwise(offsets)]
-
-
-def _decode_jpeg(file: bytes, spec: FeatureSpec, shard: Shard) -> NDArray[np.uint8]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(BytesIO(file), formats=("JPEG",)) as picture:
-            height, width, channels = spec.row_shape
-            if picture.size != (width, height):  # before decoding: a picture can claim any size
-                raise ValueError(f"a picture of {picture.size}, expected {(width, height)}")
-            decoded = np.asarray(picture.convert("RGB" if channels == 3 else "L"))
-            return decoded.reshape(spec.row_shape)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as e:
-        raise shard.damaged(f"features/{spec.key}/data", str(e)) from e

@@ -111,7 +111,8 @@ def _times(sample: Sample, spec: FeatureSpec, count: int) -> NDArray[np.float64]
         times = np.asarray(() if given is None else given, np.float64)
         if times.shape != (count,):
             raise ValueError(f"{spec.key}: times of shape {times.shape} for {count} rows")
-    if count and not np.isfinite(times).all():
+    # rows that are no series in time may have none, which is NaN
+    if count and not (np.isfinite(times) | (np.isnan(times) & (spec.rate is None))).all():
         raise ValueError(f"{spec.key}: a time is not finite")
     return times
 

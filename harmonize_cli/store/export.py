@@ -1,0 +1,190 @@
+"""Stores in the formats of other tools: WebDataset tar shards and Parquet."""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harmonize_cli.errors import BadInput, missing_extra
+from harmonize_cli.store.digest import encode_text
+from harmonize_cli.store.output import new_folder
+from harmonize_cli.store.reader import Store
+from harmonize_cli.store.schema import FeatureSpec
+
+OnSample = Callable[[], Any]
+
+
+def described(store: Store, i: int) -> dict[str, Any]:
+    """All that is known of a sample beside its rows, as JSON: where it comes from and what became of it."""
+    start, end = store.span(i)
+    regular = [key for key, spec in store.features.items() if spec.regular and store.length(key)[i]]
+    return {
+        "id": store.ids[i],
+        "group": store.groups[i],
+        "split": store.splits[i],
+        "fold": store.folds[i],
+        "labels": list(store.labels[i]),
+        "texts": list(store.texts(i)),
+        "source": store.sources(i),
+        "start": start,
+        "end": end,
+        "status": {m: _status(store, m, i) for m in store.modalities},
+        "reason": {m: text for m in store.modalities if (text := store.reason(m, i))},
+        "facts": store.facts(i),
+        "start_times": {key: store.start_time(key, i) for key in regular},
+        "rates": {key: spec.rate for key, spec in store.features.items() if spec.rate is not None},
+        "rows": {key: int(store.length(key)[i]) for key in store.features},
+        "digest": store.digest(i),
+    }
+
+
+def to_webdataset(
+    store: Store,
+    out: Path,
+    *,
+    features: Sequence[str] | None = None,
+    shard_samples: int = 1000,
+    on_sample: OnSample = lambda: None,
+) -> int:
+    """Write `shard-000000.tar`, ...: for each sample `KEY.json`, `KEY.txt` (its first text), and for each
+    feature `KEY.video_frames.npy` (rows) and `KEY.video_frames.times.npy` (not for regular features, whose
+    start time and rate are in the JSON); JPEG rows as `KEY.NAME.0000.jpg`.
+
+    How many shards there are. Keys are numbers: ids may hold characters that WebDataset splits at.
+    """
+    keys = chosen_features(store, features)
+    numbers = range(0, len(store), shard_samples)
+    with new_folder(out) as folder:
+        for shard, first in enumerate(numbers):
+            with tarfile.open(folder / f"shard-{shard:06d}.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+                for i in range(first, min(len(store), first + shard_samples)):
+                    for name, data in _members(store, i, keys):
+                        info = tarfile.TarInfo(f"{i:09d}.{name}")
+                        info.size = len(data)
+                        tar.addfile(info, io.BytesIO(data))
+                    on_sample()
+    return len(numbers)
+
+
+def _members(store: Store, i: int, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    yield "json", encode_text(json.dumps(described(store, i), ensure_ascii=False))
+    texts = store.texts(i)
+    if texts:
+        yield "txt", encode_text(texts[0])
+    for key in keys:
+        if not store.length(key)[i]:
+            continue
+        name = key.replace("/", "_").replace(".", "_")
+        if store.features[key].kind == "jpeg":
+            for row, data in enumerate(store.read_jpeg(key, i)):
+                yield f"{name}.{row:04d}.jpg", data
+        else:
+            yield f"{name}.npy", _npy(store.read(key, i))
+        if not store.features[key].regular:
+            yield f"{name}.times.npy", _npy(store.times(key, i))
+
+
+def _npy(array: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def to_parquet(
+    store: Store,
+    out: Path,
+    *,
+    features: Sequence[str] | None = None,
+    file_samples: int = 100_000,
+    on_sample: OnSample = lambda: None,
+) -> int:
+    """Write `part-00000.parquet`, ...: one row a sample, its description and its features.
+
+    A feature of rows [T, D] is a list of lists, of rows [T] a list, of JPEG rows a list of byte strings, of
+    larger rows byte strings in C order (shape and dtype are in the column's metadata). How many files.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise missing_extra("pyarrow", "parquet", "an export to Parquet") from None
+    keys = chosen_features(store, features)
+    schema = _schema(pa, store, keys)
+    numbers = range(0, len(store), file_samples) if len(store) else range(1)
+    with new_folder(out) as folder:
+        for part, first in enumerate(numbers):
+            with pq.ParquetWriter(folder / f"part-{part:05d}.parquet", schema, compression="zstd") as file:
+                rows: list[dict[str, Any]] = []
+                size = 0
+                for i in range(first, min(len(store), first + file_samples)):
+                    rows.append(_parquet_row(store, i, keys))
+                    size += sum(int(store.length(k)[i]) * store.features[k].row_bytes for k in keys)
+                    on_sample()
+                    if size > 32 << 20 or len(rows) >= 10_000:
+                        file.write_table(pa.Table.from_pylist(rows, schema))
+                        rows, size = [], 0
+                if rows:
+                    file.write_table(pa.Table.from_pylist(rows, schema))
+    return len(numbers)
+
+
+def _parquet_row(store: Store, i: int, keys: Sequence[str]) -> dict[str, Any]:
+    row = described(store, i)
+    for name in ("status", "reason", "facts", "start_times"):
+        row[name] = json.dumps(row[name], ensure_ascii=False)
+    del row["rows"], row["rates"]
+    for key in keys:
+        spec = store.features[key]
+        if spec.kind == "jpeg":
+            row[key] = store.read_jpeg(key, i)
+        else:
+            rows = store.read(key, i)
+            row[key] = list(rows) if rows.ndim <= 2 else [item.tobytes() for item in rows]
+        if not spec.regular and spec.rate is not None:
+            row[f"{key}.times"] = store.times(key, i)
+    return row
+
+
+def _schema(pa: Any, store: Store, keys: Sequence[str]) -> Any:
+    texts = dict.fromkeys(("id", "group", "split"), pa.string())
+    after = dict.fromkeys(("status", "reason", "facts", "start_times", "digest"), pa.string())
+    lists = dict.fromkeys(("labels", "texts"), pa.list_(pa.string()))
+    place = {"source": pa.string(), "start": pa.float64(), "end": pa.float64()}
+    columns = {**texts, "fold": pa.int32(), **lists, **place, **after}
+    found = [pa.field(name, kind) for name, kind in columns.items()]
+    for key in keys:
+        spec = store.features[key]
+        about = {"harmonize": json.dumps(spec.to_json())}
+        found.append(pa.field(key, pa.list_(_item(pa, spec)), metadata=about))
+        if not spec.regular and spec.rate is not None:
+            found.append(pa.field(f"{key}.times", pa.list_(pa.float64())))
+    return pa.schema(found)
+
+
+def _item(pa: Any, spec: FeatureSpec) -> Any:
+    if spec.kind == "jpeg" or len(spec.row_shape) > 1:
+        return pa.binary()
+    number = pa.from_numpy_dtype(np.dtype(spec.dtype))
+    return pa.list_(number, spec.row_shape[0]) if spec.row_shape else number
+
+
+def chosen_features(store: Store, features: Sequence[str] | None) -> list[str]:
+    """The features to export, all for None.
+
+    Raises:
+        BadInput: the store has no such feature.
+    """
+    for key in features or ():
+        if key not in store.features:
+            raise BadInput(f"{store.path}: no feature {key!r}; it has {', '.join(store.features)}")
+    return list(store.features if features is None else features)
+
+
+def _status(store: Store, modality: str, i: int) -> str:
+    from harmonize_cli.store.schema import Status
+
+    return Status(int(store.status(modality)[i])).name.lower()

@@ -1,0 +1,166 @@
+"""Checking every byte of a store against the checksums and digests made when it was written."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.store.digest import feature_digest, sample_digest
+from harmonize_cli.store.kind import shard_paths
+from harmonize_cli.store.layout import index_shard
+from harmonize_cli.store.reader import Store
+from harmonize_cli.store.shard import Shard
+
+_BLOCK = 16 << 20
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in a store that is not as it was written."""
+
+    shard: Path
+    dataset: str
+    """Path of the damaged dataset; "" if it is the shard as a whole."""
+    what: str
+    sample: str | None = None
+
+    def __str__(self) -> str:
+        sample = f"sample {self.sample!r}: " if self.sample is not None else ""
+        dataset = f"{self.dataset}: " if self.dataset else ""
+        return f"{self.shard}: {dataset}{sample}{self.what}"
+
+
+def verify(path: Path, on_sample: Callable[[], Any] = lambda: None) -> Iterator[Problem]:
+    """Yield what is wrong with a store, shard by shard; nothing if all is well.
+
+    `on_sample` is called after each sample, for a progress bar. Memory is constant.
+
+    Raises:
+        BadInput: there is no store at all.
+    """
+    seen: Counter[str] = Counter()
+    opened: list[Path] = []
+    for part in shard_paths(path):
+        try:
+            store = Store(part, [index_shard(part)])
+        except BadInput as e:
+            yield Problem(part, "", str(e).removeprefix(f"{part}: "))
+            continue
+        yield from _shard(part, store, on_sample)
+        opened.append(part)
+        with suppress(BadInput):  # told above
+            seen.update(store.ids)
+        store.close()
+    for sample, count in seen.items():
+        if count > 1:
+            yield Problem(path, "samples/id", f"is there {count} times", sample)
+    if len(opened) > 1 and max(seen.values(), default=0) <= 1:
+        try:
+            Store.open(path)
+        except BadInput as e:
+            yield Problem(path, "", str(e))
+
+
+def _shard(part: Path, store: Store, on_sample: Callable[[], Any]) -> Iterator[Problem]:
+    shard = store.shard_at(0) if len(store) else Shard(index_shard(part))
+    index = shard.index
+    for name in index.extents:
+        if name.endswith("/data"):
+            continue
+        expected = index.checksums.get(name)
+        if expected is None:
+            yield Problem(part, name, "has no checksum")
+        elif _sha256(shard, name) != expected:
+            yield Problem(part, name, "does not have its checksum")
+    for name in index.extents:
+        if name.rpartition("/")[2] in ("offsets", "row_offsets"):
+            try:
+                shard.offsets(name)
+            except BadInput as e:
+                yield Problem(part, name, _plain(e, part, name))
+    for i in range(index.samples):
+        yield from _sample(part, store, shard, i)
+        on_sample()
+
+
+def _sample(part: Path, store: Store, shard: Shard, i: int) -> Iterator[Problem]:
+    try:
+        name = shard.text("samples/id", i)
+    except BadInput as e:
+        yield Problem(part, "samples/id", _plain(e, part, "samples/id"), str(i))
+        return
+    digests: dict[str, bytes] = {}
+    for key in store.features:
+        dataset = f"features/{key}/data"
+        try:
+            stored = shard.rows(f"features/{key}/digest", i, i + 1).tobytes()
+            digests[key] = stored
+            if _feature(store, shard, key, i) != stored:
+                yield Problem(part, dataset, "rows or times differ from what was written", name)
+        except BadInput as e:
+            yield Problem(part, dataset, _plain(e, part, dataset), name)
+    try:
+        facts = _facts(store, name, i)
+        if sample_digest(facts, digests) != shard.rows("samples/digest", i, i + 1).tobytes():
+            yield Problem(part, "samples", "its description differs from what was written", name)
+    except (BadInput, ValueError, TypeError) as e:
+        yield Problem(part, "samples", str(e), name)
+
+
+def _feature(store: Store, shard: Shard, key: str, i: int) -> bytes:
+    spec = store.features[key]
+    offsets = shard.offsets(f"features/{key}/offsets")
+    first, last = int(offsets[i]), int(offsets[i + 1])
+    times = (
+        shard.rows(f"features/{key}/start_times", i, i + 1)
+        if spec.regular
+        else shard.rows(f"features/{key}/times", first, last)
+    )
+    sizes = None
+    if spec.kind == "jpeg":
+        ends = shard.offsets(f"features/{key}/row_offsets")[first : last + 1]
+        sizes = np.diff(ends)
+        first, last = int(ends[0]), int(ends[-1])
+    return feature_digest(_blocks(shard, f"features/{key}/data", first, last), times, sizes)
+
+
+def _blocks(shard: Shard, name: str, first: int, last: int) -> Iterator[NDArray[Any]]:
+    step = max(1, _BLOCK // max(1, shard.index.extents[name].row_bytes))
+    for start in range(first, last, step):
+        yield shard.rows(name, start, min(last, start + step))
+
+
+def _sha256(shard: Shard, name: str) -> str:
+    sha = hashlib.sha256()
+    for block in _blocks(shard, name, 0, shard.index.extents[name].rows):
+        sha.update(block.data)
+    return sha.hexdigest()
+
+
+def _facts(store: Store, name: str, i: int) -> dict[str, Any]:
+    start, end = store.span(i)
+    return {
+        "id": name,
+        "group": store.groups[i],
+        "split": store.splits[i],
+        "fold": store.folds[i],
+        "labels": list(store.labels[i]),
+        "texts": list(store.texts(i)),
+        "source": store.sources(i),
+        "start": start,
+        "end": end,
+        "facts": store.facts(i),
+        "status": {m: int(store.status(m)[i]) for m in store.modalities},
+        "reason": {m: store.reason(m, i) for m in store.modalities},
+    }
+
+
+def _plain(error: BadInput, part: Path, name: str) -> str:
+    return str(error).removeprefix(f"{part}: ").removeprefix(f"{name}: ")
