@@ -8,13 +8,28 @@ import typer
 from harmonize_cli.errors import BadInput
 
 if TYPE_CHECKING:
+    from harmonize_cli.evaluation.results import Result
+    from harmonize_cli.evaluation.sources import Source
     from harmonize_cli.evaluation.tables import Format
+    from harmonize_cli.store.reader import Store
 
 app = typer.Typer(help="Evaluate a run: retrieval, probes, comparisons, tables.", no_args_is_help=True)
 
-Run = Annotated[Path, typer.Argument(help="Run folder of `harmonize pretrain`.")]
+Run = Annotated[
+    str,
+    typer.Argument(
+        help="Run folder of `harmonize pretrain`, or - for what the store itself holds (CLIP, log-mel)."
+    ),
+]
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Feature store of `harmonize extract`.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change one setting: key=value. Repeatable.")]
+Config = Annotated[Path | None, typer.Option(help="YAML with settings of the protocol.")]
+Keys = Annotated[list[str] | None, typer.Option("--key", help="With RUN -: features to use. Repeatable.")]
+Untrained = Annotated[
+    int | None, typer.Option(help="Judge the run's architecture with fresh weights of this seed.")
+]
+Official = Annotated[str | None, typer.Option(help="Data set whose official lists decide, such as ucf101.")]
+Annotations = Annotated[Path | None, typer.Option(help="Folder of those lists.")]
 Checkpoint = Annotated[str, typer.Option(help="last, best or a name such as step-00001000.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Clips per forward pass.")]
@@ -34,12 +49,16 @@ def retrieval(
     run: Run,
     store: StorePath,
     *,
-    protocol: Annotated[str, typer.Option(help="vatt or mil-nce.")] = "vatt",
-    config: Annotated[Path | None, typer.Option(help="YAML with settings of the protocol.")] = None,
+    protocol: Annotated[str, typer.Option(help="vatt, mil-nce or clip.")] = "vatt",
+    config: Config = None,
     settings: Set = None,
     split: Annotated[
         str | None, typer.Option(help="Split(s), or all. Default: test if there is one.")
     ] = None,
+    official: Official = None,
+    annotations: Annotations = None,
+    key: Keys = None,
+    untrained: Untrained = None,
     checkpoint: Checkpoint = "last",
     device: Device = "auto",
     batch_size: BatchSize = 64,
@@ -57,16 +76,28 @@ def retrieval(
     from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
     from harmonize_cli.evaluation.protocols import PROTOCOLS, adjusted
     from harmonize_cli.evaluation.stage import Options
-    from harmonize_cli.models.checkpoint import load_model
-    from harmonize_cli.store.reader import Store
 
     settled = adjusted(PROTOCOLS, protocol, config, settings or ())
+    opened, source = _open(
+        run,
+        store,
+        keys=key,
+        checkpoint=checkpoint,
+        device=device,
+        fresh=untrained,
+        batch_size=batch_size,
+        cache=not no_cache,
+    )
+    wanted = split or "test"
+    divisions = _divisions(official, annotations)
+    expected = {i for division in divisions.values() for i, part in division.items() if part == wanted}
     result, path = evaluate_retrieval(
-        load_model(run, checkpoint, _device(device)),
-        Store.open(store),
+        source,
+        opened,
         settled,
         split=split,
-        options=Options(draws, seed, by_group, batch_size, not no_cache, out, overwrite),
+        expected=expected,
+        options=Options(draws, seed, by_group, out, overwrite),
     )
     _print(result, path)
 
@@ -76,8 +107,10 @@ def probe(
     run: Run,
     store: StorePath,
     *,
-    protocol: Annotated[str, typer.Option(help="logistic.")] = "logistic",
-    config: Annotated[Path | None, typer.Option(help="YAML with settings of the protocol.")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="logistic, vatt, vatt-svm, mmv, mil-nce or knn.")
+    ] = "logistic",
+    config: Config = None,
     settings: Set = None,
     modality: Annotated[
         list[str] | None, typer.Option(help="video, audio or text; repeatable. Default: the run's first.")
@@ -85,6 +118,10 @@ def probe(
     label: Annotated[int, typer.Option(min=0, help="Which of a sample's labels, from 0.")] = 0,
     train: Annotated[str, typer.Option(help="Training split(s), where the store has no folds.")] = "train",
     test: Annotated[str, typer.Option(help="Test split(s), where the store has no folds.")] = "test",
+    official: Official = None,
+    annotations: Annotations = None,
+    key: Keys = None,
+    untrained: Untrained = None,
     checkpoint: Checkpoint = "last",
     device: Device = "auto",
     batch_size: BatchSize = 64,
@@ -97,24 +134,35 @@ def probe(
 ) -> None:
     """Train a classifier on frozen features (before the heads) and judge it on unseen samples.
 
-    A store with folds is crossed over them; another one needs a training and a test split.
+    A store with folds is crossed over them, --official ucf101 (hmdb51) averages the three official splits;
+    otherwise a training and a test split are needed. Settings (for --set): classifier, train_windows,
+    test_windows, scaling, c, inner_folds, solver, neighbours, tau, steps, seed.
     """
     from harmonize_cli.evaluation.evaluate_probe import evaluate_probe
     from harmonize_cli.evaluation.protocols import PROBES, adjusted
     from harmonize_cli.evaluation.stage import Options
-    from harmonize_cli.models.checkpoint import load_model
-    from harmonize_cli.store.reader import Store
 
     settled = adjusted(PROBES, protocol, config, settings or ())
+    opened, source = _open(
+        run,
+        store,
+        keys=key,
+        checkpoint=checkpoint,
+        device=device,
+        fresh=untrained,
+        batch_size=batch_size,
+        cache=not no_cache,
+    )
     result, path = evaluate_probe(
-        load_model(run, checkpoint, _device(device)),
-        Store.open(store),
+        source,
+        opened,
         settled,
         modalities=modality or (),
         label=label,
         train=train,
         test=test,
-        options=Options(draws, seed, by_group, batch_size, not no_cache, out, overwrite),
+        official=_divisions(official, annotations),
+        options=Options(draws, seed, by_group, out, overwrite),
     )
     _print(result, path)
 
@@ -171,6 +219,64 @@ def table(
         typer.echo(text)
 
 
+@app.command("list", epilog="Example: harmonize eval list --root data --annotations data/annotations")
+def list_(
+    root: Annotated[
+        list[Path] | None, typer.Option(help="Folder with data sets, one folder each. Repeatable.")
+    ] = None,
+    annotations: Annotated[
+        list[Path] | None, typer.Option(help="Folder with their lists. Repeatable.")
+    ] = None,
+) -> None:
+    """Benchmarks, how to run each, the files that it needs and what is missing here."""
+    from harmonize_cli.datasets.layouts import LAYOUTS
+    from harmonize_cli.datasets.locate import find_list
+    from harmonize_cli.evaluation.catalogue import availability, show
+
+    def count(name: str, place: Path, lists: Path) -> tuple[int, int]:
+        found = LAYOUTS[name].find(place, annotations=lists)
+        return found.present, found.expected
+
+    folders = [*(root or [Path()]), *(annotations or [])]
+    missing = [folder for folder in folders if not folder.is_dir()]
+    if missing:
+        raise BadInput(f"{missing[0]}: no such folder")
+    typer.echo(show(availability(LAYOUTS, folders, find_list, count)))
+
+
+def _open(
+    run: str,
+    store: Path,
+    *,
+    keys: list[str] | None,
+    checkpoint: str,
+    device: str,
+    fresh: int | None,
+    batch_size: int,
+    cache: bool,
+) -> "tuple[Store, Source]":
+    from harmonize_cli.evaluation.sources import PlainSource, RunSource
+    from harmonize_cli.evaluation.untrained import untrained
+    from harmonize_cli.models.checkpoint import load_model
+    from harmonize_cli.store.reader import Store
+
+    opened = Store.open(store)
+    if run == "-":
+        return opened, PlainSource(opened, tuple(keys or ()))
+    if keys:
+        raise BadInput("--key goes with RUN -: a run reads the features that it was trained on")
+    loaded = load_model(Path(run), checkpoint, _device(device))
+    return opened, RunSource(loaded if fresh is None else untrained(loaded, fresh), batch_size, cache)
+
+
+def _divisions(official: str | None, annotations: Path | None) -> dict[str, dict[str, str]]:
+    if official is None:
+        return {}
+    from harmonize_cli.datasets.official import official_divisions
+
+    return official_divisions(official, annotations or Path())
+
+
 def _form(name: str) -> "Format":
     from harmonize_cli.evaluation.tables import FORMATS
 
@@ -191,7 +297,7 @@ def _device(name: str) -> str:
     return name
 
 
-def _print(result: object, path: Path) -> None:
+def _print(result: "Result", path: Path) -> None:
     from harmonize_cli.evaluation.show import summary
 
-    typer.echo(summary(result, path))  # type: ignore[arg-type]
+    typer.echo(summary(result, path))

@@ -58,7 +58,7 @@ def embed_pool(
         desc="embed",
     )
     present = {m: arrays[f"present/{m}"] for m in specs}
-    unit = protocol.pooling == "mean-of-similarities"
+    unit = protocol.pooling in ("mean-of-similarities", "mean-of-units-then-normalise")
     vectors = {
         name.removeprefix("unit/" if unit else "raw/"): x
         for name, x in arrays.items()

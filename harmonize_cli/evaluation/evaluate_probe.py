@@ -18,19 +18,17 @@ from harmonize_cli.evaluation.classifiers.logistic import Logistic
 from harmonize_cli.evaluation.classifiers.lowrank import LowRank
 from harmonize_cli.evaluation.classifiers.svm import Svm
 from harmonize_cli.evaluation.confusion import confusion, draw_confusion
-from harmonize_cli.evaluation.embed import device_of, window_features
 from harmonize_cli.evaluation.protocols import ProbeProtocol
 from harmonize_cli.evaluation.results import Result, intervals, verified_sidecar
-from harmonize_cli.evaluation.splits import coverage, label_column, parts_of
+from harmonize_cli.evaluation.sources import Source
+from harmonize_cli.evaluation.splits import coverage, label_column, official_parts, parts_of
 from harmonize_cli.evaluation.stage import Options, Queries, finish, place, provenance
 from harmonize_cli.evaluation.statistics import Interval
-from harmonize_cli.models.checkpoint import LoadedModel
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import check_inputs
 
 
 def evaluate_probe(
-    loaded: LoadedModel,
+    source: Source,
     store: Store,
     protocol: ProbeProtocol,
     *,
@@ -38,6 +36,7 @@ def evaluate_probe(
     label: int = 0,
     train: str = "train",
     test: str = "test",
+    official: Mapping[str, Mapping[str, str]] | None = None,
     options: Options | None = None,
 ) -> tuple[Result, Path]:
     """A classifier on the run's features before the heads, for each of `modalities`.
@@ -46,19 +45,24 @@ def evaluate_probe(
         modalities: "video", "audio" or "text"; by default video where the run reads it, else audio.
         label: which of a sample's labels.
         train, test: splits, where the store has no folds.
+        official: divisions to average over, name -> id -> "train" or "test"; see `official_parts`.
 
     Raises:
         BadInput: labels, splits or modalities that the store or the run lacks.
     """
     options = options or Options()
-    known = check_inputs(store, loaded.specs)
+    known = source.modalities(store)
     wanted = tuple(modalities) or tuple(m for m in ("video", "audio", "text") if m in known)[:1]
     for modality in wanted:
         if modality not in known:
             raise BadInput(f"--modality {modality}: run and store share {', '.join(known)}")
     names = label_column(store, label)
     labelled = np.asarray([name is not None for name in names])
-    parts, split_name = parts_of(store, labelled, train=train, test=test)
+    if official:
+        parts, split_name = official_parts(store, official, labelled), ", ".join(official)
+    else:
+        parts, split_name = parts_of(store, labelled, train=train, test=test)
+    expected = {i for division in (official or {}).values() for i, side in division.items() if side == "test"}
     judged = np.unique(np.concatenate([part.test for part in parts]))
     result = Result(
         task="probe",
@@ -70,10 +74,10 @@ def evaluate_probe(
             "interval": options.as_dict(),
         },
         split=split_name,
-        coverage=coverage(store, judged, wanted),
+        coverage=coverage(store, judged, wanted, expected),
         metrics={},
         chance={},
-        **provenance(loaded, store),
+        **provenance(source, store),
     )
 
     def work() -> tuple[Result, Queries]:
@@ -86,15 +90,7 @@ def evaluate_probe(
         everything = np.unique(np.concatenate([np.concatenate([p.train, p.test]) for p in parts]))
         for modality in wanted:
             train_side, test_side = (
-                window_features(
-                    loaded,
-                    store,
-                    everything,
-                    modality,
-                    windows=windows,
-                    batch_size=options.batch_size,
-                    cache=options.cache,
-                )
+                source.windows(store, everything, modality, windows)
                 for windows in (protocol.train_windows, protocol.test_windows)
             )
             found, class_names = [], []
@@ -103,7 +99,7 @@ def evaluate_probe(
                 class_names.append(known_names)
                 found.append(
                     probing.run_part(
-                        build_classifier(protocol, str(device_of(loaded))),
+                        build_classifier(protocol, source.device),
                         part,
                         labels,
                         train=train_side,
@@ -129,7 +125,7 @@ def evaluate_probe(
             queries.update({f"{modality}/{name}": value for name, value in per_query.items()})
         return replace(result, metrics=intervals(metrics), chance=chance, notes=notes), queries
 
-    done, path = finish(result, work, place(loaded, options, result), overwrite=options.overwrite)
+    done, path = finish(result, work, place(source, options, result), overwrite=options.overwrite)
     _draw(done, path)
     return done, path
 

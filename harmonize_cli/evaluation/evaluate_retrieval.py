@@ -2,48 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from harmonize_cli.evaluation.embed import device_of, embed_pool
+import numpy as np
+
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
 from harmonize_cli.evaluation.results import Result, intervals
 from harmonize_cli.evaluation.retrieval import retrieve
+from harmonize_cli.evaluation.sources import Source
 from harmonize_cli.evaluation.splits import coverage, rows_of
 from harmonize_cli.evaluation.stage import Options, Queries, finish, place, provenance
-from harmonize_cli.models.checkpoint import LoadedModel
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import check_inputs
 
 
 def evaluate_retrieval(
-    loaded: LoadedModel,
+    source: Source,
     store: Store,
     protocol: RetrievalProtocol,
     *,
     split: str | None = None,
+    expected: Collection[str] = (),
     options: Options | None = None,
 ) -> tuple[Result, Path]:
     """Six-direction retrieval on one pool of a store; the result is written where `options` say.
+
+    Args:
+        split: see `rows_of`.
+        expected: ids of an official list: other samples stay out, missing ones lower the coverage.
 
     Raises:
         BadInput: an unknown split, a store that does not fit the run, another result in the way.
     """
     options = options or Options()
     rows, split_name = rows_of(store, split)
-    modalities = list(check_inputs(store, loaded.specs))
+    if expected:
+        listed = set(expected)
+        rows = np.asarray([i for i in rows if store.ids[i] in listed], dtype=np.int64)
+    modalities = source.modalities(store)
     result = Result(
         task="retrieval",
         protocol={**protocol.model_dump(mode="json"), "interval": options.as_dict()},
         split=split_name,
-        coverage=coverage(store, rows, modalities),
+        coverage=coverage(store, rows, modalities, expected),
         metrics={},
         chance={},
-        **provenance(loaded, store),
+        **provenance(source, store),
     )
 
     def work() -> tuple[Result, Queries]:
-        pool = embed_pool(loaded, store, rows, protocol, batch_size=options.batch_size, cache=options.cache)
+        pool = source.pool(store, rows, protocol)
         groups = store.groups
         outcome = retrieve(
             pool,
@@ -51,11 +60,11 @@ def evaluate_retrieval(
             draws=options.draws,
             seed=options.seed,
             clusters=[groups[i] for i in rows] if options.clusters else None,
-            device=str(device_of(loaded)),
+            device=source.device,
         )
         covered = {**result.coverage, "pools": outcome.pools}
         return replace(
             result, coverage=covered, metrics=intervals(outcome.metrics), chance=outcome.chance
         ), outcome.queries
 
-    return finish(result, work, place(loaded, options, result), overwrite=options.overwrite)
+    return finish(result, work, place(source, options, result), overwrite=options.overwrite)

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from harmonize_cli.config import StageConfig, load_config
 from harmonize_cli.errors import BadInput
 
-Pooling = Literal["mean-then-normalise", "mean-of-similarities", "mean-raw"]
+Pooling = Literal["mean-then-normalise", "mean-of-similarities", "mean-of-units-then-normalise", "mean-raw"]
 
 
 class RetrievalProtocol(StageConfig):
@@ -28,7 +28,8 @@ class RetrievalProtocol(StageConfig):
     """Linearly spaced windows per clip; a clip no longer than one window is seen once."""
     pooling: Pooling = "mean-then-normalise"
     """From windows to a score: the mean of raw embeddings, normalised; the mean of cosine similarities; the
-    mean of raw embeddings with the dot product as it is."""
+    mean of unit vectors, normalised (CLIP4Clip's mean pooling); the mean of raw embeddings with the dot
+    product as it is."""
     captions: Literal["first", "all", "mean"] = "first"
     """With several captions per clip: the first one, every one as an item of its own, or their mean."""
     same_text: Literal["distinct", "shared"] = "distinct"
@@ -46,6 +47,8 @@ class RetrievalProtocol(StageConfig):
 PROTOCOLS: dict[str, RetrievalProtocol] = {
     "vatt": RetrievalProtocol(),
     "mil-nce": RetrievalProtocol(name="mil-nce", pooling="mean-raw", text_words=30),
+    # mean pooling of frame embeddings (CLIP4Clip, arXiv 2104.08860)
+    "clip": RetrievalProtocol(name="clip", pooling="mean-of-units-then-normalise", text_words=77, pool="all"),
 }
 
 

@@ -151,7 +151,7 @@ def _items(
         if not len(of):
             return None
         # "mean-of-similarities" arrives as the mean of unit vectors: the dot product is that mean already
-        sides.append((unit(vectors) if protocol.pooling == "mean-then-normalise" else vectors, of))
+        sides.append((unit(vectors) if protocol.pooling.endswith("then-normalise") else vectors, of))
     return sides[0], sides[1]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,34 @@ def parts_of(
     return parts, name
 
 
+def official_parts(
+    store: Store, divisions: Mapping[str, Mapping[str, str]], labelled: NDArray[np.bool_]
+) -> list[Part]:
+    """Parts by official lists: name of the division -> id -> "train", "test" or anything else (left out).
+
+    Raises:
+        BadInput: where the store has no training or test sample of a division.
+    """
+    row = {name: i for i, name in enumerate(store.ids)}
+    parts = []
+    for name, division in divisions.items():
+        sides = {
+            side: np.asarray(
+                [row[i] for i, part in division.items() if part == side and i in row and labelled[row[i]]],
+                dtype=np.int64,
+            )
+            for side in ("train", "test")
+        }
+        parts.append(Part(name, sides["train"], sides["test"]))
+        if not len(sides["train"]) or not len(sides["test"]):
+            raise BadInput(
+                f"{name}: the store has {len(sides['train'])} training and {len(sides['test'])} test samples "
+                f"of the {len(division)} in the list; ids there look like {next(iter(division), '')!r}, "
+                f"ids here like {store.ids[0]!r}"
+            )
+    return parts
+
+
 def label_column(store: Store, position: int) -> list[str | None]:
     """The label at `position` of every sample, None where a sample has fewer.
 
@@ -90,12 +118,25 @@ def label_column(store: Store, position: int) -> list[str | None]:
     return column
 
 
-def coverage(store: Store, rows: Rows, modalities: Sequence[str]) -> dict[str, object]:
-    """Ids asked for, ids that have all of `modalities`, and the status counts of each modality."""
+def coverage(
+    store: Store, rows: Rows, modalities: Sequence[str], expected: Collection[str] = ()
+) -> dict[str, object]:
+    """Ids asked for, ids that have all of `modalities`, and the status counts of each modality.
+
+    Args:
+        expected: ids of the official list, where there is one; else the samples of the store are all.
+    """
     complete = np.ones(len(rows), dtype=bool)
     counts: dict[str, dict[str, int]] = {}
     for modality in modalities:
         status = store.status(modality)[rows]
         complete &= status == int(Status.OK)
         counts[modality] = {s.name.lower(): int((status == int(s)).sum()) for s in Status}
-    return {"expected": len(rows), "present": int(complete.sum()), "modalities": counts}
+    ids = store.ids
+    missing = sorted(set(expected) - {ids[i] for i in rows})
+    return {
+        "expected": len(rows) + len(missing),
+        "present": int(complete.sum()),
+        "modalities": counts,
+        **({"missing": missing[:20]} if missing else {}),
+    }

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harmonize_cli.evaluation.results import FOLDER, Result, existing, versions, write_result
+from harmonize_cli.evaluation.results import Result, existing, versions, write_result
+from harmonize_cli.evaluation.sources import Source
 from harmonize_cli.evaluation.statistics import DRAWS
 from harmonize_cli.files import atomic_path, sha256_file
-from harmonize_cli.models.checkpoint import LoadedModel
 from harmonize_cli.store.reader import Store
 
 Queries = Mapping[str, NDArray[np.generic]]
@@ -27,17 +27,13 @@ class Options:
     Attributes:
         draws, seed: of the bootstrap.
         clusters: resample source groups (clips of one video) instead of single queries.
-        batch_size: clips per forward pass.
-        cache: keep embeddings under the run folder.
-        out: the result file; None chooses a name under RUN/eval.
+        out: the result file; None chooses a name beside the model.
         overwrite: replace another result at that place.
     """
 
     draws: int = DRAWS
     seed: int = 0
     clusters: bool = False
-    batch_size: int = 64
-    cache: bool = True
     out: Path | None = None
     overwrite: bool = False
 
@@ -70,19 +66,16 @@ def finish(
     return result, path
 
 
-def place(loaded: LoadedModel, options: Options, result: Result) -> Path:
-    return options.out or loaded.run / FOLDER / f"{result.name}.json"
+def place(source: Source, options: Options, result: Result) -> Path:
+    """The result's file."""
+    return options.out or source.folder / f"{result.name}.json"
 
 
-def provenance(loaded: LoadedModel, store: Store) -> dict[str, Any]:
-    config = loaded.config
+def provenance(source: Source, store: Store) -> dict[str, Any]:
+    """The fields of a result that say whose numbers they are."""
     return {
-        "model_hash": loaded.weights_hash,
+        "model_hash": source.weights_hash,
         "store_hash": store.content_hash,
-        "store": str(getattr(store, "path", "")),
-        "model": {
-            "run": loaded.run.name,
-            "step": loaded.step,
-            **{k: config[k] for k in ("seed", "harmonize") if k in config},
-        },
+        "store": str(store.path),
+        "model": source.about(),
     }

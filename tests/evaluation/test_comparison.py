@@ -14,11 +14,12 @@ from harmonize_cli.evaluation.overview import overview
 from harmonize_cli.evaluation.protocols import PROBES, PROTOCOLS
 from harmonize_cli.evaluation.questions import query_values
 from harmonize_cli.evaluation.results import find_results
+from harmonize_cli.evaluation.sources import RunSource
 from harmonize_cli.evaluation.stage import Options
 from harmonize_cli.evaluation.statistics import holm
 from harmonize_cli.models.checkpoint import load_model
 
-QUICK = Options(draws=50, cache=False)
+QUICK = Options(draws=50)
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +30,10 @@ def runs(tmp_path_factory):
     for name, first in (("base", 0), ("other", 10)):
         for seed in range(2):
             run = make_run(folder / name / f"{name}-{seed}", store, seed=first + seed)
-            evaluate_retrieval(load_model(run), store, PROTOCOLS["vatt"], options=QUICK)
+            evaluate_retrieval(RunSource(load_model(run)), store, PROTOCOLS["vatt"], options=QUICK)
     probe = PROBES["logistic"].model_copy(update={"c": (1.0,)})
     for name in ("base", "other"):
-        evaluate_probe(load_model(folder / name / f"{name}-0"), store, probe, options=QUICK)
+        evaluate_probe(RunSource(load_model(folder / name / f"{name}-0")), store, probe, options=QUICK)
     return folder
 
 
@@ -86,7 +87,7 @@ def test_a_real_gain_is_found_and_a_loss_is_called_one(runs, tmp_path):
 def test_other_questions_have_no_pairs(runs, tmp_path):
     store = make_store(tmp_path / "store.h5", seed=9)
     run = make_run(tmp_path / "run", store)
-    evaluate_retrieval(load_model(run), store, PROTOCOLS["vatt"], options=QUICK)
+    evaluate_retrieval(RunSource(load_model(run)), store, PROTOCOLS["vatt"], options=QUICK)
     with pytest.raises(BadInput, match="no pairs"):
         compare_results([runs / "base"], [run])
 

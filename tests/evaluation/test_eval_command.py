@@ -5,6 +5,9 @@ import json
 import pytest
 from small_world import make_run, make_store
 
+from harmonize_cli.cli.main import app
+from harmonize_cli.errors import BadInput
+
 
 @pytest.fixture
 def place(tmp_path):
@@ -35,12 +38,18 @@ def test_probe_with_a_changed_setting(place, harmonize):
         (["--split", "valid"], "the store has test, train"),
         (["--checkpoint", "step-7"], "no checkpoint 'step-7'"),
         (["--device", "abacus"], "not usable here"),
+        (["--key", "video/frames"], "goes with RUN -"),
     ],
 )
-def test_bad_usage_is_one_message_and_exit_code_2(args, message, place, harmonize):
-    done = harmonize("eval", "retrieval", "run", "store.h5", *args, cwd=place, code=2)
-    assert message in done.stderr
+def test_bad_usage_leaves_nothing_behind(args, message, place):
+    with pytest.raises(BadInput, match=message):
+        app(["eval", "retrieval", str(place / "run"), str(place / "store.h5"), *args], standalone_mode=False)
     assert not (place / "run" / "eval").exists()
+
+
+def test_bad_input_is_one_message_and_exit_code_2(place, harmonize):
+    done = harmonize("eval", "retrieval", "absent", "store.h5", cwd=place, code=2)
+    assert done.stderr.startswith("error: absent: no such run folder")
 
 
 def test_compare_and_table(place, harmonize):

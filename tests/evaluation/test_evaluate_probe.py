@@ -8,6 +8,7 @@ from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.evaluate_probe import evaluate_probe
 from harmonize_cli.evaluation.protocols import PROBES
 from harmonize_cli.evaluation.results import read_result
+from harmonize_cli.evaluation.sources import RunSource
 from harmonize_cli.evaluation.stage import Options
 from harmonize_cli.models.checkpoint import load_model
 
@@ -18,7 +19,7 @@ QUICK = Options(draws=50)
 def test_split_store(small_store, small_run):
     """Even an untrained model lets these classes through: they differ in brightness and in pitch."""
     result, path = evaluate_probe(
-        load_model(small_run), small_store, LOGISTIC, modalities=["video", "audio"], options=QUICK
+        RunSource(load_model(small_run)), small_store, LOGISTIC, modalities=["video", "audio"], options=QUICK
     )
     assert read_result(path) == result
     assert result.metrics["video/top-1"]["value"] > 0.6
@@ -40,7 +41,7 @@ def test_split_store(small_store, small_run):
 def test_confusion_matrix_is_a_picture(small_store, small_run):
     from PIL import Image
 
-    _, path = evaluate_probe(load_model(small_run), small_store, LOGISTIC, options=QUICK)
+    _, path = evaluate_probe(RunSource(load_model(small_run)), small_store, LOGISTIC, options=QUICK)
     with Image.open(path.with_suffix(".video.png")) as picture:
         assert min(picture.size) > 300
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 10
@@ -49,7 +50,7 @@ def test_confusion_matrix_is_a_picture(small_store, small_run):
 def test_folds_judge_every_sample_once(tmp_path):
     store = make_store(tmp_path / "store.h5", folds=True)
     run = make_run(tmp_path / "run", store)
-    result, path = evaluate_probe(load_model(run), store, LOGISTIC, options=QUICK)
+    result, path = evaluate_probe(RunSource(load_model(run)), store, LOGISTIC, options=QUICK)
     assert result.split == "4 folds"
     with np.load(path.parent / result.queries["file"]) as queries:
         assert sorted(queries["video/id"]) == store.ids
@@ -57,7 +58,7 @@ def test_folds_judge_every_sample_once(tmp_path):
 
 def test_second_label_and_text(small_store, small_run):
     result, _ = evaluate_probe(
-        load_model(small_run), small_store, LOGISTIC, modalities=["text"], label=1, options=QUICK
+        RunSource(load_model(small_run)), small_store, LOGISTIC, modalities=["text"], label=1, options=QUICK
     )
     assert result.chance["text/top-1"] == 0.5
     assert result.protocol["label"] == 1
@@ -74,4 +75,4 @@ def test_second_label_and_text(small_store, small_run):
 )
 def test_what_cannot_be_probed_is_said(options, message, small_store, small_run):
     with pytest.raises(BadInput, match=message):
-        evaluate_probe(load_model(small_run), small_store, LOGISTIC, **options)
+        evaluate_probe(RunSource(load_model(small_run)), small_store, LOGISTIC, **options)

@@ -10,6 +10,7 @@ from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
 from harmonize_cli.evaluation.protocols import PROTOCOLS, adjusted
 from harmonize_cli.evaluation.results import read_result
 from harmonize_cli.evaluation.retrieval import DIRECTIONS, Embedded, retrieve, unit
+from harmonize_cli.evaluation.sources import RunSource
 from harmonize_cli.evaluation.stage import Options
 from harmonize_cli.models.checkpoint import load_model
 
@@ -124,7 +125,7 @@ def test_nothing_to_ask_names_the_counts():
 
 
 def test_a_store_and_a_run_end_in_a_result_file(small_store, small_run):
-    result, path = evaluate_retrieval(load_model(small_run), small_store, VATT, options=QUICK)
+    result, path = evaluate_retrieval(RunSource(load_model(small_run)), small_store, VATT, options=QUICK)
     assert path.parent == small_run / "eval"
     assert read_result(path) == result
     assert (result.split, result.coverage["expected"], result.coverage["present"]) == ("test", 12, 11)
@@ -143,28 +144,36 @@ def test_a_store_and_a_run_end_in_a_result_file(small_store, small_run):
 def test_again_is_the_same_file_and_another_result_is_not_overwritten(small_store, small_run, tmp_path):
     loaded = load_model(small_run)
     out = tmp_path / "mine.json"
-    first, _ = evaluate_retrieval(loaded, small_store, VATT, options=Options(draws=50, out=out))
+    first, _ = evaluate_retrieval(RunSource(loaded), small_store, VATT, options=Options(draws=50, out=out))
     before = out.stat().st_mtime_ns
-    again, _ = evaluate_retrieval(loaded, small_store, VATT, options=Options(draws=50, out=out))
+    again, _ = evaluate_retrieval(RunSource(loaded), small_store, VATT, options=Options(draws=50, out=out))
     assert (again, out.stat().st_mtime_ns) == (first, before)
     with pytest.raises(BadInput, match="--overwrite"):
-        evaluate_retrieval(loaded, small_store, VATT, split="train", options=Options(draws=50, out=out))
+        evaluate_retrieval(
+            RunSource(loaded), small_store, VATT, split="train", options=Options(draws=50, out=out)
+        )
     assert json.loads(out.read_text())["split"] == "test"
     evaluate_retrieval(
-        loaded, small_store, VATT, split="train", options=Options(draws=50, out=out, overwrite=True)
+        RunSource(loaded),
+        small_store,
+        VATT,
+        split="train",
+        options=Options(draws=50, out=out, overwrite=True),
     )
     assert json.loads(out.read_text())["split"] == "train"
 
 
 def test_unknown_split_names_the_known_ones(small_store, small_run):
     with pytest.raises(BadInput, match="the store has test, train"):
-        evaluate_retrieval(load_model(small_run), small_store, VATT, split="valid")
+        evaluate_retrieval(RunSource(load_model(small_run)), small_store, VATT, split="valid")
 
 
 def test_groups_are_resampled_whole_on_request(small_store, small_run):
     loaded = load_model(small_run)
-    single, _ = evaluate_retrieval(loaded, small_store, VATT, options=QUICK)
-    grouped, path = evaluate_retrieval(loaded, small_store, VATT, options=Options(draws=50, clusters=True))
+    single, _ = evaluate_retrieval(RunSource(loaded), small_store, VATT, options=QUICK)
+    grouped, path = evaluate_retrieval(
+        RunSource(loaded), small_store, VATT, options=Options(draws=50, clusters=True)
+    )
     assert grouped.metrics["text-to-video/MeanR"]["value"] == single.metrics["text-to-video/MeanR"]["value"]
     assert grouped.metrics != single.metrics
     assert grouped.protocol["interval"]["clusters"]
@@ -178,4 +187,4 @@ def test_settings_change_the_name_of_the_protocol():
     with pytest.raises(BadInput, match="unknown key"):
         adjusted(PROTOCOLS, "vatt", None, ["window=10"])
     with pytest.raises(BadInput, match="known are vatt, mil-nce"):
-        adjusted(PROTOCOLS, "clip")
+        adjusted(PROTOCOLS, "blip")

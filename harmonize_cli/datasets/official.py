@@ -1,0 +1,31 @@
+"""Official divisions of a data set as id -> part, from the lists alone: no video needs to be there."""
+
+from pathlib import Path
+
+from harmonize_cli.config import validate
+from harmonize_cli.datasets.layouts import LAYOUTS, LayoutOptions
+from harmonize_cli.datasets.layouts.base import Source
+from harmonize_cli.errors import BadInput
+
+DIVISIONS = {"ucf101": (1, 2, 3), "hmdb51": (1, 2, 3)}
+
+
+def official_divisions(dataset: str, annotations: Path) -> dict[str, dict[str, str]]:
+    """Name of each division ("split 1", ...) -> sample id -> "train", "test", ...
+
+    Data sets without several divisions give one, of the column split.
+
+    Raises:
+        BadInput: an unknown data set, lists that are missing or faulty.
+    """
+    if dataset not in LAYOUTS:
+        raise BadInput(f"--official {dataset}: known data sets are {', '.join(LAYOUTS)}")
+    layout = LAYOUTS[dataset]
+    found: dict[str, dict[str, str]] = {}
+    for number in DIVISIONS.get(dataset, (1,)):
+        options = validate(LayoutOptions, {"official_split": number}, source=f"--official {dataset}")
+        source = Source(layout, annotations, options)
+        name = f"split {number}" if dataset in DIVISIONS else "official"
+        found[name] = {entry.id: entry.split for entry in layout.entries(source)}
+        source.faults.raise_if_any()
+    return found

@@ -1,0 +1,165 @@
+"""`harmonize eval list`: benchmarks, what each asks of a model, the files it needs and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class Need(Protocol):
+    """A file that a data set needs (see `datasets.layouts`)."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def what(self) -> str: ...
+    @property
+    def required(self) -> bool: ...
+
+
+class Layout(Protocol):
+    """A data set on disk (see `datasets.layouts`)."""
+
+    @property
+    def needs(self) -> Sequence[Need]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A published evaluation.
+
+    Attributes:
+        name: of the data set's layout.
+        task: what is measured.
+        command: how, after `harmonize extract --dataset NAME`.
+        more: list files beyond the layout's first division.
+        reported: protocol facts that numbers in the literature share.
+    """
+
+    name: str
+    task: str
+    command: str
+    reported: str
+    more: tuple[str, ...] = ()
+
+
+BENCHMARKS = (
+    Benchmark(
+        "msrvtt",
+        "zero-shot retrieval",
+        "harmonize eval retrieval RUN STORE --split test --protocol vatt",
+        "1k-A: 1,000 pairs; R@10 and MedR",
+    ),
+    Benchmark(
+        "youcook2",
+        "zero-shot retrieval",
+        "harmonize eval retrieval RUN STORE --split val --protocol vatt",
+        "clip level: 3,350 segments in MIL-NCE's list (VATT used 3.1k)",
+    ),
+    Benchmark(
+        "ucf101",
+        "linear probe (video)",
+        "harmonize eval probe RUN STORE --official ucf101 --annotations DIR --protocol vatt",
+        "mean of three splits",
+        tuple(f"{part}list0{n}.txt" for n in (2, 3) for part in ("train", "test")),
+    ),
+    Benchmark(
+        "hmdb51",
+        "linear probe (video)",
+        "harmonize eval probe RUN STORE --official hmdb51 --annotations DIR --protocol vatt",
+        "mean of three splits",
+    ),
+    Benchmark(
+        "esc50",
+        "linear probe (audio)",
+        "harmonize eval probe RUN STORE --modality audio --protocol vatt",
+        "mean of five folds",
+    ),
+    Benchmark(
+        "kinetics",
+        "fine-tuning, zero-shot classification",
+        "harmonize eval finetune RUN STORE",
+        "top-1 and top-5 on the validation part",
+    ),
+    Benchmark(
+        "audiocaps",
+        "zero-shot retrieval (audio-text)",
+        "harmonize eval retrieval RUN STORE --split test --set captions=all",
+        "five captions per test clip",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """A benchmark and what of it is on this machine.
+
+    Attributes:
+        lists: required list files, each with the place found or None.
+        media: media files of listed samples found and expected; None where the lists are missing.
+    """
+
+    benchmark: Benchmark
+    lists: tuple[tuple[str, Path | None], ...]
+    media: tuple[int, int] | None
+    problem: str = ""
+
+    @property
+    def state(self) -> str:
+        """ "ready", or what is missing."""
+        if self.problem:
+            return self.problem
+        missing = [name for name, place in self.lists if place is None]
+        if missing:
+            return f"missing {', '.join(missing)}"
+        if self.media is None or not self.media[0]:
+            return "lists found, no media files"
+        present, expected = self.media
+        return "ready" if present == expected else f"{present} of {expected} media files"
+
+
+def availability(
+    layouts: Mapping[str, Layout],
+    folders: Sequence[Path],
+    find_list: Callable[[list[Path], tuple[str, ...]], Path | None],
+    count: Callable[[str, Path, Path], tuple[int, int]],
+) -> list[Availability]:
+    """Look for every benchmark.
+
+    Args:
+        folders: places to look in; a folder of the benchmark's name below one comes first.
+        find_list: finds a list file of one of some names in folders.
+        count: (layout, root, annotations) -> media files present and expected; errors are told, not raised.
+    """
+    found = []
+    for benchmark in BENCHMARKS:
+        places = [f / benchmark.name for f in folders if (f / benchmark.name).is_dir()] + list(folders)
+        needs = [need for need in layouts[benchmark.name].needs if need.required]
+        lists = [(" or ".join(need.names), find_list(places, need.names)) for need in needs]
+        lists += [(name, find_list(places, (name,))) for name in benchmark.more]
+        media, problem = None, ""
+        if places and lists and all(place is not None for _, place in lists):
+            where = next(place for _, place in lists if place is not None)
+            try:
+                media = count(benchmark.name, places[0], where.parent)
+            except Exception as e:  # a faulty list of one benchmark must not hide the others
+                problem = str(e).splitlines()[0]
+        found.append(Availability(benchmark, tuple(lists), media, problem))
+    return found
+
+
+def show(found: Sequence[Availability]) -> str:
+    """One block per benchmark, for the terminal."""
+    blocks = []
+    for one in found:
+        lines = [
+            f"{one.benchmark.name}: {one.benchmark.task} ({one.benchmark.reported})",
+            f"  state  {one.state}",
+            f"  run    harmonize extract --dataset {one.benchmark.name} --root DIR -o STORE; "
+            f"{one.benchmark.command}",
+        ]
+        lines += [f"  list   {name}: {place or 'missing'}" for name, place in one.lists]
+        blocks.append("\n".join(lines))
+    return "\n".join(blocks)

@@ -1,0 +1,30 @@
+"""The same architecture with fresh weights: the baseline that a pre-trained backbone has to beat."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import torch
+
+from harmonize_cli.config import validate
+from harmonize_cli.models.checkpoint import LoadedModel
+from harmonize_cli.models.config import ModelConfig
+from harmonize_cli.models.vatt import Vatt
+
+
+def untrained(loaded: LoadedModel, seed: int) -> LoadedModel:
+    """`loaded` as it could have started, from `seed`; step 0, with a hash of its own weights."""
+    config = validate(ModelConfig, loaded.config["model"], source=f"{loaded.run}: model")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Vatt(config, loaded.specs)
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    device = next(loaded.model.parameters()).device
+    config_values = {**loaded.config, "seed": seed, "harmonize": {"mode": "untrained"}}
+    return replace(
+        loaded, model=model.to(device).eval(), weights_hash=digest.hexdigest(), step=0, config=config_values
+    )

@@ -1,0 +1,102 @@
+"""Official divisions and lists: averaged splits, coverage of what should be there, the list of benchmarks."""
+
+import numpy as np
+import pytest
+from small_world import make_run, make_store
+
+from harmonize_cli.datasets.official import official_divisions
+from harmonize_cli.errors import BadInput
+from harmonize_cli.evaluation.evaluate_probe import evaluate_probe
+from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
+from harmonize_cli.evaluation.protocols import PROBES, PROTOCOLS
+from harmonize_cli.evaluation.sources import RunSource
+from harmonize_cli.evaluation.splits import official_parts
+from harmonize_cli.evaluation.stage import Options
+from harmonize_cli.models.checkpoint import load_model
+
+QUICK = Options(draws=50)
+
+
+@pytest.fixture
+def divisions(small_store):
+    ids = small_store.ids
+    return {
+        f"split {n}": {name: "test" if (i + n) % 3 == 0 else "train" for i, name in enumerate([*ids, "gone"])}
+        for n in (1, 2, 3)
+    }
+
+
+def test_three_splits_are_averaged_and_missing_ids_told(small_store, small_run, divisions):
+    source = RunSource(load_model(small_run))
+    probe = PROBES["logistic"].model_copy(update={"c": (1.0,)})
+    result, _ = evaluate_probe(source, small_store, probe, official=divisions, options=QUICK)
+    single = []
+    for name, division in divisions.items():
+        one, _ = evaluate_probe(source, small_store, probe, official={name: division}, options=QUICK)
+        single.append(one.metrics["video/top-1"]["value"])
+    assert result.metrics["video/top-1"]["value"] == pytest.approx(np.mean(single))
+    assert result.split == "split 1, split 2, split 3"
+    assert result.coverage["expected"] == 25
+    assert result.coverage["missing"] == ["gone"]
+
+
+def test_lists_of_other_ids_are_refused(small_store):
+    with pytest.raises(BadInput, match="ids there look like 'v_1', ids here like 's000'"):
+        official_parts(small_store, {"split 1": {"v_1": "train"}}, np.ones(24, bool))
+
+
+def test_retrieval_keeps_to_the_list_and_counts_what_is_missing(small_store, small_run):
+    listed = {*(f"s{i:03d}" for i in range(12, 20)), "lost1", "lost2"}
+    source = RunSource(load_model(small_run))
+    result, _ = evaluate_retrieval(
+        source, small_store, PROTOCOLS["vatt"], split="test", expected=listed, options=QUICK
+    )
+    assert (result.coverage["expected"], result.coverage["present"]) == (10, 7)  # one of eight is silent
+    assert result.coverage["missing"] == ["lost1", "lost2"]
+
+
+def test_real_lists_of_ucf101_and_hmdb51(shared_data):
+    lists = shared_data("annotations")
+    ucf = official_divisions("ucf101", lists / "ucf101")
+    assert [sum(p == "test" for p in d.values()) for d in ucf.values()] == [3783, 3734, 3696]
+    assert [sum(p == "train" for p in d.values()) for d in ucf.values()] == [9537, 9586, 9624]
+    hmdb = official_divisions("hmdb51", lists)
+    assert [
+        (sum(p == "train" for p in d.values()), sum(p == "test" for p in d.values())) for d in hmdb.values()
+    ] == [(3570, 1530)] * 3
+
+
+def test_unknown_data_set_and_missing_lists(tmp_path):
+    with pytest.raises(BadInput, match="known data sets are"):
+        official_divisions("imagenet", tmp_path)
+    with pytest.raises(BadInput, match=r"trainlist01\.txt"):
+        official_divisions("ucf101", tmp_path)
+
+
+def test_list_names_files_and_what_is_missing(shared_data, harmonize, tmp_path):
+    lists = shared_data("annotations")
+    done = harmonize("eval", "list", "--root", tmp_path, "--annotations", lists)
+    blocks = {b.split(":")[0]: b for b in done.stdout.replace("\n  ", "\x00").splitlines()}
+    assert set(blocks) >= {"msrvtt", "youcook2", "ucf101", "hmdb51", "esc50", "kinetics"}
+    assert "lists found, no media files" in blocks["msrvtt"]
+    assert "msrvtt_1ka_test.csv" in blocks["msrvtt"]
+    assert "testlist03.txt: missing" in harmonize("eval", "list", "--root", tmp_path).stdout
+    assert "no such folder" in harmonize("eval", "list", "--root", tmp_path / "none", code=2).stderr
+
+
+def test_ready_where_all_files_are_there(shared_data, harmonize, tmp_path):
+    (tmp_path / "esc50").symlink_to(shared_data("esc10"))
+    done = harmonize("eval", "list", "--root", tmp_path)
+    assert "esc50: linear probe (audio) (mean of five folds)\n  state  ready" in done.stdout
+
+
+def test_command_takes_official_lists(harmonize, tmp_path):
+    store = make_store(tmp_path / "store.h5")
+    make_run(tmp_path / "run", store)
+    for part, numbers in (("train", range(12)), ("test", range(12, 24))):
+        for n in (1, 2, 3):
+            lines = [f"Class{i % 3}/s{i:03d}.avi 1" for i in numbers]
+            (tmp_path / f"{part}list0{n}.txt").write_text("\r\n".join(lines))
+    options = ["--official", "ucf101", "--annotations", tmp_path, "--set", "c=[1.0]", "--draws", 20]
+    done = harmonize("eval", "probe", tmp_path / "run", tmp_path / "store.h5", *options)
+    assert "split split 1, split 2, split 3" in done.stdout
