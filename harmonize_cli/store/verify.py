@@ -45,9 +45,12 @@ def verify(path: Path, on_sample: Callable[[], Any] = lambda: None) -> Iterator[
     Raises:
         BadInput: there is no store at all.
     """
+    if not path.exists():
+        raise BadInput(f"{path}: no such file or folder")
     seen: Counter[str] = Counter()
     opened: list[Path] = []
-    for part in shard_paths(path):
+    parts = shard_paths(path)
+    for part in parts:
         try:
             store = Store(part, [index_shard(part)])
         except BadInput as e:
@@ -61,7 +64,7 @@ def verify(path: Path, on_sample: Callable[[], Any] = lambda: None) -> Iterator[
     for sample, count in seen.items():
         if count > 1:
             yield Problem(path, "samples/id", f"is there {count} times", sample)
-    if len(opened) > 1 and max(seen.values(), default=0) <= 1:
+    if len(opened) == len(parts) and max(seen.values(), default=0) <= 1:
         try:
             Store.open(path)
         except BadInput as e:

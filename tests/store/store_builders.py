@@ -64,7 +64,7 @@ def assert_same(found: Sample, expected: Sample) -> None:
         else:  # bit by bit: NaN and -0.0 count
             assert np.asarray(found.features[key]).tobytes() == np.asarray(rows).tobytes(), key
         if key in expected.times:
-            assert np.array_equal(found.times[key], expected.times[key]), key
+            assert np.array_equal(found.times[key], expected.times[key], equal_nan=True), key
     for modality, status in found.status.items():
         has_rows = any(key.startswith(modality + "/") for key in filled)
         default = Status.OK if has_rows else Status.MISSING
