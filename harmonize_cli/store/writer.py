@@ -17,7 +17,7 @@ import harmonize_cli
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import atomic_path
 from harmonize_cli.store.digest import encode_json, encode_text, feature_digest, sample_digest
-from harmonize_cli.store.growing import GrowingDataset, GrowingTexts
+from harmonize_cli.store.growing import BULK_CHUNK, GrowingDataset, GrowingTexts
 from harmonize_cli.store.schema import (
     FORMAT,
     SCHEMA_VERSION,
@@ -234,7 +234,10 @@ class _FeatureColumn:
         if row_sizes is not None:
             self._row_offsets.append(self._data.rows + np.cumsum(row_sizes))
         self._rows += len(data) if row_sizes is None else len(row_sizes)
-        self._data.append(data)
+        # by blocks: rows of an hour of video are mapped from a file and must not be copied as a whole
+        step = max(1, BULK_CHUNK // max(1, data[:1].nbytes))
+        for first in range(0, len(data), step):
+            self._data.append(data[first : first + step])
         self._times.append(times)
         self._offsets.append(np.array([self._rows]))
         self._digest.append(np.frombuffer(digest, np.uint8)[None])
