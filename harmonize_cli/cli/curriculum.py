@@ -64,3 +64,53 @@ def score(
         f"{report.samples} samples, {len(report.columns)} indicators{conflict}; "
         f"{report.scored} scored now{rate}: {out}"
     )
+
+
+@app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="Run folder of `harmonize pretrain`.")],
+    store: Annotated[Path, typer.Argument(help="Feature store.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", show_default="RUN/audit", help="Folder for the result.")
+    ] = None,
+    *,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            show_default="all",
+            help="caption-elsewhere, caption-neighbour, sound-elsewhere or sound-shifted (may be repeated).",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(show_default="val, else test, else all", help="Samples to audit on.")
+    ] = None,
+    share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share to misalign.")] = 0.4,
+    checkpoint: Annotated[str, typer.Option(help="last, best or a name such as step-00000100.")] = "last",
+    batch: Annotated[int | None, typer.Option(min=2, show_default="the run's")] = None,
+    draws: Annotated[int, typer.Option(min=10, help="Resamples of the bootstrap.")] = 300,
+    seed: Annotated[int, typer.Option(help="Chooses what is misaligned.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+) -> None:
+    """Misalign held-out samples on purpose and see which indicator finds them: which one to trust.
+
+    Writes audit.json, and combination.json for `harmonize curriculum plan`.
+
+    Example: harmonize curriculum audit runs/demo/runs/baseline runs/demo/store.h5
+    """
+    from harmonize_cli.curriculum.audit import AuditSettings, table
+    from harmonize_cli.curriculum.audit import audit as run_audit
+    from harmonize_cli.curriculum.inject import KINDS
+
+    settings = AuditSettings(
+        kinds=tuple(kind) if kind else tuple(KINDS),
+        split=split,
+        share=share,
+        checkpoint=checkpoint,
+        batch=batch,
+        draws=draws,
+        seed=seed,
+        device=device,
+    )
+    folder = out or run / "audit"
+    result = run_audit(run, store, folder, settings)
+    typer.echo(f"{table(result)}\n{folder / 'audit.json'}")

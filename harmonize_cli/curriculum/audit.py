@@ -1,0 +1,174 @@
+"""`harmonize curriculum audit`: misalign samples on purpose and see which indicator finds them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmonize_cli.curriculum.combine import Combination, cross_fitted, learn
+from harmonize_cli.curriculum.detection import METRICS, Detection, detect
+from harmonize_cli.curriculum.inject import KINDS, inject
+from harmonize_cli.curriculum.score_parts import bank_rows, batch_size, score_rows, scoring_order
+from harmonize_cli.curriculum.scorer import Scorer, losses_of, make_bank, pick_indicators
+from harmonize_cli.errors import BadInput
+from harmonize_cli.files import write_json
+from harmonize_cli.models.checkpoint import load_model
+from harmonize_cli.progress import progress
+from harmonize_cli.store.batches import StoreDataset
+from harmonize_cli.store.reader import Store
+from harmonize_cli.store.windows import check_inputs
+
+FORMAT = "harmonize-audit/1"
+RESULT, COMBINATION = "audit.json", "combination.json"
+COMBINED = "combined"
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """share of the samples that each kind of misalignment is injected into; most: samples used at most."""
+
+    kinds: tuple[str, ...] = tuple(KINDS)
+    split: str | None = None
+    share: float = 0.4
+    most: int = 4000
+    checkpoint: str = "last"
+    batch: int | None = None
+    draws: int = 300
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """found: kind -> indicator -> how well it detects; samples that it was measured on, and their split."""
+
+    found: dict[str, dict[str, Detection]]
+    samples: int
+    split: str
+
+    def best(self, kind: str) -> str:
+        """The indicator with the highest AUROC."""
+        return max(
+            self.found[kind], key=lambda name: np.nan_to_num(self.found[kind][name].metrics["auroc"][0])
+        )
+
+
+def audit(run: Path, store_path: Path, out: Path, settings: AuditSettings) -> Audit:
+    """Measure every indicator on every kind; writes audit.json and combination.json (of captions) to `out`.
+
+    Held-out samples are used, those of split `val` where the store has it: what the model learned by heart
+    would look better aligned than it is.
+
+    Raises:
+        BadInput: no run, no store, or a kind that can't be done to it.
+    """
+    loaded = load_model(run, settings.checkpoint, settings.device)
+    store = Store.open(store_path)
+    specs = check_inputs(store, loaded.specs)
+    dataset = StoreDataset(store, specs, cache_bytes=1 << 28)
+    rows, split = held_out(store, settings)
+    losses = losses_of(loaded, specs)
+    indicators = pick_indicators(None, losses)
+    batch = batch_size(loaded, settings.batch, len(rows))
+    others = np.setdiff1d(np.arange(len(store)), rows)
+    bank = bank_rows(others if len(others) >= len(rows) else rows, settings.seed)
+    scorer = Scorer(loaded, indicators, losses, bank=make_bank(loaded, dataset, bank, batch=batch))
+    noisy = {i.name: i.noisy for i in indicators}
+    kinds = [kind for kind in settings.kinds if KINDS.get(kind, ("text", ""))[0] in specs]
+    found: dict[str, dict[str, Detection]] = {}
+    combinations: dict[str, Combination] = {}
+    for kind in progress(kinds, desc="audit", unit="kind"):
+        injection = inject(dataset, rows, kind, share=settings.share, seed=settings.seed)
+        order = scoring_order(rows, settings.seed)
+        columns = score_rows(scorer, injection.make, order, batch, range(len(order)))
+        order = columns.pop("index")
+        suspicions = {name: x if noisy[name] == "high" else -x for name, x in columns.items()}
+        wrong = np.array([int(i) in injection.wrong for i in order])
+        groups = [store.groups[i] for i in order]
+        suspicions[COMBINED] = cross_fitted(suspicions, wrong, groups)
+        found[kind] = {name: detect(x, wrong, draws=settings.draws) for name, x in suspicions.items()}
+        combinations[kind] = learn({n: x for n, x in suspicions.items() if n != COMBINED}, wrong)
+    result = Audit(found, len(rows), split)
+    write_json(out / RESULT, _to_json(result, run, store_path, settings))
+    write_json(out / COMBINATION, {kind: model.to_json() for kind, model in combinations.items()})
+    return result
+
+
+def held_out(store: Store, settings: AuditSettings) -> tuple[Rows, str]:
+    """The samples to audit on and the name of their split."""
+    split = settings.split
+    if split is None:
+        known = set(store.splits)
+        split = next((name for name in ("val", "validation", "dev", "test") if name in known), None)
+    rows = store.select(split)
+    if len(rows) > settings.most:
+        rows = np.sort(np.random.default_rng([settings.seed, 74]).choice(rows, settings.most, replace=False))
+    if len(rows) < 20:
+        raise BadInput(
+            f"{store.path}: only {len(rows)} samples of split {split!r}; an audit needs 20 at least"
+        )
+    return rows, split or "all"
+
+
+def read_combination(folder: Path, kind: str) -> Combination:
+    """The combination that an audit learned for a kind of misalignment.
+
+    Raises:
+        BadInput: no audit there, or not of this kind.
+    """
+    try:
+        values = json.loads((folder / COMBINATION).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise BadInput(
+            f"{folder / COMBINATION}: can't be read ({e}); `harmonize curriculum audit` makes it"
+        ) from e
+    if kind not in values:
+        raise BadInput(f"{folder / COMBINATION}: has no {kind!r}; it has {', '.join(values)}")
+    return Combination.from_json(values[kind])
+
+
+def table(result: Audit, kinds: Sequence[str] | None = None, *, most: int = 12) -> str:
+    """Indicators by AUROC, per kind, with intervals."""
+    lines = []
+    for kind in kinds or result.found:
+        found = result.found[kind]
+        order = sorted(found, key=lambda n: -np.nan_to_num(found[n].metrics["auroc"][0], nan=-1))
+        shown = order[:most] + [n for n in order[most:] if n.startswith("cosine")]
+        lines.append(f"{kind} ({KINDS[kind][1]}); {result.samples} samples of {result.split}")
+        lines.append(f"  {'indicator':<24}" + "".join(f"{name:>22}" for name in METRICS))
+        for name in shown:
+            cells = [found[name].metrics[m] for m in METRICS]
+            row = "".join(f"{v:>8.3f} [{a:.3f},{b:.3f}]".rjust(22) for v, a, b in cells)
+            lines.append(f"  {name:<24}{row}")
+        lines.append(f"  trust {result.best(kind)} for this kind")
+    return "\n".join(lines)
+
+
+def _to_json(result: Audit, run: Path, store: Path, settings: AuditSettings) -> dict[str, Any]:
+    def cell(triple: tuple[float, float, float]) -> dict[str, float | None]:
+        names = ("value", "low", "high")
+        return {n: None if np.isnan(v) else v for n, v in zip(names, triple, strict=True)}
+
+    kinds = {
+        kind: {
+            name: {"defined": d.defined, **{m: cell(t) for m, t in d.metrics.items()}}
+            for name, d in found.items()
+        }
+        for kind, found in result.found.items()
+    }
+    return {
+        "format": FORMAT,
+        "run": str(run),
+        "store": str(store),
+        "split": result.split,
+        "samples": result.samples,
+        "share": settings.share,
+        "seed": settings.seed,
+        "best": {kind: result.best(kind) for kind in result.found},
+        "kinds": kinds,
+    }
