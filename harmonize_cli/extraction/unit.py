@@ -30,6 +30,7 @@ from harmonize_cli.extraction.samples import (
 from harmonize_cli.media.decode import FileDecode, TrackOutcome
 from harmonize_cli.media.decoders import decoder_for
 from harmonize_cli.media.requests import Chunk, Kind, Request, Span
+from harmonize_cli.media.rows import release
 from harmonize_cli.media.segments import Cutter, Segment
 from harmonize_cli.store.schema import FeatureSpec, Sample, Status
 
@@ -165,6 +166,7 @@ class UnitRunner:
                 number, key = self.requests.index(encoder.request), encoder.spec.key
                 sample.features[key] = encoder.encode_sound(segment.rows[number])
                 sample.times[key] = float(segment.times[number][0])
+                release(segment.rows[number])
         sample.status["audio"] = status
         if reason:
             sample.reason["audio"] = reason

@@ -1,5 +1,6 @@
 """Growing arrays: in memory while small, in an unnamed temporary file beyond that."""
 
+import mmap
 import tempfile
 from typing import IO, Any
 
@@ -21,6 +22,7 @@ class RowBuffer:
         self._parts: list[npt.NDArray[Any]] = []
         self._bytes = 0
         self._file: IO[bytes] | None = None
+        self._mapped: mmap.mmap | None = None
         self._rows = 0
 
     def __len__(self) -> int:
@@ -43,11 +45,25 @@ class RowBuffer:
             self._file.write(np.ascontiguousarray(rows, self._dtype).data)
 
     def array(self) -> npt.NDArray[Any]:
-        """All rows; read-only where they are mapped from the file."""
+        """All rows, once all are appended; read-only where they are mapped from the file."""
         shape = (self._rows, *self._row_shape)
         if self._file is not None:
-            self._file.flush()
-            return np.memmap(self._file, self._dtype, "r", shape=shape)
+            if self._mapped is None:
+                self._file.flush()
+                self._mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+                self._file.close()
+            return np.frombuffer(self._mapped, self._dtype).reshape(shape)
         if not self._parts:
             return np.empty(shape, self._dtype)
         return self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts)
+
+
+def release(rows: npt.NDArray[Any]) -> None:
+    """Give memory of mapped rows back to the system; they stay readable. Nothing happens to other arrays."""
+    base: Any = rows
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)
