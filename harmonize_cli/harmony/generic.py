@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.harmony.layers import Cotangents, Scratch, SettledLayer, add_grad
+from harmonize_cli.harmony.layers import Cotangents, add_grad
+from harmonize_cli.harmony.sums import Buffers, GramSum
 from harmonize_cli.harmony.tape import Call, _tensors
 
 Params = dict[str, Tensor]
@@ -42,23 +43,23 @@ class GenericLayer:
         """Trainable parameters by name within the module."""
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
-    def add_gram(self, total: Tensor) -> None:
-        """Add this layer's terms to `total` [U, K, K]."""
-        size = sum(p.numel() for p in self.parameters().values()) * total.shape[1] * 8
+    def add_gram(self, total: GramSum, buffers: Buffers) -> None:
+        """Add this layer's terms to `total`."""
+        size = sum(p.numel() for p in self.parameters().values()) * total.losses * 8
         step = max(1, min(self.units, 2**28 // max(size, 1)))
         for start in range(0, self.units, step):
             part = range(start, min(start + step, self.units))
-            grads = self._gradients(part, total.shape[1])
-            SettledLayer(self.name, grads).add_gram(total[part.start : part.stop])
+            grads = [g for _, g in self._gradients(part, total.losses)]
+            per_loss = [[g[:, k] for g in grads] for k in range(total.losses)]
+            total.add_all(per_loss, buffers, slice(part.start, part.stop))
 
-    def update(self, weights: Tensor, scratch: Scratch) -> None:
+    def update(self, weights: Tensor, buffers: Buffers) -> None:
         """Add the gradient under `weights` [U, K], by one ordinary replay."""
         params = self.parameters()
         for call, cotangents in self.calls:
             outputs = len(call.edges)
             combined = [
-                scratch_free_combine([of[o] for of in cotangents], weights, call.shapes[o])
-                for o in range(outputs)
+                combine_rows([of[o] for of in cotangents], weights, call.shapes[o]) for o in range(outputs)
             ]
             if not any(each is not None for each in combined):
                 continue
@@ -131,7 +132,7 @@ def _units(t: Tensor, rows: int, units: int) -> Tensor:
     return t.reshape(units, rows // units, *t.shape[1:])
 
 
-def scratch_free_combine(d: list[Tensor | None], weights: Tensor, shape: torch.Size) -> Tensor | None:
+def combine_rows(d: list[Tensor | None], weights: Tensor, shape: torch.Size) -> Tensor | None:
     """sum_k weights[unit of row, k] d[k], in a new tensor."""
     total: Tensor | None = None
     for k, each in enumerate(d):

@@ -4,10 +4,11 @@ A linear layer's gradient under loss l is G_l = sum_s x_s d_l,s^T over the token
 
     <G_l, G_k> = sum_st (x_s . x_t)(d_l,s . d_k,t)
 
-Two ways to get it, chosen by counted operations (`flops`):
-- token form: M = x x^T once per input (shared by all layers that read it), then <d_l, M d_k>;
-- direct form: G_l itself, unit by unit, and inner products; never more than a chunk of units at a time.
-A bias adds 1 to every entry of M; for an embedding M is 1 where two tokens are the same row.
+Three ways to get it, chosen by counted operations (`flops`); M = x x^T is made once per input and shared by
+all layers that read it, a bias adds 1 to its entries, for an embedding it is 1 where two tokens are the same:
+- token form, <d_l, M d_k>: one product for all losses l;
+- token form, <M, d_l d_k^T>: where one pair of losses is all there is;
+- direct form: G_l itself, a chunk of units at a time, and inner products.
 """
 
 from collections.abc import Sequence
@@ -16,8 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harmonize_cli.harmony.flops import direct_cost, token_cost
-from harmonize_cli.harmony.segments import Segment, dot
+from harmonize_cli.harmony.flops import direct_cost, moves_one_side, token_cost
+from harmonize_cli.harmony.segments import Segment
+from harmonize_cli.harmony.sums import Buffers, GramSum
 
 
 @dataclass(slots=True)
@@ -29,22 +31,17 @@ class Factors:
     bias: bool
 
 
-def shared_gram(layers: Sequence[Factors], losses: int) -> Tensor:
-    """[U, K, K], summed over layers that read the very same inputs."""
-    first = layers[0].segments
-    rows = first[0].x.shape[0]
-    dtype = torch.float64 if _cotangent(layers).dtype == torch.float64 else torch.float32
-    total = torch.zeros(rows, losses, losses, dtype=dtype, device=first[0].x.device)
-    index = not first[0].x.is_floating_point()
-    if index or token_cost(layers, losses) <= direct_cost(layers, losses):
-        _token_form(layers, total)
+def add_shared(layers: Sequence[Factors], total: GramSum, buffers: Buffers) -> None:
+    """Add the terms of layers that read the very same inputs."""
+    index = not layers[0].segments[0].x.is_floating_point()
+    if index or token_cost(layers, total.losses) <= direct_cost(layers, total.losses):
+        _token_form(layers, total, buffers)
     else:
         for layer in layers:
-            _direct_form(layer, total)
-    return total
+            _direct_form(layer, total, buffers)
 
 
-def _token_form(layers: Sequence[Factors], total: Tensor) -> None:
+def _token_form(layers: Sequence[Factors], total: GramSum, buffers: Buffers) -> None:
     calls = len(layers[0].segments)
     for s in range(calls):
         for t in range(s, calls):
@@ -56,7 +53,7 @@ def _token_form(layers: Sequence[Factors], total: Tensor) -> None:
                 key = layer.weight, layer.bias
                 if key not in products:
                     products[key] = _inputs_product(one.x, two.x, *key)
-                _add_pair(one, two, products[key], total, same=s == t)
+                _add_pair(one, two, products[key], total, buffers, same=s == t)
 
 
 def _inputs_product(x: Tensor, y: Tensor, weight: bool, bias: bool) -> Tensor:
@@ -69,52 +66,44 @@ def _inputs_product(x: Tensor, y: Tensor, weight: bool, bias: bool) -> Tensor:
     return product.add_(1) if bias else product
 
 
-def _add_pair(one: Segment, two: Segment, M: Tensor, total: Tensor, *, same: bool) -> None:
+def _add_pair(one: Segment, two: Segment, M: Tensor, total: GramSum, buffers: Buffers, *, same: bool) -> None:
     """Add the terms of tokens of `one` against tokens of `two`; M [U, n, m].
 
-    M multiplies the side that fewer losses reach. Between different calls every term stands for itself and
-    for its mirror image.
+    Between different calls every term stands for itself and for its mirror image.
     """
     left, right = one.losses(), two.losses()
-    if not same and len(left) < len(right):
-        one, two, M, left, right = two, one, M.transpose(1, 2), right, left
-    for k in right:
-        d_k = two.d[k]
-        assert d_k is not None
-        moved = torch.bmm(M.to(d_k.dtype), d_k)
-        for l in left:  # noqa: E741
-            if same and l > k:
-                continue
-            d_l = one.d[l]
-            assert d_l is not None
-            value = dot(d_l, moved)
-            if not same:
-                total[:, l, k] += value
-                total[:, k, l] += value
-            else:
-                total[:, l, k] += value
-                if l != k:
-                    total[:, k, l] += value
+    pairs = [(i, k) for k in right for i in left if not same or i <= k]
+    times = {True: 1, False: 2}
+    if not moves_one_side(one, two, len(pairs)):
+        for i, k in pairs:
+            d_i, d_k = one.cotangent(i), two.cotangent(k)
+            product = torch.bmm(d_i, d_k.transpose(1, 2), out=buffers.like("pair", d_i, M.shape))
+            value = buffers.dot(product, M.to(product.dtype))
+            total.add(i, k, value * times[same or i != k])
+        return
+    if len(left) < len(right):
+        # M multiplies the side that fewer losses reach
+        one, two, M = two, one, M.transpose(1, 2)
+        pairs = [(k, i) for i, k in pairs]
+    for k in two.losses():
+        d_k = two.cotangent(k)
+        moved = torch.bmm(M.to(d_k.dtype), d_k, out=buffers.like("moved", d_k, one.cotangent().shape))
+        for i in (i for i, other in pairs if other == k):
+            value = buffers.dot(one.cotangent(i), moved)
+            total.add(i, k, value * times[same or i != k])
 
 
-def _direct_form(layer: Factors, total: Tensor) -> None:
-    units = total.shape[0]
-    x, d = layer.segments[0].x, _cotangent([layer])
-    size = x.shape[-1] * d.shape[-1] * total.shape[1] * d.element_size()
-    step = max(1, min(units, _budget(x) // max(size, 1)))
-    for start in range(0, units, step):
+def _direct_form(layer: Factors, total: GramSum, buffers: Buffers) -> None:
+    x, d = layer.segments[0].x, next(s.cotangent() for s in layer.segments if s.losses())
+    size = x.shape[-1] * d.shape[-1] * total.losses * d.element_size()
+    step = max(1, min(total.units, _budget(x) // max(size, 1)))
+    for start in range(0, total.units, step):
         part = slice(start, start + step)
-        grads = [_gradient(layer, k, part) for k in range(total.shape[1])]
-        for l, g_l in enumerate(grads):  # noqa: E741
-            for k, g_k in enumerate(grads[: l + 1]):
-                for one, two in zip(g_l, g_k, strict=False):
-                    value = dot(one, two)
-                    total[part, l, k] += value
-                    if l != k:
-                        total[part, k, l] += value
+        grads = [_gradient(layer, k, part, buffers) for k in range(total.losses)]
+        total.add_all(grads, buffers, part)
 
 
-def _gradient(layer: Factors, loss: int, part: slice) -> list[Tensor]:
+def _gradient(layer: Factors, loss: int, part: slice, buffers: Buffers) -> list[Tensor]:
     """Per-unit gradients of one loss, [U, in, out] and [U, out]; empty where it does not reach the layer."""
     weight: Tensor | None = None
     bias: Tensor | None = None
@@ -125,15 +114,15 @@ def _gradient(layer: Factors, loss: int, part: slice) -> list[Tensor]:
         d = d[part]
         if layer.weight:
             xt = segment.x[part].transpose(1, 2)
-            weight = torch.bmm(xt, d) if weight is None else weight.baddbmm_(xt, d)
+            if weight is None:
+                shape = (len(d), xt.shape[1], d.shape[2])
+                weight = torch.bmm(xt, d, out=buffers.like(f"gradient {loss}", d, shape))
+            else:
+                weight.baddbmm_(xt, d)
         if layer.bias:
             column = d.sum(1)
             bias = column if bias is None else bias + column
     return [g for g in (weight, bias) if g is not None]
-
-
-def _cotangent(layers: Sequence[Factors]) -> Tensor:
-    return next(d for layer in layers for s in layer.segments for d in s.d if d is not None)
 
 
 def _budget(x: Tensor) -> int:

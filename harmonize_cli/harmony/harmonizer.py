@@ -15,13 +15,14 @@ from harmonize_cli.harmony.decide import Control, Decision, Policy
 from harmonize_cli.harmony.distributed import gather_rows, own_rows, reduce_gradients
 from harmonize_cli.harmony.gate import Gate
 from harmonize_cli.harmony.granularity import Granularity, any_in_unit, spread
-from harmonize_cli.harmony.layers import Cotangents, Scratch
+from harmonize_cli.harmony.layers import Cotangents
 from harmonize_cli.harmony.measure import measure, read_layers, update
 from harmonize_cli.harmony.report import HarmonyReport
 from harmonize_cli.harmony.representation import representation_gram
 from harmonize_cli.harmony.rules import MovingGradVac, Rule, make_rule
 from harmonize_cli.harmony.scope import Scope
 from harmonize_cli.harmony.sketch import Sketch
+from harmonize_cli.harmony.sums import Buffers
 from harmonize_cli.harmony.tape import Call, Tape
 from harmonize_cli.harmony.whole import WholeBatch
 
@@ -142,6 +143,19 @@ class Harmonizer:
             seconds=time.perf_counter() - began,
         )
 
+    def gram(self, losses: Mapping[str, Tensor], pooled: Pooled) -> Tensor:
+        """Only measure: [U, K, K] of this rank, without touching `.grad`; frees the graph.
+
+        At granularity `batch` use `backward`: there the Gram comes from the gradients themselves.
+        """
+        if self.granularity.whole:
+            raise BadInput("granularity: batch is measured by `backward` alone")
+        cut = make_cut(losses, _listed(pooled), self.tape.take(), read_heads=self.scope.name == "all")
+        units = self.granularity.units(cut.samples)
+        if self.scope.name == "representation":
+            return representation_gram(cut, units)
+        return measure(cut, units, self.scope, self.tape.names.values(), self.sketch).gram
+
     def _per_unit(
         self, cut: Cut, units: int, scale: float, defined: Tensor, step: int
     ) -> tuple[Tensor, Decision]:
@@ -188,9 +202,9 @@ class Harmonizer:
         for call, cotangents in cut.head_calls:
             by_module.setdefault(call.module, []).append((call, cotangents))
         layers, _ = read_layers(by_module, units, set())
-        scratch = Scratch()
+        buffers = Buffers()
         for layer in layers:
-            layer.update(decision.taking_part.to(cut.pooled[0].device), scratch)
+            layer.update(decision.taking_part.to(cut.pooled[0].device), buffers)
 
     def _refuse_strangers(self, cut: Cut) -> None:
         known = {id(p) for p in self.parameters()}

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony.gram import Factors
 from harmonize_cli.harmony.patches import non_overlapping, patch_rows
-from harmonize_cli.harmony.segments import Segment, dot, per_unit
+from harmonize_cli.harmony.segments import Segment, per_unit
+from harmonize_cli.harmony.sums import Buffers, GramSum, wide
 from harmonize_cli.harmony.tape import Call
 
 Cotangents = list[list[Tensor | None]]
@@ -42,10 +43,10 @@ class OuterLayer:
         """One per call."""
         return self.factors.segments
 
-    def update(self, weights: Tensor, scratch: "Scratch") -> None:
+    def update(self, weights: Tensor, buffers: Buffers) -> None:
         """Add the gradient under `weights` [U, K] and let go of the cotangents."""
         for segment in self.segments:
-            combined = scratch.combine(segment.d, weights)
+            combined = combine(segment.d, weights, buffers)
             segment.d = []
             if combined is None:
                 continue
@@ -79,7 +80,7 @@ class RowLayer:
         """The per-unit gradients in place of the cotangents."""
         x = self.segments[0].x
         shape = x.shape[0], len(self.segments[0].d), x.shape[2]
-        scale, shift = (torch.zeros(shape, dtype=_wide(x.dtype), device=x.device) for _ in range(2))
+        scale, shift = (torch.zeros(shape, dtype=wide(x.dtype), device=x.device) for _ in range(2))
         for segment in self.segments:
             normed = normalise(self.module, segment.x) if self.weight is not None else None
             for k in segment.losses():
@@ -99,55 +100,34 @@ class SettledLayer:
     name: str
     grads: list[tuple[nn.Parameter, Tensor]]
 
-    def add_gram(self, total: Tensor) -> None:
-        """Add this layer's terms to `total` [U, K, K]."""
-        for _, g in self.grads:
-            for l in range(g.shape[1]):  # noqa: E741
-                for k in range(l + 1):
-                    value = dot(g[:, l], g[:, k])
-                    total[:, l, k] += value
-                    if l != k:
-                        total[:, k, l] += value
+    def add_gram(self, total: GramSum, buffers: Buffers) -> None:
+        """Add this layer's terms to `total`."""
+        per_loss = [[g[:, k] for _, g in self.grads] for k in range(total.losses)]
+        total.add_all(per_loss, buffers)
 
-    def update(self, weights: Tensor, scratch: "Scratch") -> None:
+    def update(self, weights: Tensor, buffers: Buffers) -> None:
         """Add the gradient under `weights` [U, K]."""
         for p, g in self.grads:
             add_grad(p, torch.einsum("uk,ukp->p", weights.to(g.dtype), g))
 
 
-class Scratch:
-    """One buffer for combined cotangents: no allocation per layer, and captured tensors stay as they are.
+def combine(d: Sequence[Tensor | None], weights: Tensor, buffers: Buffers) -> Tensor | None:
+    """sum_k weights[:, k] d[k], [U, n, out], in a buffer; None where all are zero.
 
     Captured cotangents may share memory with each other, so they are never written to.
     """
-
-    def __init__(self) -> None:
-        self.buffer: Tensor | None = None
-
-    def combine(self, d: Sequence[Tensor | None], weights: Tensor) -> Tensor | None:
-        """sum_k weights[:, k] d[k], [U, n, out], valid until the next call; None where all are zero."""
-        some = [(k, each) for k, each in enumerate(d) if each is not None]
-        if not some:
-            return None
-        k, first = some[0]
-        out = self._like(first)
-        torch.mul(first, _column(weights, k, first), out=out)
-        for k, each in some[1:]:
-            out.addcmul_(each, _column(weights, k, each))
-        return out
-
-    def _like(self, d: Tensor) -> Tensor:
-        if self.buffer is None or self.buffer.numel() < d.numel() or self.buffer.dtype != d.dtype:
-            self.buffer = torch.empty(d.numel(), dtype=d.dtype, device=d.device)
-        return self.buffer[: d.numel()].view(d.shape)
+    some = [(k, each) for k, each in enumerate(d) if each is not None]
+    if not some:
+        return None
+    k, first = some[0]
+    out = torch.mul(first, _column(weights, k, first), out=buffers.like("combined", first))
+    for k, each in some[1:]:
+        out.addcmul_(each, _column(weights, k, each))
+    return out
 
 
 def _column(weights: Tensor, k: int, d: Tensor) -> Tensor:
     return weights[:, k].to(d.dtype).view(-1, 1, 1)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 Calls = list[tuple[Call, Cotangents]]
@@ -202,7 +182,7 @@ def read_norm(name: str, module: nn.Module, calls: Calls, units: int) -> RowLaye
 
 def normalise(module: nn.Module, x: Tensor) -> Tensor:
     """The norm without scale and shift, of tokens [U, n, D]."""
-    x = x.to(_wide(x.dtype))
+    x = x.to(wide(x.dtype))
     if isinstance(module, nn.LayerNorm):
         return nn.functional.layer_norm(x, x.shape[-1:], eps=module.eps)
     assert isinstance(module, nn.RMSNorm)

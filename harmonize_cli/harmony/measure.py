@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony.cut import Cut, Part
 from harmonize_cli.harmony.generic import GenericLayer
-from harmonize_cli.harmony.gram import shared_gram
+from harmonize_cli.harmony.gram import add_shared
 from harmonize_cli.harmony.layers import (
     Cotangents,
     OuterLayer,
     RowLayer,
-    Scratch,
     SettledLayer,
     add_grad,
     reader_of,
@@ -23,6 +22,7 @@ from harmonize_cli.harmony.layers import (
 from harmonize_cli.harmony.scope import Scope
 from harmonize_cli.harmony.segments import drop_dead_tokens
 from harmonize_cli.harmony.sketch import Sketch
+from harmonize_cli.harmony.sums import Buffers, GramSum
 from harmonize_cli.harmony.tape import OPAQUE, Call
 
 Measured = OuterLayer | SettledLayer | GenericLayer
@@ -65,10 +65,9 @@ def measure(cut: Cut, units: int, scope: Scope, names: Iterable[str], sketch: Sk
             by_module[call.module].append((call, cotangents))
     layers, in_scope = read_layers(by_module, units, chosen)
     first = next(d for of in cut.delta for d in of if d is not None)
-    dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
-    gram = torch.zeros(units, len(cut.losses), len(cut.losses), dtype=dtype, device=first.device)
-    add_grams(in_scope, gram, sketch)
-    return Measurement(gram, layers, loose)
+    total = GramSum(units, len(cut.losses), first)
+    add_grams(in_scope, total, sketch)
+    return Measurement(total.table(), layers, loose)
 
 
 def read_layers(
@@ -90,27 +89,28 @@ def read_layers(
     return layers, [layer for layer in layers if layer.name in chosen]
 
 
-def add_grams(layers: Iterable[Measured], gram: Tensor, sketch: Sketch | None) -> None:
-    """Add the Gram terms of `layers` to gram [U, K, K]."""
+def add_grams(layers: Iterable[Measured], total: GramSum, sketch: Sketch | None) -> None:
+    """Add the Gram terms of `layers` to `total`."""
+    buffers = Buffers()
     sharing: dict[tuple[object, ...], list[OuterLayer]] = defaultdict(list)
     for layer in layers:
         if isinstance(layer, OuterLayer):
             sharing[tuple((s.x.data_ptr(), s.x.shape, s.x.stride()) for s in layer.segments)].append(layer)
         else:
-            layer.add_gram(gram)
+            layer.add_gram(total, buffers)
     for group in sharing.values():
         factors = [layer.factors for layer in group]
         if sketch is not None and sketch.pays(factors):
-            sketch.add_gram(factors, gram)
+            sketch.add_gram(factors, total, buffers)
         else:
-            gram += shared_gram(factors, gram.shape[1])
+            add_shared(factors, total, buffers)
 
 
 def update(found: Measurement, cut: Cut, unit_weights: Tensor, sample_weights: Tensor) -> None:
     """Fill `.grad` upstream of the cut with sum_i sum_k weights[i, k] g[k, i]; weights [U, K] and [B, K]."""
-    scratch = Scratch()
+    buffers = Buffers()
     while found.layers:
-        found.layers.pop().update(unit_weights, scratch)
+        found.layers.pop().update(unit_weights, buffers)
     if found.loose:
         pairs = [
             (z, d) for z, d in zip(cut.pooled, cut.weighted(sample_weights), strict=True) if d is not None

@@ -6,7 +6,7 @@ from torch import Tensor
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony.cut import Cut
 from harmonize_cli.harmony.granularity import sum_units
-from harmonize_cli.harmony.segments import dot
+from harmonize_cli.harmony.sums import Buffers
 
 
 def representation_gram(cut: Cut, units: int) -> Tensor:
@@ -22,6 +22,7 @@ def representation_gram(cut: Cut, units: int) -> Tensor:
     first = next(d for of in cut.delta for d in of if d is not None)
     dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
     gram = torch.zeros(cut.samples, K, K, dtype=dtype, device=first.device)
+    buffers = Buffers()
     met = False
     for m in range(len(cut.pooled)):
         rows = {k: of[m] for k, of in enumerate(cut.delta)}
@@ -31,7 +32,7 @@ def representation_gram(cut: Cut, units: int) -> Tensor:
         met = True
         for k, d in here.items():
             for other, e in here.items():
-                gram[:, k, other] += dot(d, e)
+                gram[:, k, other] += buffers.dot(d, e)
     if not met:
         raise BadInput("scope representation: no pooled vector is reached by two losses")
     return sum_units(gram, units)

@@ -24,6 +24,17 @@ class Segment:
         """n, tokens per unit."""
         return self.x.shape[1]
 
+    @property
+    def units(self) -> int:
+        """U."""
+        return self.x.shape[0]
+
+    def cotangent(self, loss: int | None = None) -> Tensor:
+        """The cotangent of a loss that reaches this call; of the first one by default."""
+        d = self.d[self.losses()[0] if loss is None else loss]
+        assert d is not None
+        return d
+
     def losses(self) -> list[int]:
         """Indices of the losses that reach this call."""
         return [k for k, d in enumerate(self.d) if d is not None]
@@ -57,7 +68,7 @@ def _alive(segments: Sequence[Segment], *, probe: bool) -> list[list[bool]]:
         total = torch.zeros(segment.tokens, dtype=torch.bool, device=segment.x.device)
         for d in segment.d:
             if d is not None:
-                total |= (d[..., 0] if probe else d.abs().amax(-1)).ne(0).any(0)
+                total |= _not_zero(d[..., :1] if probe else d).any(0)
         flags.append(total)
     flat = iter(torch.cat(flags).tolist() if flags else [])
     return [[next(flat) for _ in range(segment.tokens)] for segment in segments]
@@ -69,9 +80,6 @@ def _pick(t: Tensor, kept: list[int]) -> Tensor:
     return t[:, kept]
 
 
-def dot(x: Tensor, y: Tensor) -> Tensor:
-    """Inner products of [U, ...] and [U, ...] -> [U], added up in float32 at least."""
-    x, y = x.flatten(1), y.flatten(1)
-    if x.dtype in (torch.bfloat16, torch.float16):
-        x, y = x.float(), y.float()
-    return torch.bmm(x.unsqueeze(1), y.unsqueeze(2)).flatten()
+def _not_zero(d: Tensor) -> Tensor:
+    """[U, n, D] -> [U, n]; two reductions without a temporary of d's size."""
+    return d.amax(-1).ne(0) | d.amin(-1).ne(0)

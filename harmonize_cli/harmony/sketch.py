@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harmonize_cli.harmony.flops import direct_cost, token_cost
 from harmonize_cli.harmony.gram import Factors
-from harmonize_cli.harmony.segments import dot
+from harmonize_cli.harmony.sums import Buffers, GramSum
 
 
 @dataclass(slots=True)
@@ -43,17 +43,19 @@ class Sketch:
                     total += 2 * s.x.numel() * K
         return total
 
-    def add_gram(self, layers: Sequence[Factors], total: Tensor) -> None:
-        """Add the estimated terms of layers with one input to `total` [U, K, K]."""
+    def add_gram(self, layers: Sequence[Factors], total: GramSum, buffers: Buffers) -> None:
+        """Add the estimated terms of layers with one input to `total`."""
         inputs: list[Tensor] | None = None
         for n, layer in enumerate(layers):
             if layer.weight and inputs is None:
                 inputs = [s.x @ self._map("in", n, s.x.shape[-1], s.x) for s in layer.segments]
-            self._add_layer(layer, inputs, n, total)
+            self._add_layer(layer, inputs, n, total, buffers)
 
-    def _add_layer(self, layer: Factors, inputs: list[Tensor] | None, n: int, total: Tensor) -> None:
+    def _add_layer(
+        self, layer: Factors, inputs: list[Tensor] | None, n: int, total: GramSum, buffers: Buffers
+    ) -> None:
         seen: list[list[Tensor]] = []
-        for k in range(total.shape[1]):
+        for k in range(total.losses):
             weight: Tensor | None = None
             bias: Tensor | None = None
             for i, s in enumerate(layer.segments):
@@ -68,13 +70,7 @@ class Sketch:
                     xt = inputs[i].transpose(1, 2)
                     weight = torch.bmm(xt, small) if weight is None else weight.baddbmm_(xt, small)
             seen.append([g for g in (weight, bias) if g is not None])
-        for l, g_l in enumerate(seen):  # noqa: E741
-            for k, g_k in enumerate(seen[: l + 1]):
-                for one, two in zip(g_l, g_k, strict=False):
-                    value = dot(one, two)
-                    total[:, l, k] += value
-                    if l != k:
-                        total[:, k, l] += value
+        total.add_all(seen, buffers)
 
     def _map(self, side: str, n: int, width: int, like: Tensor) -> Tensor:
         """Fixed projection [width, size]; one per side, width and place among layers of one input."""

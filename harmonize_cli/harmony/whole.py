@@ -54,14 +54,14 @@ class WholeBatch:
         wide = torch.float64 if self.params[0].dtype == torch.float64 else torch.float32
         gram = torch.zeros(1, K, K, dtype=wide, device=self.params[0].device)
         for i in inside:
-            for l in range(K):  # noqa: E741
-                for k in range(l + 1):
-                    one, two = self.rows[l][i], self.rows[k][i]
+            for j in range(K):
+                for k in range(j + 1):
+                    one, two = self.rows[j][i], self.rows[k][i]
                     if one is not None and two is not None:
                         value = torch.dot(one.flatten().to(wide), two.flatten().to(wide))
-                        gram[0, l, k] += value
-                        if l != k:
-                            gram[0, k, l] += value
+                        gram[0, j, k] += value
+                        if j != k:
+                            gram[0, k, j] += value
         return gram
 
     def _upstream(self, cut: Cut, k: int) -> Grads:

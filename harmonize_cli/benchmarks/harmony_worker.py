@@ -1,0 +1,132 @@
+"""One variant in a process of its own, so that peaks of memory don't mix: prints one JSON line.
+
+python -m harmonize_cli.benchmarks.harmony_worker NAME PRESET DEVICE SECONDS [GRAM_FILE]
+"""
+
+import json
+import math
+import statistics
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+
+from harmonize_cli.benchmarks.harmony_model import PRESETS, make_batch, make_model
+from harmonize_cli.benchmarks.harmony_variants import Run, make_run
+
+
+def measure(
+    name: str, preset: str, device_name: str, seconds: float, gram_file: str | None
+) -> dict[str, Any]:
+    """ms of the variant and of the plain step beside it, their ratio, peak memory, counted operations."""
+    device = torch.device(device_name)
+    size = PRESETS[preset]
+    bf16 = device.type == "cuda"
+    model, batch = make_model(size, device), make_batch(size, device)
+    run = make_run(name, model, batch, bf16=bf16)
+    before = _memory_mark(device)
+    run()
+    gram = run()
+    peak = _memory_peak(device) - before
+    if gram is not None and gram_file:
+        torch.save(gram.double().cpu(), gram_file)
+    plain = run if name == "plain" else make_run("plain", model, batch, bf16=bf16)
+    counted = not name.startswith("gram ") or name == "gram ours"
+    flops = _operations(run) / _operations(plain) if counted else None
+    times, plain_times = _alternate(run, plain, device, seconds)
+    ratios = [mine / other for mine, other in zip(times, plain_times, strict=True)]
+    return {
+        "name": name,
+        "ms": 1000 * statistics.median(times),
+        "plain_ms": 1000 * statistics.median(plain_times),
+        "ratio_to_plain": statistics.median(ratios),
+        "peak_mb": peak / 2**20,
+        "flop_ratio": flops,
+        "runs": len(times),
+    }
+
+
+def _alternate(run: Run, plain: Run, device: torch.device, seconds: float) -> tuple[list[float], list[float]]:
+    """Times of both, taken in turns, so that a slower spell of the machine meets both."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(2):
+        plain()
+        run()
+    end = time.perf_counter() + seconds
+    while len(times[0]) < 3 or time.perf_counter() < end:
+        for each, kept in zip((run, plain), times, strict=True):
+            _wait(device)
+            began = time.perf_counter()
+            each()
+            _wait(device)
+            kept.append(time.perf_counter() - began)
+    return times
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _memory_mark(device: torch.device) -> int:
+    """Bytes in use now; the peak starts from here."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    with suppress(OSError):  # Linux: let VmHWM start anew
+        Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _memory_peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    """A field of /proc/self/status in bytes; 0 where there is none."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(field):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _operations(run: Run) -> int:
+    counter = FlopCounterMode(display=False)
+    with counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def _register_counts() -> None:
+    """What FlopCounterMode does not know: in-place products, and attention on the CPU."""
+    aten = torch.ops.aten
+
+    @register_flop_formula(aten.addmm_)
+    def _addmm(_: Any, a: Any, b: Any, **__: Any) -> int:
+        return 2 * math.prod(a) * int(b[-1])
+
+    @register_flop_formula(aten.baddbmm_)
+    def _baddbmm(_: Any, a: Any, b: Any, **__: Any) -> int:
+        return 2 * math.prod(a) * int(b[-1])
+
+    @register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu)
+    def _forward(q: Any, k: Any, *_: Any, **__: Any) -> int:
+        return 4 * math.prod(q) * int(k[-2])
+
+    @register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu_backward)
+    def _backward(_: Any, q: Any, k: Any, *__: Any, **___: Any) -> int:
+        # the scores again, then the gradients of scores, q, k and v
+        return 10 * math.prod(q) * int(k[-2])
+
+
+if __name__ == "__main__":
+    _register_counts()
+    variant, preset_name, on, budget, *rest = sys.argv[1:]
+    print(json.dumps(measure(variant, preset_name, on, float(budget), rest[0] if rest else None)))
