@@ -1,5 +1,8 @@
 """`harmonize bench ...`: measured ratios against the obvious alternative, in the same run."""
 
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
 app = typer.Typer(help="Measure speed here, as ratios to the obvious alternative.", no_args_is_help=True)
@@ -8,3 +11,127 @@ app = typer.Typer(help="Measure speed here, as ratios to the obvious alternative
 @app.callback()
 def _bench() -> None:
     pass
+
+
+@app.command()
+def train(
+    *,
+    preset: Annotated[str, typer.Option(help="tiny (demo sizes), small, base, medium or large.")] = "tiny",
+    batch: Annotated[int, typer.Option(min=2, help="Clips per step.")] = 128,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each case is measured.")] = 8,
+    store: Annotated[
+        Path | None, typer.Option(help="Store for the loading test. [default: noise]", show_default=False)
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)
+    ] = None,
+) -> None:
+    """Whole training steps: clips/s, utilisation, plain against harmonized, waiting for data, scaling.
+
+    Example: harmonize bench train --preset medium --precision bf16 --batch 64 --json train.json
+    """
+    from harmonize_cli.benchmarks.train_report import bench_train, show_bench
+    from harmonize_cli.errors import BadInput
+    from harmonize_cli.files import write_json
+    from harmonize_cli.models.config import SIZES
+    from harmonize_cli.training.parallel import pick_device
+
+    if preset not in SIZES:
+        raise BadInput(f"--preset {preset}: choose one of {', '.join(SIZES)}")
+    if precision not in ("fp32", "bf16"):
+        raise BadInput(f"--precision {precision}: choose fp32 or bf16")
+    found = bench_train(
+        preset=preset,
+        batch=batch,
+        precision=precision,
+        device=pick_device(device),
+        rounds=rounds,
+        store=store,
+    )
+    if json_file:
+        write_json(json_file, found)
+    typer.echo(show_bench(found))
+
+
+@app.command()
+def store(
+    *,
+    clips: Annotated[int, typer.Option(min=10, help="Clips of 393 kB in the store.")] = 1000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that read at once.")] = 2,
+    reads: Annotated[int, typer.Option(min=10, help="Clips that each reads in a round.")] = 1500,
+    folder: Annotated[
+        Path | None, typer.Option(help="Disk to measure. [default: temporary files]", show_default=False)
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)
+    ] = None,
+) -> None:
+    """Random clips from the feature store against np.memmap on the same bytes; writing; size.
+
+    Example: harmonize bench store --workers 8 --json store.json
+    """
+    from harmonize_cli.benchmarks.store import bench_store
+    from harmonize_cli.files import write_json
+
+    found = bench_store(clips=clips, workers=workers, reads=reads, folder=folder)
+    if json_file:
+        write_json(json_file, found)
+    for row in found:
+        ratio = f"  {row['ratio']:.3f}" if row["ratio"] is not None else ""
+        typer.echo(f"{row['name']:<56} {row['value']:>10.1f} {row['unit']:<5}{ratio}")
+
+
+@app.command()
+def retrieval(
+    *,
+    rows: Annotated[int, typer.Option(min=10, help="Queries and gallery of the comparison.")] = 10_000,
+    large: Annotated[
+        int, typer.Option(min=0, help="The large size, measured once; 0 leaves it out.")
+    ] = 100_000,
+    dims: Annotated[int, typer.Option(min=1, help="Of the embeddings.")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of which the median counts.")] = 5,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)
+    ] = None,
+) -> None:
+    """Exact ranks by blocks against a plain full matrix in numpy; 100,000 x 100,000 with its peak memory.
+
+    Example: harmonize bench retrieval --large 0
+    """
+    from harmonize_cli.benchmarks.retrieval import bench_retrieval
+
+    _show(bench_retrieval(rows=rows, large=large, dims=dims, rounds=rounds, device=device), json_file)
+
+
+@app.command()
+def probe(
+    *,
+    rows: Annotated[int, typer.Option(min=100, help="Training samples.")] = 100_000,
+    dims: Annotated[int, typer.Option(min=2, help="Of the features.")] = 1024,
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
+    c: Annotated[float, typer.Option(help="Weight of the losses.")] = 0.1,
+    device: Annotated[str, typer.Option(help="cpu or cuda; scikit-learn stays on the CPU.")] = "cpu",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)
+    ] = None,
+) -> None:
+    """Logistic regression: the torch solver against scikit-learn, until both stand at the same optimum.
+
+    Example: harmonize bench probe --rows 20000 --dims 256
+    """
+    from harmonize_cli.benchmarks.probe import bench_probe
+
+    _show(bench_probe(rows=rows, dims=dims, classes=classes, c=c, device=device), json_file)
+
+
+def _show(found: list[dict[str, Any]], json_file: Path | None) -> None:
+    from harmonize_cli.files import write_json
+
+    if json_file:
+        write_json(json_file, found)
+    for row in found:
+        ratio = f"  {row['ratio']:.3f}" if row["ratio"] is not None else ""
+        typer.echo(f"{row['name']:<64} {row['value']:>10.3f} {row['unit']:<4}{ratio}")

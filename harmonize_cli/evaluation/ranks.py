@@ -153,10 +153,15 @@ def _count_by_comparing(
     scores: Tensor, rows: Tensor, own: Tensor, weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """One positive per query: two passes over the block. `rows` is 0, 1, 2, ... here."""
-    above, same = scores > own[:, None], scores == own[:, None]
+    # 0 and 1 as floats, in one buffer: many times faster than summing booleans; exact below 2^24 columns
+    ones = torch.empty_like(scores)
+    limit = own[:, None]
+    if weights is None and scores.shape[1] < 1 << 24:
+        greater = torch.gt(scores, limit, out=ones).sum(dim=1).long()
+        return greater, torch.eq(scores, limit, out=ones).sum(dim=1).long()
     if weights is None:
-        return above.sum(dim=1), same.sum(dim=1)
-    return (above * weights).sum(dim=1), (same * weights).sum(dim=1)
+        return (scores > limit).sum(dim=1), (scores == limit).sum(dim=1)
+    return ((scores > limit) * weights).sum(dim=1), ((scores == limit) * weights).sum(dim=1)
 
 
 def _count_by_sorting(
