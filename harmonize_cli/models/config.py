@@ -77,6 +77,9 @@ class ModelConfig(StageConfig):
     """Frames, rows, columns of a video patch; default 4x16x16, halved until it fits the frames twice."""
     audio_patch: Positive | tuple[Positive, Positive] | None = None
     """Samples of a waveform patch (128), or time steps and mel bins of a log-mel patch (16x5)."""
+    standardise: bool | None = None
+    """Frames and sound with zero mean and unit variance per dimension of a patch, by the training split;
+    default yes for `tiny` (short runs need it), no for the published sizes."""
     word_dim: Positive = 300
     """Dimensions of a word vector."""
     freeze_words: bool = False
@@ -122,6 +125,11 @@ class ModelConfig(StageConfig):
     def attention_dropout_rate(self) -> float:
         """`attention_dropout`, resolved."""
         return self.attention_dropout if self.attention_dropout is not None else self.dropout_rate
+
+    @property
+    def standardises(self) -> bool:
+        """`standardise`, resolved."""
+        return self.standardise if self.standardise is not None else self.preset == "tiny"
 
     @property
     def drop_token_rate(self) -> float:

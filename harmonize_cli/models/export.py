@@ -41,7 +41,7 @@ def export_encoder(loaded: LoadedModel, out: Path, *, heads: bool, vocab: list[s
         },
     )
     write_text(out / EXAMPLE, _example(loaded))
-    count = sum(v.numel() for v in weights.values())
+    count: int = sum(v.numel() for v in weights.values())
     write_text(out / CARD, _card(loaded, heads=heads, parameters=count, digest=sha256_file(out / WEIGHTS)))
     return count
 

@@ -39,6 +39,8 @@ class Stem(nn.Module):
         self.dropout = nn.Dropout(config.dropout_rate)
         self.drop_token = config.drop_token_rate if self.tokeniser.drops else 0.0
         self.per_sample = config.drop_token_per_sample
+        self.kept_tokens = self._count(math.prod(grid))
+        """Tokens in training, without AGG."""
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """See the class."""
@@ -58,10 +60,13 @@ class Stem(nn.Module):
     def _kept(self, samples: int, tokens: int, device: torch.device) -> Tensor | None:
         if not self.training or not self.drop_token:
             return None
-        kept = max(1, int(tokens * (1 - self.drop_token)))
+        kept = self._count(tokens)
         if self.per_sample:
             return torch.rand(samples, tokens, device=device).argsort(dim=1)[:, :kept]
         return torch.randperm(tokens, device=device)[:kept]
+
+    def _count(self, tokens: int) -> int:
+        return max(1, int(tokens * (1 - self.drop_token)))
 
 
 def _tokeniser(
@@ -72,13 +77,14 @@ def _tokeniser(
         patch = video_patch(config, shape)
         height, breadth, channels = shape.row_shape
         grid = (shape.rows // patch[0], height // patch[1], breadth // patch[2])
-        return VideoPatches(patch, channels, width), grid
+        return VideoPatches(patch, channels, width, standardise=config.standardises), grid
     if shape.kind == "waveform":
         size = waveform_patch(config, shape)
-        return WaveformPatches(size, width), (-(-shape.rows // size),)
+        return WaveformPatches(size, width, standardise=config.standardises), (-(-shape.rows // size),)
     if shape.kind in ("logmel", "mfcc"):
         time, height = spectrum_patch(config, shape)
-        return SpectrumPatches((time, height), width), (-(-shape.rows // time), shape.row_shape[0] // height)
+        grid = (-(-shape.rows // time), shape.row_shape[0] // height)
+        return SpectrumPatches((time, height), width, standardise=config.standardises), grid
     if shape.kind == "tokens":
         words = WordTokens(shape.vocabulary, config.word_dim, frozen=config.freeze_words)
         return words, (shape.rows,)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harmonize_cli.models.positions import pick
+from harmonize_cli.models.standardise import Standardise
 
 
 class Tokeniser(nn.Module):
@@ -25,72 +26,85 @@ class Tokeniser(nn.Module):
         raise NotImplementedError
 
 
-class VideoPatches(Tokeniser):
+class PatchTokens(Tokeniser):
+    """A linear map of each patch; `features` numbers a patch."""
+
+    def __init__(self, features: int, width: int, *, standardise: bool = False) -> None:
+        super().__init__()
+        self.standardise = Standardise(features) if standardise else None
+        self.proj = nn.Linear(features, width)
+
+    def patches(self, x: Tensor, keep: Tensor | None) -> Tensor:
+        """[N, n, features] of the kept patches, as floats."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, keep: Tensor | None) -> Tensor:
+        """See `Tokeniser`."""
+        patches = self.patches(x, keep)
+        tokens: Tensor = self.proj(patches if self.standardise is None else self.standardise(patches))
+        return tokens
+
+
+class VideoPatches(PatchTokens):
     """Non-overlapping patches of (t, h, w), a linear map each: the 3-D convolution of VATT.
 
     x: [B, T, H, W, C], uint8 in [0, 255] (mapped to [-1, 1] here) or float. What does not fill a whole
     patch at the end of an axis is left out, as a convolution without padding does.
     """
 
-    def __init__(self, patch: tuple[int, int, int], channels: int, width: int) -> None:
-        super().__init__()
+    def __init__(
+        self, patch: tuple[int, int, int], channels: int, width: int, *, standardise: bool = False
+    ) -> None:
+        super().__init__(math.prod(patch) * channels, width, standardise=standardise)
         self.patch = patch
-        self.proj = nn.Linear(math.prod(patch) * channels, width)
 
     def grid(self, x: Tensor) -> tuple[int, ...]:
         """(T/t, H/h, W/w)."""
         return tuple(x.shape[axis + 1] // size for axis, size in enumerate(self.patch))
 
-    def forward(self, x: Tensor, keep: Tensor | None) -> Tensor:
-        """See the class."""
+    def patches(self, x: Tensor, keep: Tensor | None) -> Tensor:
+        """See `PatchTokens`."""
         (t, h, w), (nt, nh, nw) = self.patch, self.grid(x)
         x = x[:, : nt * t, : nh * h, : nw * w]
         x = x.reshape(len(x), nt, t, nh, h, nw, w, x.shape[-1]).permute(0, 1, 3, 5, 2, 4, 6, 7)
-        patches = pick(x.reshape(len(x), nt * nh * nw, -1), keep)
-        tokens: Tensor = self.proj(_pixels(patches, self.proj.weight.dtype))
-        return tokens
+        return _pixels(pick(x.reshape(len(x), nt * nh * nw, -1), keep), self.proj.weight.dtype)
 
 
-class WaveformPatches(Tokeniser):
+class WaveformPatches(PatchTokens):
     """Patches of consecutive samples, a linear map each. x: [B, samples] in [-1, 1]; the end is padded."""
 
-    def __init__(self, patch: int, width: int) -> None:
-        super().__init__()
+    def __init__(self, patch: int, width: int, *, standardise: bool = False) -> None:
+        super().__init__(patch, width, standardise=standardise)
         self.patch = patch
-        self.proj = nn.Linear(patch, width)
 
     def grid(self, x: Tensor) -> tuple[int, ...]:
         """(samples / patch,), rounded up."""
         return (-(-x.shape[1] // self.patch),)
 
-    def forward(self, x: Tensor, keep: Tensor | None) -> Tensor:
-        """See the class."""
+    def patches(self, x: Tensor, keep: Tensor | None) -> Tensor:
+        """See `PatchTokens`."""
         (n,) = self.grid(x)
         x = nn.functional.pad(x, (0, n * self.patch - x.shape[1]))
-        patches = pick(x.reshape(len(x), n, self.patch), keep)
-        tokens: Tensor = self.proj(patches.to(self.proj.weight.dtype))
-        return tokens
+        return pick(x.reshape(len(x), n, self.patch), keep).to(self.proj.weight.dtype)
 
 
-class SpectrumPatches(Tokeniser):
+class SpectrumPatches(PatchTokens):
     """Patches of (time, bins) of a spectrogram, a linear map each. x: [B, T, bins]; time is padded."""
 
-    def __init__(self, patch: tuple[int, int], width: int) -> None:
-        super().__init__()
+    def __init__(self, patch: tuple[int, int], width: int, *, standardise: bool = False) -> None:
+        super().__init__(math.prod(patch), width, standardise=standardise)
         self.patch = patch
-        self.proj = nn.Linear(math.prod(patch), width)
 
     def grid(self, x: Tensor) -> tuple[int, ...]:
         """(T / time, rounded up; bins / height)."""
         return -(-x.shape[1] // self.patch[0]), x.shape[2] // self.patch[1]
 
-    def forward(self, x: Tensor, keep: Tensor | None) -> Tensor:
-        """See the class."""
+    def patches(self, x: Tensor, keep: Tensor | None) -> Tensor:
+        """See `PatchTokens`."""
         (t, f), (nt, nf) = self.patch, self.grid(x)
         x = nn.functional.pad(x[:, :, : nf * f], (0, 0, 0, nt * t - x.shape[1]))
         x = x.reshape(len(x), nt, t, nf, f).transpose(2, 3).reshape(len(x), nt * nf, t * f)
-        tokens: Tensor = self.proj(pick(x, keep).to(self.proj.weight.dtype))
-        return tokens
+        return pick(x, keep).to(self.proj.weight.dtype)
 
 
 class FeatureTokens(Tokeniser):

@@ -56,7 +56,7 @@ class Vatt(nn.Module):
                 {m: Transformer(config.size(m), *rates) for m in self.modalities}
             )
             self.post_proj = nn.ModuleDict()
-        widths = {m: config.pooled_width(m) for m in self.modalities}
+        widths: dict[str, int] = {m: config.pooled_width(m) for m in self.modalities}
         self.head = build_head(widths, config.head) if with_head else None
         self._start()
 

@@ -41,7 +41,7 @@ class AugmentConfig(StageConfig):
 
 
 class Augmentation:
-    """(kind, rows, random state) -> rows, for `StoreDataset`. Features that an encoder made stay as they are."""
+    """(kind, rows, random state) -> rows, for `StoreDataset`. An encoder's features stay as they are."""
 
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
@@ -52,7 +52,9 @@ class Augmentation:
             return self._frames(rows, rng)
         if kind == "waveform" and self.config.audio_noise:
             scale = self.config.audio_noise * float(np.abs(rows).max(initial=0.0))
-            return rows + rng.standard_normal(rows.shape, dtype=np.float32) * np.float32(scale)
+            noise: np.ndarray = rng.standard_normal(rows.shape, dtype=np.float32) * np.float32(scale)
+            noise += rows
+            return noise
         return rows
 
     def _frames(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -116,4 +118,5 @@ def _turn_hue(x: Tensor, share: float) -> Tensor:
     to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
     c, s = math.cos(2 * math.pi * share), math.sin(2 * math.pi * share)
     turn = torch.tensor([[1, 0, 0], [0, c, -s], [0, s, c]])
-    return x @ (torch.linalg.inv(to_yiq) @ turn @ to_yiq).T
+    turned: Tensor = x @ (torch.linalg.inv(to_yiq) @ turn @ to_yiq).T
+    return turned

@@ -47,7 +47,7 @@ def embed_store(loaded: LoadedModel, store: Store, *, batch: int = 64) -> tuple[
 
 
 def write_embeddings(ids: list[str], table: Table, out: Path) -> list[Path]:
-    """Write `out`: NAME.parquet, or NAME.npy for a file per embedding (NAME.video_va.npy, ...) and NAME.ids.json.
+    """Write NAME.parquet, or for NAME.npy a file per embedding (NAME.video_va.npy, ...) and NAME.ids.json.
 
     Raises:
         BadInput: another ending, or the extra is missing.

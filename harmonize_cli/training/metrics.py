@@ -59,7 +59,7 @@ def check_tensorboard() -> None:
 def _event_writer(run: Path) -> Any:
     from torch.utils.tensorboard.writer import SummaryWriter
 
-    return SummaryWriter(str(run / "events"))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(run / "events"))
 
 
 class Pace:

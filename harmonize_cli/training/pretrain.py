@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from harmonize_cli.curriculum.guide import keep_guide, make_guide
 from harmonize_cli.harmony import Harmonizer
 from harmonize_cli.models.checkpoint import point, prune
 from harmonize_cli.models.heads import FacHead
@@ -30,6 +31,7 @@ from harmonize_cli.training.parallel import pick_device, process_group, rank, ra
 from harmonize_cli.training.recorder import Recorder
 from harmonize_cli.training.run_folder import about_this_run, create, read_run_config, rewind_metrics
 from harmonize_cli.training.signals import StopOnSignal
+from harmonize_cli.training.standardise import fit_inputs
 from harmonize_cli.training.state import TrainingState, newest_whole
 from harmonize_cli.training.step import Gradients
 from harmonize_cli.training.validate import Validator, validation_samples
@@ -74,10 +76,12 @@ def pretrain(
     *,
     recorders: Sequence[Recorder] = (),
     order: EpochOrder | None = None,
+    curriculum: Path | None = None,
 ) -> Finished:
     """Train on a store into `run`. Without `config`, continue the run that is there.
 
-    recorders watch the steps; `order` replaces the shuffled epoch (a curriculum's sampler).
+    recorders watch the steps; `order` replaces the shuffled epoch; `curriculum` is a plan to follow from
+    here on (a run that was started with one keeps it in its folder).
 
     Raises:
         BadInput: whatever config, store or run folder have wrong, before the first step.
@@ -90,12 +94,8 @@ def pretrain(
     if config.tensorboard:
         check_tensorboard()
     with process_group(device), StopOnSignal() as stop:
-        schedule = Schedule(
-            order or shuffled(training_samples(store, config.data), config.seed),
-            config.batch,
-            rank=rank(),
-            ranks=ranks(),
-        )
+        rows = training_samples(store, config.data)
+        schedule = Schedule(order or shuffled(rows, config.seed), config.batch, rank=rank(), ranks=ranks())
         steps = planned_steps(config, schedule)
         parts = build(store, config, steps, device)
         if rank() == 0 and not resume:
@@ -105,6 +105,21 @@ def pretrain(
         first = 0
         if resume and (folder := newest_whole(run, warn)):
             first = state.load(folder)
+        guide = make_guide(
+            curriculum,
+            run,
+            store,
+            rows,
+            batch=config.batch,
+            steps=steps,
+            seed=config.seed,
+            first=first,
+        )
+        if guide is not None:
+            schedule = Schedule(guide.order, config.batch, rank=rank(), ranks=ranks())
+            state.gradients.guide = guide
+            if rank() == 0:
+                keep_guide(guide, run, store)
         if rank() == 0 and resume:
             rewind_metrics(run, first)
         for recorder in recorders:
@@ -198,12 +213,20 @@ def build(store: Store, config: PretrainConfig, steps: int, device: torch.device
     """Model, losses and harmonizer, the same on every rank for the same seed."""
     specs = resolve_inputs(store, config.inputs)
     check_modalities(specs, store, config)
+    model, loss = build_model(specs, config, device)
+    fit_inputs(model, store, specs, config, device)
+    return Parts(model, loss, build_harmonizer(model, loss, config, steps), specs)
+
+
+def build_model(
+    specs: dict[str, InputSpec], config: PretrainConfig, device: torch.device
+) -> tuple[Vatt, TriModalLoss]:
+    """Model and losses before the first step; the seed decides their weights."""
     torch.manual_seed(config.seed)
     model = Vatt(config.model, specs).to(device)
-    loss = TriModalLoss(config.loss).to(device)
     if isinstance(model.head, FacHead):
         model.head.carry_audio = bool(config.loss.at)
-    return Parts(model, loss, build_harmonizer(model, loss, config, steps), specs)
+    return model, TriModalLoss(config.loss).to(device)
 
 
 def planned_steps(config: PretrainConfig, schedule: Schedule) -> int:

@@ -1,8 +1,7 @@
 """One step's gradients: plain, or harmonized."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.objectives.trimodal import TriModalLoss
 from harmonize_cli.store.batches import Batch
+from harmonize_cli.training.guide import Guide
 from harmonize_cli.training.parallel import sum_gradients
 
 
@@ -42,6 +42,7 @@ class Gradients:
         accumulate: int = 1,
         observe_every: int = 0,
     ) -> None:
+        self.guide: Guide | None = None
         self.model, self.loss, self.harmonizer = model, loss, harmonizer
         self.accumulate, self.observe_every = accumulate, observe_every
         self.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
@@ -58,16 +59,18 @@ class Gradients:
         harmonize = self.harmonizer is not None and (
             not self.observe_every or (step + 1) % self.observe_every == 0
         )
+        if self.guide is not None:
+            batch = self.guide.before(batch, step)
         parts = batch.split(self.accumulate) if self.accumulate > 1 else [batch]
         outcomes = []
         for k, part in enumerate(parts):
             last = k == len(parts) - 1
-            make = partial(self._harmonized, step=step) if harmonize else self._plain
-            outcomes.append(make(part, last=last))
+            make = self._harmonized if harmonize else self._plain
+            outcomes.append(make(part, step=step, last=last))
         return outcomes[0] if len(outcomes) == 1 else joined(outcomes)
 
-    def _plain(self, batch: Batch, *, last: bool) -> Outcome:
-        _, terms = self._forward(batch)
+    def _plain(self, batch: Batch, *, step: int, last: bool) -> Outcome:
+        _, terms = self._forward(batch, step)
         torch.autograd.backward([self.scaler.scale(term.value) for term in terms.values()])
         if last:
             sum_gradients(self.parameters())
@@ -76,7 +79,7 @@ class Gradients:
     def _harmonized(self, batch: Batch, *, step: int, last: bool) -> Outcome:
         assert self.harmonizer is not None
         with self.harmonizer.record():
-            pooled, terms = self._forward(batch)
+            pooled, terms = self._forward(batch, step)
         report = self.harmonizer.backward(
             {name: term.value for name, term in terms.items()},
             pooled,
@@ -87,17 +90,23 @@ class Gradients:
         )
         return Outcome(terms, report)
 
-    def _forward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Term]]:
+    def _forward(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], dict[str, Term]]:
         with torch.autocast(batch.groups.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             pooled = self.model.encode(batch.inputs)
             embeddings = self.model.heads(pooled)
-        terms: dict[str, Term] = self.loss(
-            embeddings, batch.present, batch.text_present, batch.groups, batch.texts
-        )
+        terms = self._terms(embeddings, batch)
+        if self.guide is not None and (kept := self.guide.after(batch, terms, step)) is not None:
+            terms = self._terms(embeddings, kept)
         share = 1 / self.accumulate
         if share != 1:
             terms = {name: replace(term, value=term.value * share) for name, term in terms.items()}
         return pooled, terms
+
+    def _terms(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Term]:
+        terms: dict[str, Term] = self.loss(
+            embeddings, batch.present, batch.text_present, batch.groups, batch.texts
+        )
+        return terms
 
 
 def joined(outcomes: Sequence[Outcome]) -> Outcome:

@@ -249,3 +249,45 @@ def test_one_loss_is_enough(store_path, tmp_path):
     pretrain(store_path, tmp_path / "run", config(steps=2, inputs={"text": {"use": False}}))
     loaded = load_model(tmp_path / "run")
     assert list(loaded.specs) == ["video", "audio"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"data": {"workers": 2}, "augment": {"flip": 0.5, "colour": 0.8}},
+        {"checkpoint_activations": True, "model": {"dropout": 0.2}},
+    ],
+    ids=["workers", "activations"],
+)
+def test_ways_to_compute_do_not_change_the_result(store_path, tmp_path, more):
+    """Worker processes read the same batches; recomputed activations are the same ones."""
+    plain = {"model": more.get("model", {}), "augment": more.get("augment", {})}
+    pretrain(store_path, tmp_path / "plain", config(steps=5, **plain))
+    pretrain(store_path, tmp_path / "other", config(steps=5, **more))
+    one, two = weights(tmp_path / "plain"), weights(tmp_path / "other")
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+def test_a_compiled_backbone_learns_the_same(store_path, tmp_path):
+    if shutil.which("c++") is None and shutil.which("g++") is None:
+        pytest.skip("torch.compile on a CPU needs a C++ compiler")
+    for name, compiled in (("plain", False), ("compiled", True)):
+        settings = config(steps=3, compile=compiled, harmonize={"mode": "realign"}, log_every=1)
+        pretrain(store_path, tmp_path / name, settings)
+    a, b = (read_metrics(tmp_path / name) for name in ("plain", "compiled"))
+    assert [x["loss"] for x in a] == pytest.approx([x["loss"] for x in b], rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_stays_near_float32(store_path, tmp_path, precision):
+    for name in ("fp32", precision):
+        settings = config(steps=6, log_every=1, precision=name, harmonize={"mode": "both"})
+        pretrain(store_path, tmp_path / name, settings)
+    a, b = (read_metrics(tmp_path / name)[0]["loss"] for name in ("fp32", precision))
+    assert a == pytest.approx(b, rel=0.02)
+    # fp16's search for a scale may skip steps, but is no bad step
+    assert not (tmp_path / precision / "bad_steps.jsonl").exists()
+    assert all(v.isfinite().all() for v in weights(tmp_path / precision).values() if v.is_floating_point())

@@ -1,0 +1,22 @@
+"""What may decide on the samples of a run: a curriculum, for one."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+from harmonize_cli.objectives.nce import Term
+from harmonize_cli.store.batches import Batch
+
+
+class Guide(Protocol):
+    """Decides which samples come and what they keep; the same on every rank and after a resume."""
+
+    def order(self, epoch: int) -> np.ndarray:
+        """As `training.order.EpochOrder`."""
+
+    def before(self, batch: Batch, step: int) -> Batch:
+        """The batch that the losses of `step` (from 0) are made from."""
+
+    def after(self, batch: Batch, terms: Mapping[str, Term], step: int) -> Batch | None:
+        """What to make the losses from instead, now that the first ones are known; None: nothing changes."""
