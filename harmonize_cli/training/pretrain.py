@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch._functorch.config
 
 from harmonize_cli.curriculum.guide import keep_guide, make_guide
 from harmonize_cli.harmony import Harmonizer
@@ -136,6 +137,8 @@ def start_state(parts: Parts, config: PretrainConfig) -> TrainingState:
     for stack in {parts.model.stack(m) for m in parts.model.modalities}:
         stack.checkpointing = config.checkpoint_activations
     if config.compile:
+        # the harmonizer goes through the compiled backward twice: it may not reuse its inputs' memory
+        torch._functorch.config.donated_buffer = False
         parts.model.transformer.compile()
     gradients = Gradients(
         parts.model,
