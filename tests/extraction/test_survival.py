@@ -114,7 +114,7 @@ def test_a_full_disk_stops_cleanly_and_the_rest_follows(manifest, tmp_path):
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("whole", "size"), [(True, 48), (False, 112)])
 def test_an_hour_of_video_in_constant_memory(tmp_path, whole, size):
-    """60 minutes as one sample (0.25 GB of frames, 0.35 GB of sound), or in segments (1.4 GB): under 1.2 GB of memory."""
+    """60 minutes as one sample (0.6 GB), or in segments (1.4 GB): under 1.2 GB of memory."""
     path = tmp_path / "hour.mp4"
     seconds = 3600
     picture = ffmpeg.input(f"testsrc=rate=10:size=160x120:duration={seconds}", f="lavfi")
