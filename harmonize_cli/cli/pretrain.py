@@ -26,6 +26,10 @@ def pretrain(
     max_bad_steps: Annotated[
         int | None, typer.Option(help="Steps without a finite gradient that are fine (max_bad_steps).")
     ] = None,
+    curriculum: Annotated[
+        Path | None,
+        typer.Option(help="Plan of `harmonize curriculum plan`; with --resume: from here on."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the run folder.")] = False,
     print_model: Annotated[
         bool, typer.Option("--print-model", help="Print the model's layers, losses and scope; don't train.")
@@ -59,7 +63,7 @@ def pretrain(
         return
     if out is None:
         raise BadInput("-o is missing: name the run folder, for example -o runs/first")
-    done = run_pretrain(store, out, settings)
+    done = run_pretrain(store, out, settings, curriculum=curriculum)
     if is_first():
         rate = done.clips / max(done.seconds, 1e-9)
         state = "" if done.steps == done.planned else f" of {done.planned} (stopped; go on with --resume)"

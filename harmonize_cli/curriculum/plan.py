@@ -1,0 +1,131 @@
+"""A curriculum as data: which samples take part when, and what a suspect one loses."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from harmonize_cli.config import StageConfig, load_config
+from harmonize_cli.errors import BadInput
+from harmonize_cli.files import write_text
+
+Share = Annotated[float, Field(ge=0, le=1)]
+PLAN = "plan.yaml"
+
+
+class Cut(StageConfig):
+    """Which samples are suspect: by their rank in an indicator, or by its value. One of the two."""
+
+    indicator: str
+    """A column of the scores, or `truth` for known noise, `random` for the control."""
+    share: Share | None = None
+    """This share with the most suspicious values ..."""
+    beyond: float | None = None
+    """... or the samples beyond this value, on the suspicious side."""
+
+    @model_validator(mode="after")
+    def _one(self) -> "Cut":
+        if (self.share is None) == (self.beyond is None):
+            raise ValueError("give share (of the samples) or beyond (a value), one of them")
+        return self
+
+
+class Gate(StageConfig):
+    """An online gate: within each batch, the share with the highest loss of a pair loses it for this step."""
+
+    by: Literal["loss_vt", "loss_va"] = "loss_vt"
+    start: Share = 0.0
+    """Share of the batch at the phase's begin ..."""
+    end: Share = 0.3
+    """... and at its end."""
+
+
+class Phase(StageConfig):
+    """One part of the run."""
+
+    until: Annotated[float, Field(gt=0, le=1)]
+    """End of the phase as a share of the run; the last phase ends at 1."""
+    cut: Cut | None = None
+    """Suspect samples; none: all take part alike."""
+    action: Literal["sample", "caption", "sound"] = "sample"
+    """What a suspect sample loses: its place in the batches, only its caption, or only its sound."""
+    weight: Share = 0.0
+    """action sample: how often a suspect sample is drawn, compared with another (replay)."""
+    softness: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """action sample: width of a soft edge in shares of the samples, instead of a hard cut."""
+    gate: Gate | None = None
+    """A decision in each batch, by the present model, instead of scores."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Phase":
+        if self.action != "sample" and (self.weight or self.softness):
+            raise ValueError(f"weight and softness belong to action: sample, not to {self.action}")
+        if self.softness and (self.cut is None or self.cut.share is None):
+            raise ValueError("softness needs a cut by share")
+        return self
+
+
+class Floor(StageConfig):
+    """No source or class may lose more than this, whatever the scores say."""
+
+    by: Literal["group", "label"] = "group"
+    share: Share = 0.25
+    """Share of each group's (first label's) samples that always takes part, the least suspicious ones."""
+
+
+class Plan(StageConfig):
+    """`harmonize curriculum plan` writes it, `harmonize pretrain --curriculum` follows it."""
+
+    scores: str | None = None
+    """Folder of `harmonize curriculum score`; a relative path starts at the plan's folder."""
+    phases: Annotated[list[Phase], Field(min_length=1)]
+    floor: Floor | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the indicator `random`."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Plan":
+        ends = [phase.until for phase in self.phases]
+        if ends != sorted(set(ends)):
+            raise ValueError(f"phases must end later and later; their `until` are {ends}")
+        if ends[-1] != 1:
+            raise ValueError(f"the last phase must end at 1, not at {ends[-1]}")
+        if self.scores is None and any(p.cut and p.cut.indicator != "random" for p in self.phases):
+            raise ValueError("a cut needs scores: name the folder in `scores`")
+        return self
+
+    def phase(self, done: float) -> Phase:
+        """The phase at `done`, the share of the run that lies behind (0 <= done < 1)."""
+        return next((phase for phase in self.phases if done < phase.until), self.phases[-1])
+
+    def begin(self, phase: Phase) -> float:
+        """Where a phase begins, as a share of the run."""
+        place = self.phases.index(phase)
+        return self.phases[place - 1].until if place else 0.0
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan file, or a folder with plan.yaml.
+
+    Raises:
+        BadInput: every fault of it at once.
+    """
+    file = path / PLAN if path.is_dir() else path
+    if not file.is_file():
+        raise BadInput(f"{file}: no such plan; `harmonize curriculum plan SCORES -o {path}` makes one")
+    return load_config(Plan, file)
+
+
+def write_plan(plan: Plan, file: Path) -> None:
+    """Write a plan without what is default."""
+    values: dict[str, Any] = plan.model_dump(mode="json", exclude_defaults=True)
+    write_text(file, yaml.safe_dump(values, sort_keys=False))
+
+
+def scores_folder(plan: Plan, file: Path) -> Path | None:
+    """Where the plan's scores are."""
+    if plan.scores is None:
+        return None
+    base = file if file.is_dir() else file.parent
+    return base / plan.scores
