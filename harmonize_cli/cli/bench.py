@@ -58,9 +58,8 @@ def train(
 @app.command()
 def store(
     *,
-    clips: Annotated[int, typer.Option(min=10, help="Clips of 393 kB in the store.")] = 1000,
+    clips: Annotated[int, typer.Option(min=10, help="Clips of 393 kB in the store.")] = 1500,
     workers: Annotated[int, typer.Option(min=1, help="Processes that read at once.")] = 2,
-    reads: Annotated[int, typer.Option(min=10, help="Clips that each reads in a round.")] = 1500,
     folder: Annotated[
         Path | None, typer.Option(help="Disk to measure. [default: temporary files]", show_default=False)
     ] = None,
@@ -75,7 +74,7 @@ def store(
     from harmonize_cli.benchmarks.store import bench_store
     from harmonize_cli.files import write_json
 
-    found = bench_store(clips=clips, workers=workers, reads=reads, folder=folder)
+    found = bench_store(clips=clips, workers=workers, folder=folder)
     if json_file:
         write_json(json_file, found)
     for row in found:
@@ -125,6 +124,40 @@ def probe(
     from harmonize_cli.benchmarks.probe import bench_probe
 
     _show(bench_probe(rows=rows, dims=dims, classes=classes, c=c, device=device), json_file)
+
+
+@app.command()
+def extract(
+    *,
+    folder: Annotated[
+        Path | None, typer.Option(help="Videos to measure with. [default: made ones]", show_default=False)
+    ] = None,
+    clips: Annotated[int, typer.Option(min=1, help="Short files.")] = 100,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Length of the long file.")] = 5.0,
+    clip_frames: Annotated[
+        int, typer.Option(min=0, help="Frames through open_clip ViT-B-32; 0 leaves it out.")
+    ] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of which the median counts.")] = 3,
+    decoder: Annotated[str, typer.Option(help="ffmpeg, pyav or auto.")] = "ffmpeg",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)
+    ] = None,
+) -> None:
+    """Extraction against ffmpeg alone with the same filters, and against one call per segment; open_clip.
+
+    Example: harmonize bench extract --folder videos --json extract.json
+    """
+    from harmonize_cli.benchmarks.extract import bench_extract
+
+    found = bench_extract(
+        folder=folder,
+        clips=clips,
+        minutes=minutes,
+        clip_frames=clip_frames,
+        rounds=rounds,
+        decoder=decoder,
+    )
+    _show(found, json_file)
 
 
 def _show(found: list[dict[str, Any]], json_file: Path | None) -> None:

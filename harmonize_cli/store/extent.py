@@ -38,6 +38,17 @@ class Extent:
         """Bytes of one row."""
         return int(np.prod(self.row_shape, dtype=np.int64)) * self.dtype.itemsize
 
+    def run_ends(self) -> NDArray[np.int64]:
+        """For each block the row up to which the file goes on without a gap."""
+        if self.addresses is None:
+            return np.empty(0, np.int64)
+        count = len(self.addresses)
+        last = np.ones(count, bool)  # of its run
+        last[:-1] = np.diff(self.addresses) != self.chunk_rows * self.row_bytes
+        ends = np.flatnonzero(last)
+        run = np.searchsorted(ends, np.arange(count))
+        return (ends[run] + 1) * self.chunk_rows if count else np.empty(0, np.int64)
+
     def read(self, fd: int, start: int, stop: int) -> NDArray[Any]:
         """Rows [start, stop) from the file open as `fd`. The caller has checked the bounds.
 

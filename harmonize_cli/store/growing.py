@@ -51,6 +51,9 @@ class GrowingDataset:
         if not self._chunk:
             self._chunk = self._chunk_rows(len(rows))
         self.rows += len(rows)
+        if self._dataset is not None and not self._waiting and len(rows) % self._chunk == 0:
+            self._write(self.rows - len(rows), rows.data.cast("B"))  # whole chunks need no copy
+            return
         self._waiting += rows.data.cast("B")
         block = max(1, 4 * self._target // (self._chunk * self._row_bytes)) * self._chunk
         n = len(self._waiting) // self._row_bytes
@@ -85,10 +88,25 @@ class GrowingDataset:
                 chunks=(self._chunk, *self._row_shape),
                 compression=self._compression,
             )
-        done = self.rows - len(self._waiting) // self._row_bytes
-        self._dataset.resize(done + n, axis=0)
-        self._dataset[done : done + n] = self._rows(n)
-        del self._waiting[: n * self._row_bytes]
+        size = n * self._row_bytes
+        with memoryview(self._waiting) as waiting:
+            self._write(self.rows - len(waiting) // self._row_bytes, waiting[:size])
+        del self._waiting[:size]
+
+    def _write(self, start: int, data: memoryview) -> None:
+        """Put rows at `start`, which is the edge of a chunk."""
+        assert self._dataset is not None
+        self._dataset.resize(start + len(data) // self._row_bytes, axis=0)
+        if self._compression:
+            self._dataset[start:] = np.frombuffer(data, self._dtype).reshape(-1, *self._row_shape)
+            return
+        # past HDF5's cache of chunks: it would copy every byte once more
+        size = self._chunk * self._row_bytes
+        corner = (0,) * len(self._row_shape)
+        for at in range(0, len(data), size):
+            part = data[at : at + size]
+            chunk = part if len(part) == size else bytes(part).ljust(size, b"\0")
+            self._dataset.id.write_direct_chunk((start + at // self._row_bytes, *corner), chunk)
 
     def _rows(self, n: int) -> NDArray[Any]:
         count = n * self._row_bytes // self._dtype.itemsize

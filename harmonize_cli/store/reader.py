@@ -14,6 +14,7 @@ from harmonize_cli.store.digest import store_digest
 from harmonize_cli.store.jpeg import decode_rows, jpeg_files
 from harmonize_cli.store.kind import check_one_kind, shard_paths
 from harmonize_cli.store.layout import ShardIndex, index_shard
+from harmonize_cli.store.rows import FeatureRows
 from harmonize_cli.store.schema import FeatureSpec, Rows, Sample, Status, modalities_of
 from harmonize_cli.store.shard import Shard
 
@@ -212,7 +213,11 @@ class Store:
 
     def read(self, key: str, i: int) -> NDArray[Any]:
         """All rows [T, *row_shape] of sample `i`; JPEG rows are decoded."""
-        return self._read(key, i, 0, None)
+        rows, j = self._rows_of(key, i)
+        first, last = rows.span(j)
+        if self.features[key].kind == "jpeg":
+            return decode_rows(self.shard_at(i), self.features[key], first, last)
+        return rows.read(first, last)
 
     def read_rows(self, key: str, i: int, start: int, stop: int) -> NDArray[Any]:
         """Rows [start, stop) of sample `i`.
@@ -220,23 +225,27 @@ class Store:
         Raises:
             IndexError: the sample has fewer.
         """
-        return self._read(key, i, start, stop)
+        rows, j = self._rows_of(key, i)
+        first, last = rows.span(j)
+        if not 0 <= start <= stop <= last - first:
+            raise IndexError(f"rows {start} to {stop} of {key}, which has {last - first} in this sample")
+        if self.features[key].kind == "jpeg":
+            return decode_rows(self.shard_at(i), self.features[key], first + start, first + stop)
+        return rows.read(first + start, first + stop)
 
     def read_jpeg(self, key: str, i: int) -> list[bytes]:
         """The rows of sample `i` of a "jpeg" feature as they lie in the store."""
-        shard, j = self._locate(i)
-        first, last = self._range(shard, key, j, 0, None)
-        return jpeg_files(shard, key, first, last)
+        rows, j = self._rows_of(key, i)
+        return jpeg_files(self.shard_at(i), key, *rows.span(j))
 
     def times(self, key: str, i: int) -> NDArray[np.float64]:
         """Time of every row [T] of sample `i`, in seconds of its source; NaN for rows without a time."""
         spec = self._spec(key)
-        shard, j = self._locate(i)
-        first, last = self._range(shard, key, j, 0, None)
+        rows, j = self._rows_of(key, i)
+        first, last = rows.span(j)
         if not spec.regular or spec.rate is None:
-            return shard.rows(f"features/{key}/times", first, last)
-        start = shard.rows(f"features/{key}/start_times", j, j + 1)
-        return np.asarray(start + np.arange(last - first) / spec.rate, np.float64)
+            return self.shard_at(i).rows(f"features/{key}/times", first, last)
+        return self.start_time(key, i) + np.arange(last - first) / spec.rate
 
     def start_time(self, key: str, i: int) -> float:
         """Time of the first row of sample `i` of a regular feature, in seconds of its source."""
@@ -250,8 +259,7 @@ class Store:
         rows: dict[str, Rows] = {}
         times: dict[str, NDArray[np.float64] | float] = {}
         for key, spec in self.features.items():
-            first, last = self._range(shard, key, j, 0, None)
-            if first == last:
+            if not self.length(key)[i]:
                 continue
             rows[key] = self.read_jpeg(key, i) if spec.kind == "jpeg" else self.read(key, i)
             if spec.regular:
@@ -310,22 +318,20 @@ class Store:
         shard = bisect_right(self._starts, i) - 1
         return self._shards[shard], i - self._starts[shard]
 
-    def _range(self, shard: Shard, key: str, j: int, start: int, stop: int | None) -> tuple[int, int]:
-        offsets = shard.offsets(f"features/{key}/offsets")
-        first, last = int(offsets[j]), int(offsets[j + 1])
-        if stop is None:
-            stop = last - first
-        if not 0 <= start <= stop <= last - first:
-            raise IndexError(f"rows {start} to {stop} of {key}, which has {last - first} in this sample")
-        return first + start, first + stop
+    @cached_property
+    def _rows(self) -> dict[tuple[str, int], FeatureRows]:
+        return {}
 
-    def _read(self, key: str, i: int, start: int, stop: int | None) -> NDArray[Any]:
-        spec = self._spec(key)
-        shard, j = self._locate(i)
-        first, last = self._range(shard, key, j, start, stop)
-        if spec.kind != "jpeg":
-            return shard.rows(f"features/{key}/data", first, last)
-        return decode_rows(shard, spec, first, last)
+    def _rows_of(self, key: str, i: int) -> tuple[FeatureRows, int]:
+        """The rows of a feature in the shard of sample `i`, and the sample's number there."""
+        if not 0 <= i < self._starts[-1]:
+            raise IndexError(f"sample {i} of {len(self)}")
+        number = bisect_right(self._starts, i) - 1
+        rows = self._rows.get((key, number))
+        if rows is None:
+            self._spec(key)
+            rows = self._rows[key, number] = FeatureRows(self._shards[number], key)
+        return rows, i - self._starts[number]
 
     def _json(self, column: str, i: int, kind: type) -> Any:
         shard, j = self._locate(i)

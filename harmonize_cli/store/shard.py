@@ -59,6 +59,14 @@ class Shard:
         if hasattr(self, "_fd"):
             self.close()
 
+    def kept_descriptor(self) -> int | None:
+        """The open file, opened now if it may stay open; None if it can't."""
+        if self._fd is None:
+            fd = self._open()
+            if fd != self._fd:
+                os.close(fd)
+        return self._fd
+
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Rows [start, stop) of a dataset; the bounds are the caller's to check."""
         extent = self.index.extents[name]

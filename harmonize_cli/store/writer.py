@@ -84,9 +84,17 @@ class ShardWriter:
         with ExitStack() as stack:
             tmp = stack.enter_context(atomic_path(self.path))
             self._tmp = tmp
-            # 1.10's format has checksums on its own structures; no lock: the name is ours alone
+            # 1.10's format has checksums on its own structures; no lock: the name is ours alone; blocks start
+            # at a page of memory, so that a reader touches no more pages than it must
             with self._explained():
-                self._file = h5py.File(tmp, "w", libver=("v110", "v110"), locking=False)
+                self._file = h5py.File(
+                    tmp,
+                    "w",
+                    libver=("v110", "v110"),
+                    locking=False,
+                    alignment_threshold=64 << 10,
+                    alignment_interval=4096,
+                )
             stack.push(self._close)
             with self._explained():
                 self._lay_out()

@@ -210,7 +210,7 @@ def test_writer_memory_is_constant(tmp_path: Path) -> None:
     clip = np.zeros((16, 48, 48, 3), np.uint8)
     spec = FeatureSpec("video/frames", "frames", "raw", "uint8", (48, 48, 3), rate=1.0)
     peaks = []
-    for count in (60, 600):
+    for count in (100, 800):
         tracemalloc.start()
         made = (
             Sample(str(i), features={"video/frames": clip}, times={"video/frames": np.arange(16.0)})
