@@ -168,6 +168,59 @@ def probe(
 
 
 @app.command(
+    epilog="Example: harmonize eval zeroshot runs/mine features --templates prompts.txt --modality video"
+)
+def zeroshot(
+    run: Annotated[Path, typer.Argument(help="Run folder of `harmonize pretrain`.")],
+    store: StorePath,
+    *,
+    templates: Annotated[Path | None, typer.Option(help="A sentence a line, {} for the class name.")] = None,
+    names: Annotated[Path | None, typer.Option(help="CSV of label,words: how classes are said.")] = None,
+    modality: Annotated[list[str] | None, typer.Option(help="video or audio; both by default.")] = None,
+    label: Annotated[int, typer.Option(min=0, help="Which of a sample's labels, from 0.")] = 0,
+    split: Annotated[
+        str | None, typer.Option(help="Split(s), or all. Default: test if there is one.")
+    ] = None,
+    windows: Annotated[int, typer.Option(min=1, help="Windows per clip.")] = 4,
+    checkpoint: Checkpoint = "last",
+    device: Device = "auto",
+    batch_size: BatchSize = 64,
+    draws: Draws = 2000,
+    seed: Seed = 0,
+    by_group: Clusters = False,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    no_cache: NoCache = False,
+) -> None:
+    """Classify clips, by picture and by sound, as the class whose prompts lie nearest. No training."""
+    from harmonize_cli.encoders.tokens import Vocab
+    from harmonize_cli.evaluation.evaluate_zeroshot import Prompts, evaluate_zeroshot
+    from harmonize_cli.evaluation.prompts import read_names, read_templates
+    from harmonize_cli.evaluation.sources import RunSource
+    from harmonize_cli.evaluation.stage import Options
+    from harmonize_cli.models.checkpoint import load_model
+    from harmonize_cli.store.reader import Store
+
+    sentences = read_templates(templates)
+    loaded = load_model(run, checkpoint, _device(device))
+    words = run / "vocab.json"
+    if not words.is_file():
+        raise BadInput(f"{words}: missing; prompts need a run that was trained on word tokens")
+    result, path = evaluate_zeroshot(
+        RunSource(loaded, batch_size, not no_cache),
+        Store.open(store),
+        lambda classes: Prompts(classes, read_names(names, classes), sentences),
+        Vocab.load(words).encode,
+        modalities=modality or (),
+        label=label,
+        split=split,
+        windows=windows,
+        options=Options(draws, seed, by_group, out, overwrite),
+    )
+    _print(result, path)
+
+
+@app.command(
     epilog="Example: harmonize eval compare runs/baseline runs/realign; several seeds: "
     "harmonize eval compare runs/base-0,runs/base-1 runs/realign-0,runs/realign-1",
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -65,7 +66,7 @@ class Result:
     def name(self) -> str:
         """File name without suffix: readable, and another one for other weights, stores or settings."""
         label = str(self.protocol.get("name", "custom"))
-        return f"{self.task}-{label}-{self.split.replace('/', '_')}-{self.identity[:10]}"
+        return f"{self.task}-{label}-{re.sub(r'[^A-Za-z0-9]+', '_', self.split)}-{self.identity[:10]}"
 
 
 def intervals(metrics: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
