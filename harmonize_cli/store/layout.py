@@ -65,7 +65,8 @@ def index_shard(path: Path) -> ShardIndex:
         features = _features(_json_attribute(file, "features", list))
         size = file_stamp(path)[1]
         names = _dataset_names(list(features.values())) + (_text("vocab") if "vocab" in file else [])
-        extents = {name: locate(_dataset(file, name), size) for name in names}
+        tree = _Tree(file)
+        extents = {name: locate(tree.dataset(name), size) for name in names}
         index = ShardIndex(
             path=path,
             stamp=file_stamp(path),
@@ -162,18 +163,37 @@ def _dataset_names(features: list[FeatureSpec]) -> list[str]:
     return names
 
 
-def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    node: Any = file
-    parts = name.split("/")
-    for depth, part in enumerate(parts, 1):
-        if part not in node:
+class _Tree:
+    """Datasets of a file, found by hard links alone; each group on the way is looked up once."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self._groups: dict[str, h5py.Group] = {"": file}
+
+    def dataset(self, name: str) -> h5py.Dataset:
+        folder, _, last = name.rpartition("/")
+        node = self._child(self._group(folder), last, name)
+        if not isinstance(node, h5py.Dataset):
+            raise BadInput(f"{name} is no dataset")
+        return node
+
+    def _group(self, path: str) -> h5py.Group:
+        found = self._groups.get(path)
+        if found is None:
+            folder, _, last = path.rpartition("/")
+            found = self._child(self._group(folder), last, path)
+            if not isinstance(found, h5py.Group):
+                raise BadInput(f"{path} is no group")
+            self._groups[path] = found
+        return found
+
+    @staticmethod
+    def _child(group: h5py.Group, part: str, name: str) -> Any:
+        link = group.get(part, getlink=True)
+        if link is None:
             raise BadInput(f"{name} is missing; the shard is damaged")
-        if not isinstance(node.get(part, getlink=True), h5py.HardLink):
+        if not isinstance(link, h5py.HardLink):
             raise BadInput(f"{name} is a link; stores hold their own data")
-        node = node[part]
-        if not isinstance(node, h5py.Dataset if depth == len(parts) else h5py.Group):
-            raise BadInput(f"{name} is not where it should be")
-    return node
+        return group[part]
 
 
 def _check_shapes(index: ShardIndex) -> None:

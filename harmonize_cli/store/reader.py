@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.progress import progress
 from harmonize_cli.store.digest import store_digest
 from harmonize_cli.store.jpeg import decode_rows, jpeg_files
 from harmonize_cli.store.kind import check_one_kind, shard_paths
@@ -17,6 +18,8 @@ from harmonize_cli.store.layout import ShardIndex, index_shard
 from harmonize_cli.store.rows import FeatureRows
 from harmonize_cli.store.schema import FeatureSpec, Rows, Sample, Status, modalities_of
 from harmonize_cli.store.shard import Shard
+
+_MANY = 200  # shards that take more than two seconds to look at
 
 
 class Store:
@@ -42,7 +45,9 @@ class Store:
             BadInput: no store, another schema version, damaged, shards of different encoders, an id twice.
         """
         path = Path(path)
-        shards = [index_shard(part) for part in shard_paths(path)]
+        parts = shard_paths(path)
+        many = len(parts) > _MANY
+        shards = [index_shard(part) for part in (progress(parts, desc="open store") if many else parts)]
         check_one_kind(shards)
         store = cls(path, shards)
         store._check_ids()
