@@ -32,7 +32,7 @@ class LayoutOptions(StageConfig):
     """Folder of the official lists, where they are not in the root."""
     variant: str = ""
     """msrvtt: 1k-A (default) or full; esc50: esc10 takes its ten classes only."""
-    official_split: Literal[1, 2, 3] = 1
+    official_split: int = Field(default=1, ge=1, le=3)
     """ucf101, hmdb51: which of the three official divisions fills the column split."""
     candidates: int = Field(default=5, ge=1, le=1000)
     """Text candidates of a segment of timed captions: its own and its nearest neighbours."""
