@@ -97,6 +97,13 @@ def extract(
             show_default="any, but not all",
         ),
     ] = None,
+    report_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            help="Write coverage, silence, drift, duplicates and lengths here, and a picture beside.",
+        ),
+    ] = None,
     allow_download: Annotated[
         bool, typer.Option("--allow-download", help="Let open_clip download weights.")
     ] = False,
@@ -150,6 +157,8 @@ def extract(
     )
     report = run_extract(inputs.rows, out, settings, options)
     typer.echo(f"extract: {report.line()}")
+    if report_file is not None:
+        _write_quality(out, report_file)
     for reason, count in report.counts.reasons.most_common(5):
         typer.echo(f"  {count} x {reason}", err=True)
     if report.counts.failed > limit(report.counts.samples):
@@ -157,6 +166,18 @@ def extract(
             f"{report.counts.failed} of {report.counts.samples} samples failed; the reasons are in the store "
             f"(`harmonize store info {out}`)"
         )
+
+
+def _write_quality(store: Path, path: Path) -> None:
+    from harmonize_cli.extraction.quality import quality_of
+    from harmonize_cli.extraction.quality_figure import draw_quality
+    from harmonize_cli.files import write_json
+    from harmonize_cli.store.reader import Store
+
+    found = quality_of(Store.open(store))
+    write_json(path, found)
+    draw_quality(found, path.with_suffix(".png"))
+    typer.echo(f"report: {path}, {path.with_suffix('.png')}")
 
 
 def _check(rows, settings, workers, limit) -> None:  # type: ignore[no-untyped-def]
