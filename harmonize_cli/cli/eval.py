@@ -220,6 +220,55 @@ def zeroshot(
     _print(result, path)
 
 
+@app.command(epilog="Example: harmonize eval finetune runs/mine features -o runs/mine-tuned --set steps=5000")
+def finetune(
+    run: Annotated[Path, typer.Argument(help="Run folder of `harmonize pretrain`.")],
+    store: StorePath,
+    *,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the fine-tuned model.")],
+    config: Annotated[Path | None, typer.Option(help="YAML with settings.")] = None,
+    settings: Set = None,
+    test: Annotated[str, typer.Option(help="Test split(s).")] = "test",
+    augment: Annotated[bool, typer.Option(help="Crop, flip and colour as VATT does.")] = False,
+    checkpoint: Checkpoint = "last",
+    device: Device = "auto",
+    draws: Draws = 2000,
+    seed: Annotated[int, typer.Option("--bootstrap-seed", help="Seed of the bootstrap.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fine-tune the backbone on labels (VATT's Kinetics protocol), then judge the test split.
+
+    The same command again goes on where it stopped, after a kill too. Settings (for --set): modality, label,
+    train, steps, batch, lr, warmup, momentum, smoothing, clip, dropout, windows, crops, seed, ...
+    """
+    from harmonize_cli.config import load_config
+    from harmonize_cli.evaluation.evaluate_finetune import evaluate_finetune
+    from harmonize_cli.evaluation.finetune_model import FinetuneConfig
+    from harmonize_cli.evaluation.stage import Options
+    from harmonize_cli.models.checkpoint import load_model
+    from harmonize_cli.store.reader import Store
+    from harmonize_cli.training.augment import Augmentation, AugmentConfig
+    from harmonize_cli.training.signals import StopOnSignal
+
+    settled = load_config(FinetuneConfig, config, settings or ())
+    changes = AugmentConfig(crop="area", flip=0.5, colour=0.8, audio_noise=0.01)
+    with StopOnSignal() as signal:
+        result, path = evaluate_finetune(
+            load_model(run, checkpoint, _device(device)),
+            Store.open(store),
+            out,
+            settled,
+            test=test,
+            augment=Augmentation(changes) if augment else None,
+            stop=lambda: signal.asked,
+            options=Options(draws, seed, overwrite=overwrite),
+        )
+    if result is None:
+        typer.echo(f"stopped; the same command goes on from {out}")
+    else:
+        _print(result, path)
+
+
 @app.command(
     epilog="Example: harmonize eval compare runs/baseline runs/realign; several seeds: "
     "harmonize eval compare runs/base-0,runs/base-1 runs/realign-0,runs/realign-1",
