@@ -125,6 +125,10 @@ class PretrainConfig(StageConfig):
     """Of the forward pass; weights, losses and the harmonization's inner products stay in float32."""
     accumulate: Positive = 1
     """Make the batch in so many parts, one after the other. Each part has only its own negatives."""
+    chunk: Positive | None = None
+    """Large batches on small memory: encode so many clips at a time, with the negatives of the whole batch.
+    The same gradients (and per-sample conflicts) for one more forward pass; each chunk draws a DropToken
+    permutation of its own."""
     checkpoint_activations: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
     compile: bool = False
@@ -144,6 +148,10 @@ class PretrainConfig(StageConfig):
             raise ValueError("give steps or epochs, not both")
         if self.batch % self.accumulate or self.batch // self.accumulate < 2:
             raise ValueError(f"accumulate: {self.batch} clips can't be made in {self.accumulate} equal parts")
+        if self.chunk and (self.batch % self.chunk or self.accumulate > 1 or self.precision == "fp16"):
+            raise ValueError(
+                f"chunk: {self.chunk} must divide batch {self.batch}, and goes without accumulate and fp16"
+            )
         return self
 
     @property

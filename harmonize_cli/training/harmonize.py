@@ -9,14 +9,18 @@ from harmonize_cli.training.config import HarmonizeConfig, PretrainConfig
 def build_harmonizer(
     model: nn.Module, loss: nn.Module, config: PretrainConfig, steps: int
 ) -> Harmonizer | None:
-    """The engine for this mode; with mode none one that only looks, or None where nobody wants to look."""
+    """The engine for this mode; with mode none one that only looks, or None where nobody wants to look.
+
+    Chunked batches are made by the engine even then: at scope representation that costs nothing.
+    """
     section = config.harmonize
-    if section.mode == "none" and not section.log_every:
+    if section.mode == "none" and not section.log_every and not config.chunk:
         return None
+    idle = section.mode == "none" and not section.log_every
     return Harmonizer(
         {"": model, "loss": loss},
         rule=section.rule if section.mode in ("realign", "both") else "sum",
-        scope=section.scope,
+        scope="representation" if idle else section.scope,
         gate=build_gate(section, steps) if section.mode in ("curriculum", "both") else None,
         granularity=section.granularity,
         gram=section.gram,

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from harmonize_cli.objectives.gather import sum_over_ranks
+from harmonize_cli.objectives.gather import gather, sum_over_ranks
 from harmonize_cli.progress import progress
 from harmonize_cli.store.batches import Batch
 from harmonize_cli.training.bad_steps import FILE, NotFinite, Statistics, note_bad_step
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.metrics import MeanLosses, MetricsLog, Pace
 from harmonize_cli.training.optim import learning_rate
-from harmonize_cli.training.parallel import any_rank, rank
+from harmonize_cli.training.parallel import any_rank, rank, ranks
 from harmonize_cli.training.recorder import Recorder
 from harmonize_cli.training.signals import StopOnSignal
 from harmonize_cli.training.state import TrainingState
@@ -155,10 +155,19 @@ def validated(job: Job, step: int, log: MetricsLog) -> int:
 
 
 def seen(outcome: Outcome) -> dict[str, Any]:
-    """What harmonization saw in this step, on this rank."""
+    """What harmonization saw in this step, on all ranks."""
     if outcome.report is None:
         return {}
-    figures: dict[str, Any] = outcome.report.scalars()
+    report = outcome.report
+    if ranks() > 1:
+        report = replace(
+            report,
+            gram=gather(report.gram),
+            cosine=gather(report.cosine),
+            weights=gather(report.weights),
+            kept=gather(report.kept),
+        )
+    figures: dict[str, Any] = report.scalars()
     return {"harmony_seconds": figures.pop("seconds"), **figures}
 
 

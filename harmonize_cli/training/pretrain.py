@@ -146,6 +146,7 @@ def start_state(parts: Parts, config: PretrainConfig) -> TrainingState:
         parts.harmonizer,
         precision=config.precision,
         accumulate=config.accumulate,
+        chunk=config.chunk and max(1, config.chunk // ranks()),
         observe_every=config.harmonize.log_every if config.harmonize.mode == "none" else 0,
     )
     optimiser = build_optimiser(gradients.parameters(), config.optim)

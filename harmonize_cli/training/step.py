@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from harmonize_cli.harmony import Harmonizer, HarmonyReport
+from harmonize_cli.harmony.cached import CachedStep
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.objectives.trimodal import TriModalLoss
@@ -40,11 +41,12 @@ class Gradients:
         *,
         precision: str = "fp32",
         accumulate: int = 1,
+        chunk: int | None = None,
         observe_every: int = 0,
     ) -> None:
         self.guide: Guide | None = None
         self.model, self.loss, self.harmonizer = model, loss, harmonizer
-        self.accumulate, self.observe_every = accumulate, observe_every
+        self.accumulate, self.chunk, self.observe_every = accumulate, chunk, observe_every
         self.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         device = next(model.parameters()).device.type
         self.scaler = GradScaler(device, enabled=precision == "fp16")
@@ -61,6 +63,8 @@ class Gradients:
         )
         if self.guide is not None:
             batch = self.guide.before(batch, step)
+        if self.chunk:
+            return self._cached(batch, step)
         parts = batch.split(self.accumulate) if self.accumulate > 1 else [batch]
         outcomes = []
         for k, part in enumerate(parts):
@@ -90,23 +94,59 @@ class Gradients:
         )
         return Outcome(terms, report)
 
+    def _cached(self, batch: Batch, step: int) -> Outcome:
+        """Chunk by chunk, with the negatives of the whole batch."""
+        assert self.harmonizer is not None
+        assert self.chunk is not None
+        terms: dict[str, Term] = {}
+        valid: dict[str, Tensor] = {}  # known, as the terms, once the losses were made
+
+        def losses_of(pooled: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            terms.update(self._losses(pooled, batch, step))
+            valid.update({name: term.valid for name, term in terms.items()})
+            return {name: term.value for name, term in terms.items()}
+
+        chunks = batch.split(equal_parts(len(batch), self.chunk))
+        make = CachedStep(self.harmonizer, self._encode)
+        report = make(chunks, losses_of, step=step, valid=valid)
+        return Outcome(
+            {name: replace(term, value=term.value.detach()) for name, term in terms.items()}, report
+        )
+
     def _forward(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], dict[str, Term]]:
-        with torch.autocast(batch.groups.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            pooled = self.model.encode(batch.inputs)
-            embeddings = self.model.heads(pooled)
-        terms = self._terms(embeddings, batch)
-        if self.guide is not None and (kept := self.guide.after(batch, terms, step)) is not None:
-            terms = self._terms(embeddings, kept)
+        pooled = self._encode(batch)
+        terms = self._losses(pooled, batch, step)
         share = 1 / self.accumulate
         if share != 1:
             terms = {name: replace(term, value=term.value * share) for name, term in terms.items()}
         return pooled, terms
+
+    def _encode(self, batch: Batch) -> dict[str, Tensor]:
+        with self._mixed(batch):
+            return self.model.encode(batch.inputs)
+
+    def _losses(self, pooled: Mapping[str, Tensor], batch: Batch, step: int) -> dict[str, Term]:
+        with self._mixed(batch):
+            embeddings = self.model.heads(pooled)
+        terms = self._terms(embeddings, batch)
+        if self.guide is not None and (kept := self.guide.after(batch, terms, step)) is not None:
+            terms = self._terms(embeddings, kept)
+        return terms
+
+    def _mixed(self, batch: Batch) -> torch.autocast:
+        device = batch.groups.device.type
+        return torch.autocast(device, dtype=self.autocast, enabled=self.autocast is not None)
 
     def _terms(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Term]:
         terms: dict[str, Term] = self.loss(
             embeddings, batch.present, batch.text_present, batch.groups, batch.texts
         )
         return terms
+
+
+def equal_parts(samples: int, most: int) -> int:
+    """The smallest number of equal parts of at most `most` samples."""
+    return next(parts for parts in range(1, samples + 1) if samples % parts == 0 and samples // parts <= most)
 
 
 def joined(outcomes: Sequence[Outcome]) -> Outcome:

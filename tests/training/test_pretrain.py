@@ -256,12 +256,15 @@ def test_one_loss_is_enough(store_path, tmp_path):
     [
         {"data": {"workers": 2}, "augment": {"flip": 0.5, "colour": 0.8}},
         {"checkpoint_activations": True, "model": {"dropout": 0.2}},
+        {"chunk": 4},
+        {"chunk": 8, "harmonize": {"mode": "both"}},
     ],
-    ids=["workers", "activations"],
+    ids=["workers", "activations", "chunks", "chunks-both"],
 )
 def test_ways_to_compute_do_not_change_the_result(store_path, tmp_path, more):
-    """Worker processes read the same batches; recomputed activations are the same ones."""
-    plain = {"model": more.get("model", {}), "augment": more.get("augment", {})}
+    """Workers read the same batches; recomputed activations, cached large batches: the same gradients."""
+    plain = {key: more.get(key, {}) for key in ("model", "augment", "harmonize")}
+    more["optim"] = plain["optim"] = {"lr": 1e-3, "eps": 1e-4}
     pretrain(store_path, tmp_path / "plain", config(steps=5, **plain))
     pretrain(store_path, tmp_path / "other", config(steps=5, **more))
     one, two = weights(tmp_path / "plain"), weights(tmp_path / "other")
@@ -291,3 +294,14 @@ def test_low_precision_stays_near_float32(store_path, tmp_path, precision):
     # fp16's search for a scale may skip steps, but is no bad step
     assert not (tmp_path / precision / "bad_steps.jsonl").exists()
     assert all(v.isfinite().all() for v in weights(tmp_path / precision).values() if v.is_floating_point())
+
+
+def test_chunks_are_equal_and_small_enough():
+    from harmonize_cli.training.step import equal_parts
+
+    for samples in range(1, 40):
+        for most in range(1, 12):
+            parts = equal_parts(samples, most)
+            assert samples % parts == 0
+            assert samples // parts <= most
+            assert not any(samples % n == 0 and samples // n <= most for n in range(1, parts))
