@@ -41,6 +41,7 @@ class Standardise(nn.Module):
         )
         for part in patches:
             rows = part.flatten(0, -2).double()
+            rows = rows[rows.isfinite().all(dim=1)]  # one damaged clip must not spoil all
             count += len(rows)
             total += rows.sum(0)
             squares += rows.square().sum(0)

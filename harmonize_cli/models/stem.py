@@ -83,8 +83,8 @@ def _tokeniser(
         return WaveformPatches(size, width, standardise=config.standardises), (-(-shape.rows // size),)
     if shape.kind in ("logmel", "mfcc"):
         time, height = spectrum_patch(config, shape)
-        grid = (-(-shape.rows // time), shape.row_shape[0] // height)
-        return SpectrumPatches((time, height), width, standardise=config.standardises), grid
+        tokens = SpectrumPatches((time, height), width, standardise=config.standardises)
+        return tokens, (-(-shape.rows // time), shape.row_shape[0] // height)
     if shape.kind == "tokens":
         words = WordTokens(shape.vocabulary, config.word_dim, frozen=config.freeze_words)
         return words, (shape.rows,)

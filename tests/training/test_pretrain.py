@@ -7,13 +7,17 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.checkpoint import list_checkpoints, load_model
+from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
+from harmonize_cli.store.schema import FeatureSpec, Sample
+from harmonize_cli.store.writer import ShardWriter
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.pretrain import pretrain
 from harmonize_cli.training.run_folder import read_metrics
@@ -190,7 +194,7 @@ def test_non_finite_steps_are_left_out_and_written_down(store_path, tmp_path, mo
 
     def poisoned(self, index, position, rng):
         item = original(self, index, position, rng)
-        if self._ids[index] == "clip010":
+        if self._ids[index] == "clip010" and "audio" in item.arrays:
             item.arrays["audio"][:] = float("nan")
         return item
 
@@ -216,6 +220,7 @@ def test_non_finite_steps_are_left_out_and_written_down(store_path, tmp_path, mo
         ({"inputs": {"audio": {"use": False}}, "harmonize": {"mode": "both"}}, "compares two losses"),
         ({"harmonize": {"mode": "realign", "rule": "magic"}}, "'magic'"),
         ({"harmonize": {"mode": "realign", "scope": "trunk"}}, "no recorded layer matches"),
+        ({"harmonize": {"mode": "realign"}, "model": {"sharing": "specific"}}, "share no layer"),
         ({"device": "cuda:7"}, "cuda:7 is not there"),
         ({"device": "tpu0"}, "'tpu0'"),
     ],
@@ -305,3 +310,37 @@ def test_chunks_are_equal_and_small_enough():
             assert samples % parts == 0
             assert samples // parts <= most
             assert not any(samples % n == 0 and samples // n <= most for n in range(1, parts))
+
+
+def test_feature_sequences_and_stacks_of_their_own(tmp_path):
+    """A store of ready embeddings, read by one stack per modality."""
+    specs = [
+        FeatureSpec("video/clip", "embedding", "open_clip:x", "float16", (12,), rate=2.0, regular=True),
+        FeatureSpec("audio/mfcc", "mfcc", "mfcc", "float32", (6,), rate=20.0, regular=True),
+        FeatureSpec("text/clip", "embedding", "open_clip:x", "float16", (12,)),
+    ]
+    rng = np.random.default_rng(0)
+    with ShardWriter(tmp_path / "store.h5", specs) as writer:
+        for i in range(24):
+            n = int(rng.integers(3, 9))
+            features = {
+                "video/clip": rng.normal(size=(n, 12)).astype(np.float16),
+                "audio/mfcc": rng.normal(size=(10 * n, 6)).astype(np.float32),
+                "text/clip": rng.normal(size=(1 + i % 3, 12)).astype(np.float16),
+            }
+            times = {"video/clip": 0.0, "audio/mfcc": 0.0}
+            writer.add(Sample(id=f"s{i}", features=features, times=times))
+    model = {**SMALL, "sharing": "specific", "drop_token": 0.3}
+    settings = config(batch=8, steps=3, model=model, harmonize={"mode": "both", "scope": "representation"})
+    pretrain(tmp_path / "store.h5", tmp_path / "run", settings)
+    loaded = load_model(tmp_path / "run")
+    assert loaded.specs["text"].candidates == 3
+    batch = StoreDataset(Store.open(tmp_path / "store.h5"), loaded.specs).batch(range(4))
+    with torch.no_grad():
+        out = loaded.model(batch.inputs)
+    assert out.embeddings["text_vt"].shape == (4, 3, 16)
+    # what lies behind the end of a sequence has no influence
+    changed = torch.where(batch.inputs["video_mask"].unsqueeze(-1), batch.inputs["video"], 9.0)
+    with torch.no_grad():
+        again = loaded.model.encode({**batch.inputs, "video": changed})
+    torch.testing.assert_close(again["video"], out.pooled["video"])
