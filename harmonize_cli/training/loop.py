@@ -1,5 +1,6 @@
 """The training loop."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -145,6 +146,7 @@ def validated(job: Job, step: int, log: MetricsLog) -> int:
     if rank() == 0:
         figures = job.validate(step)
         log.write(step, figures)
+        tqdm.write(f"step {step}: {told(figures)}", file=sys.stderr)
         better = job.state.best is None or figures[SCORE] > job.state.best
         if better:
             job.state.best = figures[SCORE]
@@ -152,6 +154,13 @@ def validated(job: Job, step: int, log: MetricsLog) -> int:
         job.mark_best(job.save(step))
         return step
     return -1
+
+
+def told(figures: dict[str, float]) -> str:
+    """A validation in one line."""
+    r10 = {k.split("/")[1]: v for k, v in figures.items() if k.endswith("/R@10")}
+    each = ", ".join(f"{direction} {value:.3f}" for direction, value in r10.items())
+    return f"validation R@10 {figures[SCORE]:.3f} ({each})"
 
 
 def seen(outcome: Outcome) -> dict[str, Any]:

@@ -1,17 +1,26 @@
 """Processes of a run: started by torchrun, or one."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from harmonize_cli.errors import BadInput
+from harmonize_cli.errors import BadInput, HarmonizeError
 from harmonize_cli.objectives.gather import rank, ranks
 
-__all__ = ["any_rank", "pick_device", "process_group", "rank", "ranks", "sum_gradients"]
+__all__ = [
+    "any_rank",
+    "check_agreement",
+    "is_first",
+    "pick_device",
+    "process_group",
+    "rank",
+    "ranks",
+    "sum_gradients",
+]
 
 
 def pick_device(name: str) -> torch.device:
@@ -69,6 +78,25 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     value: Tensor = torch.tensor([float(flag)], device=device)
     dist.all_reduce(value)
     return bool(value.item() > 0)
+
+
+def check_agreement(facts: Mapping[str, object]) -> None:
+    """All ranks must have started from the same things: otherwise they would hang, or train nonsense.
+
+    Raises:
+        HarmonizeError: naming what differs, on every rank.
+    """
+    if ranks() == 1:
+        return
+    everyone: list[dict[str, object]] = [{} for _ in range(ranks())]
+    dist.all_gather_object(everyone, dict(facts))
+    for name in facts:
+        values = {str(each[name]) for each in everyone}
+        if len(values) > 1:
+            raise HarmonizeError(
+                f"the processes differ in {name}: {', '.join(sorted(values))}; all of them need the same "
+                "config, store and run folder (a file system that every machine sees)"
+            )
 
 
 def is_first() -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch._functorch.config
 
+from harmonize_cli.config import dump_yaml
 from harmonize_cli.curriculum.guide import keep_guide, make_guide
 from harmonize_cli.harmony import Harmonizer
 from harmonize_cli.models.checkpoint import point, prune
@@ -28,7 +29,7 @@ from harmonize_cli.training.loop import Job, train
 from harmonize_cli.training.metrics import check_tensorboard
 from harmonize_cli.training.optim import build_optimiser
 from harmonize_cli.training.order import EpochOrder, Schedule, shuffled
-from harmonize_cli.training.parallel import pick_device, process_group, rank, ranks
+from harmonize_cli.training.parallel import check_agreement, pick_device, process_group, rank, ranks
 from harmonize_cli.training.recorder import Recorder
 from harmonize_cli.training.run_folder import about_this_run, create, read_run_config, rewind_metrics
 from harmonize_cli.training.signals import StopOnSignal
@@ -121,6 +122,7 @@ def pretrain(
             state.gradients.guide = guide
             if rank() == 0:
                 keep_guide(guide, run, store)
+        check_agreement({"store": store.content_hash, "config": dump_yaml(config), "first step": first})
         if rank() == 0 and resume:
             rewind_metrics(run, first)
         for recorder in recorders:
