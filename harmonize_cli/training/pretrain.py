@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch._functorch.config
 
-from harmonize_cli.config import dump_yaml
 from harmonize_cli.curriculum.guide import keep_guide, make_guide
 from harmonize_cli.harmony import Harmonizer
 from harmonize_cli.models.checkpoint import point, prune
@@ -122,7 +122,8 @@ def pretrain(
             state.gradients.guide = guide
             if rank() == 0:
                 keep_guide(guide, run, store)
-        check_agreement({"store": store.content_hash, "config": dump_yaml(config), "first step": first})
+        facts = {"store": store.content_hash, "first step": first}
+        check_agreement(facts | _flat(config.model_dump(mode="json")))
         if rank() == 0 and resume:
             rewind_metrics(run, first)
         for recorder in recorders:
@@ -246,3 +247,11 @@ def warn(message: str) -> None:
     """A warning on stderr, from rank 0 alone."""
     if rank() == 0:
         print(f"warning: {message}", file=sys.stderr)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
