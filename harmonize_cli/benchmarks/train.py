@@ -17,7 +17,7 @@ from harmonize_cli.store.windows import InputSpec
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.harmonize import build_harmonizer
 from harmonize_cli.training.loop import update
-from harmonize_cli.training.pretrain import Parts, build_model, start_state
+from harmonize_cli.training.setup import Parts, build_model, start_state
 from harmonize_cli.training.state import TrainingState
 
 CASES: dict[str, dict[str, Any]] = {

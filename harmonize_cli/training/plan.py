@@ -16,7 +16,7 @@ from harmonize_cli.training.data import training_samples
 from harmonize_cli.training.loop import seed_step, update
 from harmonize_cli.training.order import Schedule, shuffled
 from harmonize_cli.training.parallel import pick_device
-from harmonize_cli.training.pretrain import Place, build, make_job, planned_steps, start_state
+from harmonize_cli.training.setup import Place, build, make_job, planned_steps, start_state
 
 
 @dataclass(frozen=True, slots=True)

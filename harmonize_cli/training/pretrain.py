@@ -1,42 +1,31 @@
-"""`harmonize pretrain`: puts store, model, losses, harmonization and loop together."""
+"""`harmonize pretrain`: one run, from its start or from where it stopped."""
 
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch._functorch.config
-
 from harmonize_cli.curriculum.guide import keep_guide, make_guide
-from harmonize_cli.harmony import Harmonizer
-from harmonize_cli.models.checkpoint import point, prune
-from harmonize_cli.models.heads import FacHead
-from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.objectives.trimodal import TriModalLoss
-from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import InputSpec, resolve_inputs
-from harmonize_cli.training.augment import Augmentation
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.data import batches, check_modalities, training_samples
-from harmonize_cli.training.ema import Ema
-from harmonize_cli.training.harmonize import build_harmonizer
-from harmonize_cli.training.loop import Job, train
+from harmonize_cli.training.data import training_samples
+from harmonize_cli.training.loop import train
 from harmonize_cli.training.metrics import check_tensorboard
-from harmonize_cli.training.optim import build_optimiser
 from harmonize_cli.training.order import EpochOrder, Schedule, shuffled
 from harmonize_cli.training.parallel import check_agreement, pick_device, process_group, rank, ranks
 from harmonize_cli.training.recorder import Recorder
-from harmonize_cli.training.run_folder import about_this_run, create, read_run_config, rewind_metrics
+from harmonize_cli.training.run_folder import (
+    about_this_run,
+    check_new,
+    create,
+    read_run_config,
+    rewind_metrics,
+)
+from harmonize_cli.training.setup import Place, build, make_job, planned_steps, start_state
 from harmonize_cli.training.signals import StopOnSignal
-from harmonize_cli.training.standardise import fit_inputs
-from harmonize_cli.training.state import TrainingState, newest_whole
-from harmonize_cli.training.step import Gradients
-from harmonize_cli.training.validate import Validator, validation_samples
+from harmonize_cli.training.state import newest_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +38,6 @@ class Finished:
     clips: int
     seconds: float
     bad_steps: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a run reads, writes and computes."""
-
-    store: Store
-    run: Path
-    config: PretrainConfig
-    device: torch.device
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a config and a store make."""
-
-    model: Vatt
-    loss: TriModalLoss
-    harmonizer: Harmonizer | None
-    specs: dict[str, InputSpec]
 
 
 def pretrain(
@@ -93,6 +62,8 @@ def pretrain(
     config = config or read_run_config(run)
     device = pick_device(config.device)
     store = Store.open(store_path)
+    if not resume:
+        check_new(run)
     if config.tensorboard:
         check_tensorboard()
     with process_group(device), StopOnSignal() as stop:
@@ -100,9 +71,6 @@ def pretrain(
         schedule = Schedule(order or shuffled(rows, config.seed), config.batch, rank=rank(), ranks=ranks())
         steps = planned_steps(config, schedule)
         parts = build(store, config, steps, device)
-        if rank() == 0 and not resume:
-            about = about_this_run(store.content_hash, steps=steps, processes=ranks(), device=str(device))
-            create(run, config, about, store.vocab)
         state = start_state(parts, config)
         first = 0
         if resume and (folder := newest_whole(run, warn)):
@@ -120,127 +88,24 @@ def pretrain(
         if guide is not None:
             schedule = Schedule(guide.order, config.batch, rank=rank(), ranks=ranks())
             state.gradients.guide = guide
-            if rank() == 0:
-                keep_guide(guide, run, store)
-        facts = {"store": store.content_hash, "first step": first}
-        check_agreement(facts | _flat(config.model_dump(mode="json")))
-        if rank() == 0 and resume:
-            rewind_metrics(run, first)
-        for recorder in recorders:
-            recorder.rewind(first)
         place = Place(store, run, config, device)
         job = make_job(place, parts, state, schedule, span=(first, steps), recorders=recorders)
+        facts = {"store": store.content_hash, "first step": first}
+        check_agreement(facts | _flat(config.model_dump(mode="json")))
+        # from here on the folder is written to: whatever is wrong with the settings was said before
+        if rank() == 0:
+            if resume:
+                rewind_metrics(run, first)
+            else:
+                about = about_this_run(store.content_hash, steps=steps, processes=ranks(), device=str(device))
+                create(run, config, about, store.vocab)
+            if guide is not None:
+                keep_guide(guide, run, store)
+        for recorder in recorders:
+            recorder.rewind(first)
         done = train(job, stop)
     seconds = time.perf_counter() - started
     return Finished(run, done, steps, (done - first) * config.batch, seconds, state.bad_steps)
-
-
-def start_state(parts: Parts, config: PretrainConfig) -> TrainingState:
-    """Gradients, optimiser and average before the first step."""
-    for stack in {parts.model.stack(m) for m in parts.model.modalities}:
-        stack.checkpointing = config.checkpoint_activations
-    if config.compile:
-        # the harmonizer goes through the compiled backward twice: it may not reuse its inputs' memory
-        torch._functorch.config.donated_buffer = False
-        parts.model.transformer.compile()
-    gradients = Gradients(
-        parts.model,
-        parts.loss,
-        parts.harmonizer,
-        precision=config.precision,
-        accumulate=config.accumulate,
-        chunk=config.chunk and max(1, config.chunk // ranks()),
-        observe_every=config.harmonize.log_every if config.harmonize.mode == "none" else 0,
-    )
-    optimiser = build_optimiser(gradients.parameters(), config.optim)
-    return TrainingState(gradients, optimiser, Ema(parts.model, config.ema) if config.ema else None)
-
-
-def make_job(
-    place: Place,
-    parts: Parts,
-    state: TrainingState,
-    schedule: Schedule,
-    *,
-    span: tuple[int, int],
-    recorders: Sequence[Recorder],
-) -> Job:
-    """The loop's job for steps span[0] .. span[1]."""
-    store, run, config = place.store, place.run, place.config
-    about = {
-        "config": config.model_dump(mode="json"),
-        "inputs": {m: spec.to_dict() for m, spec in parts.specs.items()},
-    }
-    rows = validation_samples(store, config.validation)
-    validator = Validator(store, rows, parts.specs, config, run)
-
-    def save(step: int) -> Path:
-        for recorder in recorders:
-            recorder.flush(step)
-        folder = run
-        if rank() == 0:
-            folder = state.save(run, step, about)
-            prune(run, config.checkpoint.keep)
-        return folder
-
-    def mark_best(folder: Path) -> None:
-        if rank() == 0:
-            point(run, "best", folder)
-            prune(run, config.checkpoint.keep)
-
-    def validate(step: int) -> dict[str, float]:
-        with state.ema.applied() if state.ema else nullcontext():
-            return validator(parts.model, step)
-
-    dataset = StoreDataset(
-        store,
-        parts.specs,
-        seed=config.seed,
-        augment=Augmentation(config.augment) if config.augment.any else None,
-        cache_bytes=int(config.data.cache_gb * 2**30),
-    )
-    return Job(
-        run=run,
-        config=config,
-        first=span[0],
-        steps=span[1],
-        batches=batches(dataset, schedule, span, config.data, pin=place.device.type == "cuda"),
-        epoch=schedule.epoch,
-        state=state,
-        device=place.device,
-        save=save,
-        mark_best=mark_best,
-        validate=validate,
-        validates=len(rows) > 0,
-        recorders=recorders,
-    )
-
-
-def build(store: Store, config: PretrainConfig, steps: int, device: torch.device) -> Parts:
-    """Model, losses and harmonizer, the same on every rank for the same seed."""
-    specs = resolve_inputs(store, config.inputs)
-    check_modalities(specs, store, config)
-    model, loss = build_model(specs, config, device)
-    fit_inputs(model, store, specs, config, device)
-    return Parts(model, loss, build_harmonizer(model, loss, config, steps), specs)
-
-
-def build_model(
-    specs: dict[str, InputSpec], config: PretrainConfig, device: torch.device
-) -> tuple[Vatt, TriModalLoss]:
-    """Model and losses before the first step; the seed decides their weights."""
-    torch.manual_seed(config.seed)
-    model = Vatt(config.model, specs).to(device)
-    if isinstance(model.head, FacHead):
-        model.head.carry_audio = bool(config.loss.at)
-    return model, TriModalLoss(config.loss).to(device)
-
-
-def planned_steps(config: PretrainConfig, schedule: Schedule) -> int:
-    """Length of the run in steps."""
-    if config.epochs:
-        return max(1, round(config.epochs * schedule.per_epoch))
-    return config.steps or 1000
 
 
 def warn(message: str) -> None:

@@ -12,26 +12,37 @@ from typing import Any
 from harmonize_cli.config import dump_yaml, load_config
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import atomic_path, write_json, write_text
+from harmonize_cli.models.checkpoint import list_checkpoints
 from harmonize_cli.training.config import PretrainConfig
 
 CONFIG, VERSIONS, METRICS, VOCAB = "config.yaml", "versions.json", "metrics.jsonl", "vocab.json"
 
 
 def create(run: Path, config: PretrainConfig, about: dict[str, Any], vocab: list[str] | None) -> None:
-    """Start a new run folder.
+    """Start a new run folder; one whose run failed before its first figures is used again.
 
     Raises:
         BadInput: `run` holds a run already, or something else.
     """
-    if (run / CONFIG).exists():
-        raise BadInput(f"{run}: holds a run already; continue it with --resume, or choose another folder")
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise BadInput(f"{run}: exists and is no run folder; choose another")
+    check_new(run)
     run.mkdir(parents=True, exist_ok=True)
     if vocab is not None:
         write_json(run / VOCAB, vocab)
     write_json(run / VERSIONS, about)
     write_text(run / CONFIG, dump_yaml(config))
+
+
+def check_new(run: Path) -> None:
+    """Whether a new run may begin in `run`.
+
+    Raises:
+        BadInput: as `create`.
+    """
+    if (run / CONFIG).exists():
+        if list_checkpoints(run) or read_metrics(run):
+            raise BadInput(f"{run}: holds a run already; continue it with --resume, or choose another folder")
+    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise BadInput(f"{run}: exists and is no run folder; choose another")
 
 
 def read_run_config(run: Path) -> PretrainConfig:

@@ -241,6 +241,11 @@ def test_run_folders_are_not_overwritten_and_must_exist_to_resume(store_path, tm
         pretrain(store_path, run, config(steps=1))
     with pytest.raises(BadInput, match="no checkpoint 'best'; it has step-00000001"):
         load_model(run, "best")
+    # a run that failed before its first step leaves nothing that is in the way
+    wrong = config(steps=1, harmonize={"mode": "realign", "scope": "trunk"})
+    with pytest.raises(BadInput, match="no recorded layer matches"):
+        pretrain(store_path, tmp_path / "again", wrong)
+    assert pretrain(store_path, tmp_path / "again", config(steps=1)).steps == 1
     other = tmp_path / "other"
     other.mkdir()
     (other / "file").touch()
