@@ -143,10 +143,14 @@ def _parquet_row(store: Store, i: int, keys: Sequence[str]) -> dict[str, Any]:
             row[key] = store.read_jpeg(key, i)
         else:
             rows = store.read(key, i)
-            row[key] = list(rows) if rows.ndim <= 2 else [item.tobytes() for item in rows]
+            row[key] = rows if rows.ndim == 1 else [_parquet_item(item) for item in rows]
         if not spec.regular and spec.rate is not None:
             row[f"{key}.times"] = store.times(key, i)
     return row
+
+
+def _parquet_item(row: Any) -> Any:
+    return row if row.ndim == 1 else row.tobytes()
 
 
 def _schema(pa: Any, store: Store, keys: Sequence[str]) -> Any:

@@ -61,9 +61,9 @@ class Shard:
 
     def kept_descriptor(self) -> int | None:
         """The open file, opened now if it may stay open; None if it can't."""
-        if self._fd is None:
+        if self._fd is None and _KEPT_OPEN.any_left():
             fd = self._open()
-            if fd != self._fd:
+            if fd != self._fd:  # another thread took the last place
                 os.close(fd)
         return self._fd
 
@@ -201,6 +201,9 @@ class _Quota:
             self._left += 1
             return False
 
+    def any_left(self) -> bool:
+        return self._left > 0
+
     def give_back(self) -> None:
         with self.lock:
             self._left += 1
@@ -215,4 +218,4 @@ def _fresh_locks() -> None:
 
 _LIVE: weakref.WeakSet[Shard] = weakref.WeakSet()
 os.register_at_fork(after_in_child=_fresh_locks)
-_KEPT_OPEN = _Quota(min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+_KEPT_OPEN = _Quota(min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
