@@ -34,6 +34,10 @@ def pretrain(
     print_model: Annotated[
         bool, typer.Option("--print-model", help="Print the model's layers, losses and scope; don't train.")
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Check a batch's harmonized gradients by brute force; don't train."),
+    ] = False,
 ) -> None:
     """Train a video-audio-text model on a store.
 
@@ -60,6 +64,11 @@ def pretrain(
     settings = None if resume else load_config(PretrainConfig, config, overrides or [], flags)
     if print_model:
         _print_model(store, settings or PretrainConfig())
+        return
+    if verify:
+        from harmonize_cli.training.verify import verify_gradients
+
+        typer.echo(f"verify: {verify_gradients(store, settings or PretrainConfig())}")
         return
     if out is None:
         raise BadInput("-o is missing: name the run folder, for example -o runs/first")

@@ -74,7 +74,7 @@ class Gradients:
         return outcomes[0] if len(outcomes) == 1 else joined(outcomes)
 
     def _plain(self, batch: Batch, *, step: int, last: bool) -> Outcome:
-        _, terms = self._forward(batch, step)
+        _, terms = self.forward(batch, step)
         torch.autograd.backward([self.scaler.scale(term.value) for term in terms.values()])
         if last:
             sum_gradients(self.parameters())
@@ -83,7 +83,7 @@ class Gradients:
     def _harmonized(self, batch: Batch, *, step: int, last: bool) -> Outcome:
         assert self.harmonizer is not None
         with self.harmonizer.record():
-            pooled, terms = self._forward(batch, step)
+            pooled, terms = self.forward(batch, step)
         report = self.harmonizer.backward(
             {name: term.value for name, term in terms.items()},
             pooled,
@@ -113,7 +113,8 @@ class Gradients:
             {name: replace(term, value=term.value.detach()) for name, term in terms.items()}, report
         )
 
-    def _forward(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], dict[str, Term]]:
+    def forward(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], dict[str, Term]]:
+        """Pooled features and losses of a batch, with their graphs; the values are this part's share."""
         pooled = self._encode(batch)
         terms = self._losses(pooled, batch, step)
         share = 1 / self.accumulate

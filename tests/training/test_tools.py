@@ -180,4 +180,7 @@ def test_the_command_trains_prints_and_refuses(store_path, tmp_path):
         failed = invoke("pretrain", store_path, "-o", tmp_path / "bad", *args)
         assert isinstance(failed.exception, BadInput)
         assert message in str(failed.exception)
+    checked = invoke("pretrain", store_path, "--verify", *model, "--scope", "all")
+    error = float(checked.stdout.split("Gram ")[1].split()[0])
+    assert error < 1e-4
     assert "-o is missing" in str(invoke("pretrain", store_path).exception)
