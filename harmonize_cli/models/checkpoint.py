@@ -6,6 +6,7 @@ RUN/checkpoints/step-00000100/weights.safetensors   what to use the model with (
 RUN/last, RUN/best                                  links to such folders, set after they are complete
 """
 
+import io
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from harmonize_cli.config import validate
 from harmonize_cli.errors import BadInput
@@ -127,12 +128,10 @@ def write_checkpoint(
     tmp = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         tmp.mkdir(parents=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, tmp / WEIGHTS)
-        torch.save(dict(state), tmp / STATE)
-        # safetensors makes files that only their owner may read; people share runs
-        (tmp / WEIGHTS).chmod((tmp / STATE).stat().st_mode & 0o777)
-        for name in (WEIGHTS, STATE):
-            sync_file(tmp / name)
+        _write(tmp / WEIGHTS, save({k: v.detach().cpu().contiguous() for k, v in weights.items()}))
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        _write(tmp / STATE, buffer.getbuffer())
         files = {name: sha256_file(tmp / name) for name in (WEIGHTS, STATE)}
         write_json(tmp / MANIFEST, {"format": FORMAT, "step": step, "files": files, **about})
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was rewound
@@ -143,6 +142,16 @@ def write_checkpoint(
         raise
     point(run, "last", folder)
     return folder
+
+
+def _write(path: Path, data: bytes | memoryview) -> None:
+    """By Python's own write: on a full disk an OSError, where both libraries raise errors of their own."""
+    try:
+        path.write_bytes(data)
+        sync_file(path)
+    except OSError as e:
+        e.filename = e.filename or str(path)
+        raise
 
 
 def point(run: Path, name: str, folder: Path) -> None:

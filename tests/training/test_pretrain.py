@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 from pathlib import Path
@@ -349,3 +350,24 @@ def test_feature_sequences_and_stacks_of_their_own(tmp_path):
     with torch.no_grad():
         again = loaded.model.encode({**batch.inputs, "video": changed})
     torch.testing.assert_close(again["video"], out.pooled["video"])
+
+
+def test_a_full_disk_leaves_the_last_whole_checkpoint(store_path, tmp_path):
+    """RLIMIT_FSIZE in the place of the disk: the file that does not fit is named, nothing half is left."""
+    run = tmp_path / "run"
+    pretrain(store_path, run, config(steps=4, checkpoint={"every": 2}))
+    before = {path.name for path in list_checkpoints(run)}
+    size = (run / "last/weights.safetensors").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1000, hard))  # the optimiser's state is twice as large
+    try:
+        (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("steps: 4", "steps: 6"))
+        with pytest.raises(OSError, match="File too large") as full:
+            pretrain(store_path, run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert full.value.filename.endswith("state.pt")
+    assert {path.name for path in list_checkpoints(run)} == before
+    assert not list((run / "checkpoints").glob(".*"))
+    assert load_model(run).step == 4
+    assert pretrain(store_path, run).steps == 6
