@@ -114,3 +114,109 @@ def audit(
     folder = out or run / "audit"
     result = run_audit(run, store, folder, settings)
     typer.echo(f"{table(result)}\n{folder / 'audit.json'}")
+
+
+@app.command()
+def compare(
+    store: Annotated[Path, typer.Argument(help="Feature store whose noise is known.")],
+    truth: Annotated[Path, typer.Option(help="JSONL with id and caption_misaligned.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder; finished runs in it are not repeated.")],
+    *,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Of `harmonize pretrain`.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value over the config; may be repeated.")
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            show_default="all",
+            help="baseline, realign, gate, both, loss-gate, best-plan, random or oracle (may be repeated).",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ...")] = 5,
+    warmup: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of the run before a cut.")] = 0.2,
+    share: Annotated[
+        float | None, typer.Option(show_default="the wrong share", help="Share of captions to cut.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(show_default="text-to-video/R@1 and R@10", help="To print.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, each a seed at a time.")] = 1,
+) -> None:
+    """Train every method at one budget over several seeds, where it is known which captions are wrong.
+
+    Prints what each method closes of the gap between plain training and the oracle that drops exactly
+    the wrong captions.
+
+    Example: harmonize curriculum compare store.h5 --truth data/truth.jsonl -o runs/compare --seeds 5
+    """
+    from harmonize_cli.config import load_config
+    from harmonize_cli.curriculum.compare import CompareSettings
+    from harmonize_cli.curriculum.compare import compare as run_compare
+    from harmonize_cli.curriculum.compare_table import table
+    from harmonize_cli.curriculum.methods import METHODS
+    from harmonize_cli.training.config import PretrainConfig
+
+    settings = CompareSettings(
+        methods=tuple(method) if method else tuple(METHODS), seeds=seeds, warmup=warmup, share=share
+    )
+    base = load_config(PretrainConfig, config, set_ or ())
+    result = run_compare(store, truth, out, base, settings, jobs=jobs)
+    for name in metric or ("text-to-video/R@1", "text-to-video/R@10"):
+        typer.echo(table(result, name) + "\n")
+    typer.echo(f"{out / 'compare.json'}")
+
+
+@app.command()
+def plan(
+    scores: Annotated[Path, typer.Argument(help="Folder of `harmonize curriculum score`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="New folder for plan.yaml and its picture.")],
+    *,
+    indicator: Annotated[str, typer.Option(help="Whose most suspicious samples are cut.")] = "similarity_vt",
+    share: Annotated[float, typer.Option(min=0, max=1, help="Share of the samples to cut.")] = 0.3,
+    action: Annotated[str, typer.Option(help="What they lose: sample, caption or sound.")] = "caption",
+    warmup: Annotated[float, typer.Option(min=0, max=0.95, help="Share of the run before the cut.")] = 0.2,
+    weight: Annotated[float, typer.Option(help="action sample: draw them this often still.")] = 0.0,
+    softness: Annotated[float, typer.Option(help="action sample: width of a soft edge.")] = 0.0,
+    floor: Annotated[float | None, typer.Option(help="Share of each source that always takes part.")] = None,
+    gate: Annotated[
+        float | None, typer.Option(help="Also gate online: share of each batch with the highest loss_vt.")
+    ] = None,
+) -> None:
+    """Write a curriculum as a file to edit, and simulate it: who takes part when, and which sources suffer.
+
+    Example: harmonize curriculum plan runs/scores -o runs/plan --indicator neighbours_vt --share 0.4
+    Then: harmonize pretrain store.h5 -o runs/clean --curriculum runs/plan
+    """
+    import os
+
+    from harmonize_cli.config import validate
+    from harmonize_cli.curriculum.plan import Plan, write_plan
+    from harmonize_cli.curriculum.scores import read_scores
+    from harmonize_cli.curriculum.simulate import draw, simulate, table
+    from harmonize_cli.store.reader import Store
+
+    read = read_scores(scores)
+    last: dict[str, object] = {
+        "until": 1.0,
+        "cut": {"indicator": indicator, "share": share},
+        "action": action,
+    }
+    last |= {"weight": weight, "softness": softness}
+    if gate is not None:
+        last["gate"] = {"start": gate, "end": gate}
+    values = {
+        "scores": os.path.relpath(scores, out),
+        "phases": [*([{"until": warmup}] if warmup else []), last],
+        "floor": None if floor is None else {"share": floor},
+    }
+    made = validate(Plan, values, source="plan")
+    read.suspicion(indicator)  # refuses an unknown one
+    groups = [""] * len(read)
+    if Path(read.about["store"]).exists():
+        store = Store.open(Path(read.about["store"]))
+        groups = [store.groups[i] for i in read.index]
+    outcomes = simulate(made, read, read.ids.tolist(), groups)
+    write_plan(made, out / "plan.yaml")
+    draw(made, outcomes, read, out / "plan.png")
+    typer.echo(f"{table(made, outcomes)}\n{out / 'plan.yaml'}, {out / 'plan.png'}")
