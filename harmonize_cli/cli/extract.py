@@ -22,6 +22,13 @@ Ready embeddings: harmonize extract clips.csv -o clip/ --encoder open_clip:ViT-B
 """
 
 
+class Engine(StrEnum):
+    """Where the work is done."""
+
+    local = "local"
+    ray = "ray"
+
+
 class Mode(StrEnum):
     """What to do with samples that are there already."""
 
@@ -80,6 +87,13 @@ def extract(
         bool, typer.Option("--allow-outside", help="Let paths of the manifest leave the root.")
     ] = False,
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes.")] = 1,
+    engine: Annotated[
+        Engine, typer.Option(help="local: this machine; ray: a Ray cluster (extra ray).")
+    ] = Engine.local,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster, such as auto or ray://host:10001.", show_default="a local one"),
+    ] = None,
     mode: Annotated[
         Mode,
         typer.Option(
@@ -147,6 +161,8 @@ def extract(
         workers=workers,
         mode=mode.value,
         share=share,
+        engine=engine.value,
+        ray_address=ray_address,
         root=inputs.root,
         attrs={
             "stage": "extract",

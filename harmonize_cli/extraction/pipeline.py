@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -35,6 +35,8 @@ class RunOptions:
     share: tuple[int, int] = (0, 1)
     root: Path | None = None
     attrs: dict[str, Any] | None = None
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
 
 
 def extract(
@@ -57,7 +59,13 @@ def extract(
         config, base = narrowed(config, output)
     words = _words(rows, config, output)
     job = Job(config, words, options.root, options.attrs or {}, _threads(config, options.workers))
-    runner = UnitRunner(job)
+    cluster = None
+    if options.engine == "ray":
+        from harmonize_cli.extraction.ray_engine import RayCluster
+
+        cluster = RayCluster(options.ray_address)
+        cluster.start_encoders(job)
+    runner = cluster.runner() if cluster else UnitRunner(job)
     mine = [
         u for u in plan_units(rows, config.shard_samples) if u.index % options.share[1] == options.share[0]
     ]
@@ -73,11 +81,13 @@ def extract(
     counts = Counts()
     bar: tqdm[Any] = progress(desc="extract", total=expected, unit="clip", initial=max(0, expected - todo))
     with bar:
-        if options.workers <= 1 or len(tasks) <= 1:
+        if cluster is None and (options.workers <= 1 or len(tasks) <= 1):
             for task in tasks:
                 counts.merge(write_shard(runner, task, bar.update))
         else:
-            for found in _in_processes(job, tasks, options.workers):
+            workers = options.workers
+            done_tasks = cluster.run(tasks, workers) if cluster else _in_processes(job, tasks, workers)
+            for found in done_tasks:
                 counts.merge(found)
                 bar.update(found.samples)
                 bar.set_postfix(failed=counts.failed)

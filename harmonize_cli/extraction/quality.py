@@ -50,7 +50,7 @@ def _reasons(store: Store) -> dict[str, list[dict[str, Any]]]:
     out = {}
     for modality in store.modalities:
         status = store.status(modality)
-        found = Counter(store.reason(modality, i) for i in np.flatnonzero(status == Status.FAILED))
+        found = Counter(store.reason(modality, i) for i in np.flatnonzero(status == Status.FAILED).tolist())
         out[modality] = [{"reason": text, "samples": n} for text, n in found.most_common(_EXAMPLES)]
     return out
 

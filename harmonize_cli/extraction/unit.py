@@ -51,10 +51,13 @@ class Job:
 class UnitRunner:
     """Holds the encoders (models are loaded once a process) and runs units."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, encoders: Sequence[Encoder] | None = None) -> None:
+        """`encoders` are those of the job, where they were made elsewhere."""
         self.job = job
         vocab = Vocab(job.words) if job.words is not None else None
-        self.encoders: list[Encoder] = build_encoders(job.config.encoders, job.config, vocab)
+        if encoders is None:
+            encoders = build_encoders(job.config.encoders, job.config, vocab)
+        self.encoders: list[Encoder] = list(encoders)
         self.features: list[FeatureSpec] = [e.spec for e in self.encoders]
         self._vocab = vocab if any(isinstance(e, Tokens) for e in self.encoders) else None
         self._frames = [e for e in self.encoders if isinstance(e, FrameEncoder)]

@@ -1,0 +1,202 @@
+"""The same tasks on a Ray cluster: decode actors on its CPUs, encode actors for big models on its GPUs.
+
+All machines see the manifest's files and the store under the same paths. A shard is written by one actor
+and is complete or not there: an actor or a machine that dies costs its shard at hand; others make it again.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harmonize_cli.encoders.base import Encoder, FrameEncoder, Rows, TextEncoder
+from harmonize_cli.encoders.registry import OPEN_CLIP, build_encoders
+from harmonize_cli.encoders.tokens import Vocab
+from harmonize_cli.errors import HarmonizeError, missing_extra
+from harmonize_cli.extraction.counts import Counts
+from harmonize_cli.extraction.tasks import Task, copies, write_shard
+from harmonize_cli.extraction.unit import Job, UnitRunner
+from harmonize_cli.media.requests import FrameRequest
+from harmonize_cli.store.reader import Store
+from harmonize_cli.store.schema import FeatureSpec
+
+_TRIES = 5
+
+
+class EncodeActor:
+    """Holds a model on one GPU (or CPU) and encodes what decode actors send."""
+
+    def __init__(self, job: Job, name: str) -> None:
+        self._encoders = {e.spec.key: e for e in build_encoders([name], job.config, None)}
+
+    def describe(self) -> list[tuple[FeatureSpec, FrameRequest | None, int]]:
+        """What a stand-in needs to know of each encoder: spec, request and batch (frames only)."""
+        return [
+            (e.spec, e.request, e.batch) if isinstance(e, FrameEncoder) else (e.spec, None, 0)
+            for e in self._encoders.values()
+        ]
+
+    def encode(self, key: str, values: Any) -> Any:
+        """Frames uint8 [N, H, W, C] or a list of texts to rows."""
+        encoder = self._encoders[key]
+        if isinstance(encoder, FrameEncoder):
+            return encoder.encode_frames(values)
+        assert isinstance(encoder, TextEncoder)
+        return encoder.encode_texts(values)
+
+
+class _Remote:
+    """Sends work to the encode actors in turn, past those that died."""
+
+    def __init__(self, actors: Sequence[Any], key: str) -> None:
+        self._actors, self._key, self._next = list(actors), key, 0
+
+    def call(self, values: Any) -> Any:
+        import ray
+
+        for _ in range(_TRIES * len(self._actors)):
+            self._next = (self._next + 1) % len(self._actors)
+            try:
+                return ray.get(self._actors[self._next].encode.remote(self._key, values))
+            except ray.exceptions.RayActorError:
+                continue  # it is started again by Ray; meanwhile the next one
+        raise HarmonizeError(f"{self._key}: no encode actor of the cluster answers")
+
+
+class RemoteFrames:
+    """Stands in for a frame encoder that lives in encode actors."""
+
+    def __init__(self, remote: _Remote, spec: FeatureSpec, request: FrameRequest, batch: int) -> None:
+        self._remote, self.spec, self.request, self.batch = remote, spec, request, batch
+
+    def encode_frames(self, frames: npt.NDArray[np.uint8]) -> Rows:
+        """uint8 [N, H, W, C] to N rows."""
+        rows: Rows = self._remote.call(frames)
+        return rows
+
+
+class RemoteTexts:
+    """Stands in for a text encoder that lives in encode actors."""
+
+    def __init__(self, remote: _Remote, spec: FeatureSpec) -> None:
+        self._remote, self.spec = remote, spec
+
+    def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[Any]:
+        """C texts to [C, *row_shape]."""
+        rows: npt.NDArray[Any] = self._remote.call(list(texts))
+        return rows
+
+
+class DecodeActor:
+    """Decodes, encodes what is cheap here, sends the rest to encode actors, writes shards."""
+
+    def __init__(self, job: Job, actors: Sequence[Any], described: Sequence[Any]) -> None:
+        self._runner = UnitRunner(job, cluster_encoders(job, actors, described))
+
+    def write(self, task: Task) -> Counts:
+        """Do one task."""
+        return write_shard(self._runner, task)
+
+
+def cluster_encoders(job: Job, actors: Sequence[Any], described: Sequence[Any]) -> list[Encoder]:
+    """The job's encoders in the order of its config, big models as stand-ins."""
+    vocab = Vocab(job.words) if job.words is not None else None
+    found: list[Encoder] = []
+    for name in job.config.encoders:
+        if not name.startswith(OPEN_CLIP):
+            found += build_encoders([name], job.config, vocab)
+            continue
+        for spec, request, batch in described:
+            remote = _Remote(actors, spec.key)
+            found.append(
+                RemoteTexts(remote, spec) if request is None else RemoteFrames(remote, spec, request, batch)
+            )
+    return found
+
+
+class RayCluster:
+    """Actors on the cluster that `address` names ("auto": the one of this machine; None: start a local one).
+
+    Raises:
+        BadInput: Ray is not installed.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise missing_extra("ray", "ray", "--engine ray") from None
+        self._ray = ray
+        if not ray.is_initialized():
+            try:
+                ray.init(address=address, log_to_driver=False)
+            except ConnectionError as e:
+                raise HarmonizeError(f"--ray-address {address}: no Ray cluster there ({e})") from None
+
+    def start_encoders(self, job: Job) -> None:
+        """Start encode actors, one a GPU (one on a CPU where there is none), if the job has big models."""
+        self._job = job
+        self._encode: list[Any] = []
+        self._described: list[Any] = []
+        names = [name for name in job.config.encoders if name.startswith(OPEN_CLIP)]
+        if names:
+            gpus = int(self._ray.cluster_resources().get("GPU", 0))
+            options = {"num_gpus": 1} if gpus else {"num_cpus": 0}
+            actor = self._ray.remote(max_restarts=_TRIES, **options)(EncodeActor)
+            self._encode = [actor.remote(job, names[0]) for _ in range(max(1, gpus))]
+            self._described = self._ray.get(self._encode[0].describe.remote())
+
+    def runner(self) -> UnitRunner:
+        """A runner with the job's features, without loading the big models here."""
+        return UnitRunner(self._job, cluster_encoders(self._job, self._encode, self._described))
+
+    def run(self, tasks: Sequence[Task], workers: int) -> Iterator[Counts]:
+        """Counts of each task as it is done. `workers` <= 1 takes all CPUs of the cluster.
+
+        Raises:
+            HarmonizeError: a task failed again and again because its actors died.
+        """
+        exceptions = self._ray.exceptions
+        cpus = int(self._ray.cluster_resources().get("CPU", 1))
+        actor = self._ray.remote(num_cpus=1)(DecodeActor)
+        left = list(reversed(tasks))
+        tries: dict[str, int] = {}
+        running: dict[Any, tuple[Task, Any]] = {}
+
+        def submit(worker: Any | None = None) -> None:
+            task = left.pop()
+            worker = worker if worker is not None else actor.remote(self._job, self._encode, self._described)
+            running[worker.write.remote(task)] = (task, worker)
+
+        for _ in range(min(len(left), workers if workers > 1 else max(1, cpus))):
+            submit()
+        while running:
+            (ready, *_), _ = self._ray.wait(list(running), num_returns=1)
+            task, worker = running.pop(ready)
+            try:
+                counts: Counts = self._ray.get(ready)
+            except (exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.ObjectLostError) as e:
+                if task.base is None and task.path.exists():
+                    yield counts_of(task)  # it died after its work was done
+                else:
+                    tries[str(task.path)] = tries.get(str(task.path), 0) + 1
+                    if tries[str(task.path)] >= _TRIES:
+                        raise HarmonizeError(f"{task.path}: given up after {_TRIES} lost actors ({e})") from e
+                    left.append(task)
+                if left:
+                    submit()  # on a new actor, wherever there is room
+                continue
+            except exceptions.RayTaskError as e:
+                raise e.cause if isinstance(e.cause, OSError | HarmonizeError) else e from None
+            yield counts
+            if left:
+                submit(worker)
+
+
+def counts_of(task: Task) -> Counts:
+    """The counts of a shard that is there."""
+    counts = Counts()
+    for sample in copies(Store.open(task.path)):
+        counts.add(sample)
+    return counts
