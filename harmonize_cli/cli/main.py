@@ -18,6 +18,7 @@ from harmonize_cli.cli import (
     extract,
     plan,
     pretrain,
+    report,
     runs,
     store,
 )
@@ -39,6 +40,7 @@ app.command("runs")(runs.runs)
 app.add_typer(export.app, name="export")
 app.add_typer(curriculum.app, name="curriculum")
 app.add_typer(eval.app, name="eval")
+app.command("report")(report.report)
 app.add_typer(store.app, name="store")
 app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")
