@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from harmonize_cli.harmony import HarmonyReport
 from harmonize_cli.objectives.gather import gather, sum_over_ranks
 from harmonize_cli.progress import progress
 from harmonize_cli.store.batches import Batch
@@ -54,6 +55,7 @@ def train(job: Job, stop: StopOnSignal) -> int:
     if rank() == 0:
         bar = progress(desc=job.run.name, total=job.steps, initial=job.first, unit="step")
     done = saved = job.first
+    report: HarmonyReport | None = None
     with bar, log:
         for step in range(job.first, job.steps):
             if any_rank(stop.asked, job.device):
@@ -70,6 +72,7 @@ def train(job: Job, stop: StopOnSignal) -> int:
             norm = update(state, rate, config.optim.clip)
             done = step + 1
             if torch.isfinite(norm):
+                losses.add(outcome)
                 if state.ema is not None:
                     state.ema.update(done)
                 for recorder in job.recorders:
@@ -79,9 +82,10 @@ def train(job: Job, stop: StopOnSignal) -> int:
                 leave_out(job, done, batch, outcome, norm)
 
             pace.count(config.batch, waited)
-            losses.add(outcome)
+            report = outcome.report or report
             if done % config.log_every == 0 or done == job.steps:
-                figures = losses.lap() | seen(outcome) | {"lr": rate, "grad_norm": float(norm)} | pace.lap()
+                figures = losses.lap() | seen(report) | {"lr": rate, "grad_norm": float(norm)} | pace.lap()
+                report = None
                 log.write(done, {"epoch": job.epoch(step), **figures})
                 bar.set_postfix_str(shown(figures), refresh=False)
             bar.update()
@@ -163,11 +167,10 @@ def told(figures: dict[str, float]) -> str:
     return f"validation R@10 {figures[SCORE]:.3f} ({each})"
 
 
-def seen(outcome: Outcome) -> dict[str, Any]:
-    """What harmonization saw in this step, on all ranks."""
-    if outcome.report is None:
+def seen(report: HarmonyReport | None) -> dict[str, Any]:
+    """What harmonization saw in a step, on all ranks."""
+    if report is None:
         return {}
-    report = outcome.report
     if ranks() > 1:
         report = replace(
             report,
@@ -184,4 +187,5 @@ def shown(figures: dict[str, Any]) -> str:
     """The bar's text."""
     conflict = figures.get("conflict_share")
     share = f", conflict {conflict:.0%}" if conflict is not None else ""
-    return f"loss {figures['loss']:.3f}{share}, {figures['clips_per_s']:.0f} clips/s"
+    loss = "not finite" if figures["loss"] is None else f"{figures['loss']:.3f}"
+    return f"loss {loss}{share}, {figures['clips_per_s']:.0f} clips/s"

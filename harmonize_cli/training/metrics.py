@@ -112,6 +112,8 @@ class MeanLosses:
 
     def lap(self) -> dict[str, Any]:
         """`loss` is the weighted total, `loss_va` and so on are means over the samples that have the pair."""
+        if not self._steps:  # none of them was finite
+            return {"loss": None}
         names = list(self._sums)
         table = sum_over_ranks(torch.stack([self._sums[name] for name in names])).tolist()
         found: dict[str, Any] = {"loss": table[0][0] / self._steps}
