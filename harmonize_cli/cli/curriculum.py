@@ -220,3 +220,28 @@ def plan(
     write_plan(made, out / "plan.yaml")
     draw(made, outcomes, read, out / "plan.png")
     typer.echo(f"{table(made, outcomes)}\n{out / 'plan.yaml'}, {out / 'plan.png'}")
+
+
+@app.command()
+def ledger(
+    run: Annotated[Path, typer.Argument(help="Run folder of `harmonize pretrain`.")],
+    store: Annotated[Path, typer.Argument(help="The store that it was trained on.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="New folder of scores.")],
+    *,
+    table: Annotated[
+        Path | None, typer.Option(help="Also as one table to join by id: NAME.parquet or NAME.csv.")
+    ] = None,
+) -> None:
+    """Turn the ledger of a run (each visit of each sample) into scores: means, averages, forgetting.
+
+    Example: harmonize curriculum ledger runs/a store.h5 -o runs/a/dynamics --table runs/a/dynamics.parquet
+    """
+    from harmonize_cli.curriculum.dynamics import write_dynamics, write_table
+
+    scores = write_dynamics(run, store, out)
+    if table is not None:
+        write_table(scores, table)
+    typer.echo(
+        f"{len(scores)} samples, {int(scores.columns['visits'].sum())} visits, "
+        f"{len(scores.columns)} columns: {out}" + (f", {table}" if table else "")
+    )

@@ -30,6 +30,9 @@ def pretrain(
         Path | None,
         typer.Option(help="Plan of `harmonize curriculum plan`; with --resume: from here on."),
     ] = None,
+    ledger: Annotated[
+        bool, typer.Option(help="Keep every sample's losses and conflict, visit by visit, in RUN/ledger.")
+    ] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the run folder.")] = False,
     print_model: Annotated[
         bool, typer.Option("--print-model", help="Print the model's layers, losses and scope; don't train.")
@@ -48,6 +51,7 @@ def pretrain(
     On several processes or machines: torchrun --nproc-per-node 8 -m harmonize_cli pretrain store/ -o runs/a
     """
     from harmonize_cli.config import load_config
+    from harmonize_cli.curriculum.ledger import Ledger
     from harmonize_cli.training.config import PretrainConfig
     from harmonize_cli.training.parallel import is_first
     from harmonize_cli.training.pretrain import pretrain as run_pretrain
@@ -72,7 +76,8 @@ def pretrain(
         return
     if out is None:
         raise BadInput("-o is missing: name the run folder, for example -o runs/first")
-    done = run_pretrain(store, out, settings, curriculum=curriculum)
+    recorders = [Ledger(out)] if ledger else []
+    done = run_pretrain(store, out, settings, recorders=recorders, curriculum=curriculum)
     if is_first():
         rate = done.clips / max(done.seconds, 1e-9)
         state = "" if done.steps == done.planned else f" of {done.planned} (stopped; go on with --resume)"

@@ -1,0 +1,119 @@
+"""The conflict ledger: what every sample's visit of a pre-training looked like.
+
+    RUN/ledger/rank-000-00000001-00000100.npz    this rank's visits of steps 1 to 100
+
+Parts are only ever added, one per checkpoint and rank, so a kill costs what the checkpoint costs, and ranks
+need not talk. Columns: index (row of the store), step, epoch, and float32 loss_<pair>, cosine, norm_<pair>,
+kept; NaN where undefined or, with an engine that looks at some steps only, not looked at.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.files import atomic_path
+from harmonize_cli.harmony import HarmonyReport
+from harmonize_cli.objectives.gather import rank
+from harmonize_cli.objectives.nce import Term
+from harmonize_cli.store.batches import Batch
+
+FOLDER = "ledger"
+Visits = dict[str, NDArray[Any]]
+
+
+class Ledger:
+    """A `training.recorder.Recorder` that appends to RUN/ledger."""
+
+    def __init__(self, run: Path) -> None:
+        self.folder = run / FOLDER
+        self._visits: list[Visits] = []
+
+    def record(
+        self, step: int, epoch: int, batch: Batch, terms: Mapping[str, Term], report: HarmonyReport | None
+    ) -> None:
+        """Keep the visits of a step in memory until the next `flush`."""
+        size = len(batch)
+        visits: Visits = {
+            "index": batch.indices.astype(np.int32),
+            "step": np.full(size, step, np.int32),
+            "epoch": np.full(size, epoch, np.int32),
+        }
+        for name, term in terms.items():
+            undefined = term.per_sample.detach().float().masked_fill(~term.valid, float("nan"))
+            visits[f"loss_{name}"] = undefined.cpu().numpy()
+        if report is not None:
+            for name, column in report.arrays().items():
+                if not name.startswith("weight_") and len(column) == size:
+                    visits[name] = column.float().numpy()
+        self._visits.append(visits)
+
+    def flush(self, step: int) -> None:
+        """Write what came since the last time as one part."""
+        if not self._visits:
+            return
+        first = int(self._visits[0]["step"][0])
+        path = self.folder / f"rank-{rank():03d}-{first:08d}-{step:08d}.npz"
+        with atomic_path(path) as tmp, tmp.open("wb") as f:
+            np.savez(f, **_joined(self._visits))  # type: ignore[arg-type]
+        self._visits = []
+
+    def rewind(self, step: int) -> None:
+        """Forget this rank's visits after `step`: they are going to be made again."""
+        self._visits = []
+        for path in sorted(self.folder.glob(f"rank-{rank():03d}-*.npz")):
+            first, last = _span(path)
+            if first > step:
+                path.unlink()
+            elif last > step:
+                visits = _read(path)
+                kept = {name: column[visits["step"] <= step] for name, column in visits.items()}
+                self._visits = [kept]
+                self.flush(step)
+                path.unlink()
+
+
+def read_ledger(run: Path) -> Visits:
+    """All visits of all ranks, by step.
+
+    Raises:
+        BadInput: the run has no ledger, or a damaged one.
+    """
+    parts = [_read(path) for path in sorted((run / FOLDER).glob("rank-*.npz"))]
+    if not parts:
+        raise BadInput(
+            f"{run}: has no ledger; it was trained with --no-ledger, or no checkpoint was written yet"
+        )
+    visits = _joined(parts)
+    order = np.lexsort((visits["index"], visits["step"]))
+    return {name: column[order] for name, column in visits.items()}
+
+
+def _joined(parts: list[Visits]) -> Visits:
+    """Parts one after another; a column that one lacks is NaN there."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    sizes = [len(part["index"]) for part in parts]
+    return {
+        name: np.concatenate(
+            [part.get(name, np.full(n, np.nan, np.float32)) for part, n in zip(parts, sizes, strict=True)]
+        )
+        for name in names
+    }
+
+
+def _span(path: Path) -> tuple[int, int]:
+    _, _, first, last = path.stem.split("-")
+    return int(first), int(last)
+
+
+def _read(path: Path) -> Visits:
+    try:
+        with np.load(path, allow_pickle=False) as part:
+            return {name: part[name] for name in part.files}
+    except (OSError, ValueError) as e:
+        raise BadInput(
+            f"{path}: damaged part of the ledger ({e}); remove it to go on without its steps"
+        ) from e
