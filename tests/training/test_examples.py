@@ -25,3 +25,11 @@ def test_the_papers_config_has_the_published_settings():
     assert learning_rate(499_999, 500_000, config) == pytest.approx(5e-5)
     assert config.loss.temperature == 0.07
     assert not config.optim.clip
+
+
+def test_the_demos_config_is_the_demos():
+    from harmonize_cli.config import validate
+    from harmonize_cli.demo.config import DemoConfig
+
+    file = load_config(PretrainConfig, EXAMPLES / "demo.yaml")
+    assert file == validate(PretrainConfig, DemoConfig().pretrain, source="demo")
