@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from harmonize_cli.models.checkpoint import list_checkpoints
+from harmonize_cli.training.config import PretrainConfig
+from harmonize_cli.training.pretrain import pretrain
 from harmonize_cli.training.run_folder import read_metrics
 
 WORKER = Path(__file__).with_name("run_worker.py")
@@ -66,12 +68,22 @@ def assert_same(a: Path, b: Path) -> None:
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
 
 
+@pytest.fixture
+def one_thread():
+    """As in the worker: the sums of a matrix product depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_kill_9_and_resume_gives_the_same_bits(store_path, tmp_path):
-    finish(store_path, tmp_path / "whole", CONFIG)
+    pretrain(store_path, tmp_path / "whole", PretrainConfig.model_validate(CONFIG))
     killed = start(store_path, tmp_path / "cut", CONFIG, "--kill-at", "11")
     assert killed.returncode == -9
     assert list_checkpoints(tmp_path / "cut")[-1].name == "step-00000009"
-    finish(store_path, tmp_path / "cut", None)
+    pretrain(store_path, tmp_path / "cut")
     assert_same(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -102,6 +114,7 @@ def test_kill_9_at_random_steps_and_moments(store_path, tmp_path, seed, processe
 
 
 @pytest.mark.parametrize("mode", [pytest.param("none", marks=pytest.mark.long), "both"])
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_make_the_steps_of_one(store_path, tmp_path, mode):
     """Same rows, gathered negatives, synchronised norms, one sum of gradients: the same weights."""
     config = {
@@ -114,7 +127,7 @@ def test_two_processes_make_the_steps_of_one(store_path, tmp_path, mode):
         "loss": {"ignore_same_group": True, "ignore_same_text": True, "learn_temperature": True},
         "validation": {"split": "test", "every": 2},
     }
-    finish(store_path, tmp_path / "one", config)
+    pretrain(store_path, tmp_path / "one", PretrainConfig.model_validate(config))
     finish(store_path, tmp_path / "two", config, processes=2)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name, value in one.items():
