@@ -41,8 +41,13 @@ def check_new(run: Path) -> None:
     if (run / CONFIG).exists():
         if list_checkpoints(run) or read_metrics(run):
             raise BadInput(f"{run}: holds a run already; continue it with --resume, or choose another folder")
-    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+    elif run.exists() and (not run.is_dir() or any(_strange(path) for path in run.iterdir())):
         raise BadInput(f"{run}: exists and is no run folder; choose another")
+
+
+def _strange(path: Path) -> bool:
+    """Not what a run leaves that was killed before its config, which is written last."""
+    return path.name not in (VERSIONS, VOCAB) and path.suffix != ".tmp"
 
 
 def read_run_config(run: Path) -> PretrainConfig:

@@ -247,6 +247,12 @@ def test_run_folders_are_not_overwritten_and_must_exist_to_resume(store_path, tm
     with pytest.raises(BadInput, match="no recorded layer matches"):
         pretrain(store_path, tmp_path / "again", wrong)
     assert pretrain(store_path, tmp_path / "again", config(steps=1)).steps == 1
+    # nor does one that was killed while its folder was made
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    (killed / "versions.json").write_text("{}")
+    (killed / "config.yaml.123.tmp").touch()
+    assert pretrain(store_path, killed, config(steps=1)).steps == 1
     other = tmp_path / "other"
     other.mkdir()
     (other / "file").touch()
