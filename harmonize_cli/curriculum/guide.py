@@ -153,7 +153,8 @@ def new_entry(plan_file: Path, store: Store, rows: Rows, first: int) -> Entry:
             raise BadInput(f"{folder}: holds no score of any sample of {store.path}; score this store")
     by_label = plan.floor is not None and plan.floor.by == "label"
     groups = [(store.labels[i] or ("",))[0] if by_label else store.groups[i] for i in rows]
-    weights = phase_weights(plan, ids, groups, scores)
+    base = plan_file if plan_file.is_dir() else plan_file.parent
+    weights = phase_weights(plan, ids, groups, scores, folder=base)
     for number, phase in enumerate(weights):
         if not phase.draw.sum() > 0:
             raise BadInput(f"{plan_file}: phase {number + 1} leaves no sample to draw")

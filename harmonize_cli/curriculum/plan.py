@@ -15,19 +15,24 @@ PLAN = "plan.yaml"
 
 
 class Cut(StageConfig):
-    """Which samples are suspect: by their rank in an indicator, or by its value. One of the two."""
+    """Which samples are suspect: by rank in an indicator, by its value, or by name: one of the three."""
 
-    indicator: str
-    """A column of the scores, or `truth` for known noise, `random` for the control."""
+    indicator: str = ""
+    """A column of the scores, or `random` for the control."""
     share: Share | None = None
     """This share with the most suspicious values ..."""
     beyond: float | None = None
-    """... or the samples beyond this value, on the suspicious side."""
+    """... or the samples beyond this value, on the suspicious side ..."""
+    ids: str | None = None
+    """... or the samples that this file lists, an id a line (the report exports such lists); a relative
+    path starts at the plan's folder."""
 
     @model_validator(mode="after")
     def _one(self) -> "Cut":
-        if (self.share is None) == (self.beyond is None):
-            raise ValueError("give share (of the samples) or beyond (a value), one of them")
+        if sum(x is not None for x in (self.share, self.beyond, self.ids)) != 1:
+            raise ValueError("give share (of the samples), beyond (a value) or ids (a file), one of them")
+        if bool(self.indicator) == (self.ids is not None):
+            raise ValueError("indicator goes with share and beyond, and with them only")
         return self
 
 
@@ -91,7 +96,7 @@ class Plan(StageConfig):
             raise ValueError(f"phases must end later and later; their `until` are {ends}")
         if ends[-1] != 1:
             raise ValueError(f"the last phase must end at 1, not at {ends[-1]}")
-        if self.scores is None and any(p.cut and p.cut.indicator != "random" for p in self.phases):
+        if self.scores is None and any(p.cut and p.cut.indicator not in ("", "random") for p in self.phases):
             raise ValueError("a cut needs scores: name the folder in `scores`")
         return self
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harmonize_cli.curriculum.plan import Cut, Floor, Phase, Plan
 from harmonize_cli.curriculum.scores import Scores
+from harmonize_cli.errors import BadInput
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -23,17 +25,34 @@ class PhaseWeights:
 
 
 def phase_weights(
-    plan: Plan, samples: Sequence[str], groups: Sequence[str], scores: Scores | None
+    plan: Plan,
+    samples: Sequence[str],
+    groups: Sequence[str],
+    scores: Scores | None,
+    *,
+    folder: Path = Path(),
 ) -> list[PhaseWeights]:
     """For each phase of a plan, what each of `samples` (ids, [N]) may do.
 
-    groups: what the floor counts by, [N]. Samples without a score are never suspect.
+    groups: what the floor counts by, [N]. folder: where relative paths of the plan start. Samples without
+    a score are never suspect.
     """
+    plan = plan.model_copy(update={"phases": [_with_path(phase, folder) for phase in plan.phases]})
     return [_one_phase(plan, phase, samples, groups, scores) for phase in plan.phases]
 
 
 def suspicion_of(cut: Cut, plan: Plan, samples: Sequence[str], scores: Scores | None) -> Floats:
-    """[N] suspicion in the order of `samples`; NaN where there is none."""
+    """[N] suspicion in the order of `samples`; NaN where there is none.
+
+    Raises:
+        BadInput: a list of ids that can't be read, or that names none of the samples.
+    """
+    if cut.ids is not None:
+        listed = _read_ids(Path(cut.ids))
+        found = np.array([float(sample in listed) for sample in samples])
+        if not found.any():
+            raise BadInput(f"{cut.ids}: names none of the samples")
+        return found
     if cut.indicator == "random":
         return np.random.default_rng([plan.seed, 75]).random(len(samples))
     assert scores is not None
@@ -45,6 +64,8 @@ def is_suspect(cut: Cut, suspicion: Floats, scores: Scores | None) -> Flags:
     """[N] the samples on the wrong side of a cut."""
     defined = np.isfinite(suspicion)
     found = np.zeros(len(suspicion), bool)
+    if cut.ids is not None:
+        return suspicion > 0
     if cut.beyond is not None:
         high = scores is None or scores.noisy.get(cut.indicator, "high") == "high"
         found[defined] = suspicion[defined] > (cut.beyond if high else -cut.beyond)
@@ -87,6 +108,19 @@ def _one_phase(
     else:
         draw = np.where(spared, phase.weight, 1.0)
     return PhaseWeights(draw, whole, whole)
+
+
+def _with_path(phase: Phase, folder: Path) -> Phase:
+    if phase.cut is None or phase.cut.ids is None:
+        return phase
+    return phase.model_copy(update={"cut": phase.cut.model_copy(update={"ids": str(folder / phase.cut.ids)})})
+
+
+def _read_ids(path: Path) -> set[str]:
+    try:
+        return {line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
+    except (OSError, UnicodeDecodeError) as e:
+        raise BadInput(f"{path}: the plan's list of ids can't be read ({e})") from e
 
 
 def _soft(suspicion: Floats, share: float, width: float) -> Floats:

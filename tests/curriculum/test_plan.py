@@ -46,7 +46,7 @@ def test_faults_are_named() -> None:
         {"until": 0.4, "action": "caption", "weight": 0.5},
         {"until": 2},
     ]
-    with pytest.raises(BadInput, match=r"(?s)give share.*or beyond.*weight and softness.*until"):
+    with pytest.raises(BadInput, match=r"(?s)give share.*beyond.*weight and softness.*until"):
         validate(Plan, {"phases": phases}, source="plan.yaml")
     with pytest.raises(BadInput, match="the last phase must end at 1"):
         validate(Plan, {"phases": [{"until": 0.5}]}, source="plan.yaml")
@@ -88,6 +88,18 @@ def test_actions_weights_and_soft_edges() -> None:
     (found,) = phase_weights(_plan(cut=cut, softness=0.2), IDS, groups, SCORES)
     assert (np.diff(found.draw) <= 0).all()
     assert 0.3 < found.draw[10] < 0.7
+
+
+def test_cut_by_a_list_of_ids(tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("s3\ns5\nunknown\n")
+    plan = Plan.model_validate({"phases": [{"until": 1.0, "cut": {"ids": "ids.txt"}}]})
+    (found,) = phase_weights(plan, IDS, ["g"] * 20, None, folder=tmp_path)
+    assert np.flatnonzero(found.draw == 0).tolist() == [3, 5]
+    with pytest.raises(BadInput, match="can't be read"):
+        phase_weights(plan, IDS, ["g"] * 20, None, folder=tmp_path / "elsewhere")
+    (tmp_path / "ids.txt").write_text("nobody\n")
+    with pytest.raises(BadInput, match="names none of the samples"):
+        phase_weights(plan, IDS, ["g"] * 20, None, folder=tmp_path)
 
 
 def test_floor_spares_the_best_of_each_group() -> None:
