@@ -321,6 +321,54 @@ def table(
         typer.echo(text)
 
 
+@app.command(epilog="Example: harmonize eval export runs/mine features -o export --split test")
+def export(
+    run: Run,
+    store: StorePath,
+    *,
+    out: Annotated[Path, typer.Option("-o", "--out", help="New folder.")],
+    protocol: Annotated[str, typer.Option(help="vatt, mil-nce or clip.")] = "vatt",
+    settings: Set = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split(s), or all. Default: test if there is one.")
+    ] = None,
+    key: Keys = None,
+    checkpoint: Checkpoint = "last",
+    device: Device = "auto",
+    batch_size: BatchSize = 64,
+) -> None:
+    """Embeddings and right answers of each direction as files for mteb and BEIR tools.
+
+    With mteb 2 installed: from harmonize_cli.evaluation.mteb_adapter import Exported, load_task;
+    mteb.evaluate(Exported(DIR), load_task(DIR)) with DIR such as export/text-to-video.
+    """
+    from harmonize_cli.evaluation.export import export_tasks
+    from harmonize_cli.evaluation.protocols import PROTOCOLS, adjusted
+    from harmonize_cli.evaluation.splits import rows_of
+
+    settled = adjusted(PROTOCOLS, protocol, None, settings or ())
+    opened, source = _open(
+        run,
+        store,
+        keys=key,
+        checkpoint=checkpoint,
+        device=device,
+        fresh=None,
+        batch_size=batch_size,
+        cache=run != "-",
+    )
+    rows, name = rows_of(opened, split)
+    about: dict[str, object] = {
+        "split": name,
+        "protocol": settled.model_dump(mode="json"),
+        "model": source.about(),
+        "model_hash": source.weights_hash,
+        "store_hash": opened.content_hash,
+    }
+    written = export_tasks(source.pool(opened, rows, settled), settled, out, about)
+    typer.echo(f"export: {len(written)} directions of {len(rows)} samples ({', '.join(written)}) -> {out}")
+
+
 @app.command("list", epilog="Example: harmonize eval list --root data --annotations data/annotations")
 def list_(
     root: Annotated[

@@ -95,11 +95,11 @@ def retrieve(
     """
     outcome = Outcome({}, {}, {}, {})
     for direction in DIRECTIONS:
-        items = _items(pool, direction, protocol)
+        items = sides_of(pool, direction, protocol)
         if items is None:
             continue
         (query, query_of), (gallery, gallery_of) = items
-        relevance = _relevance(pool, query_of, gallery_of, shared=_shares_text(direction, protocol))
+        relevance = relevance_of(pool, direction, protocol, query_of, gallery_of)
         ranks = positive_ranks(query, gallery, relevance, tie=protocol.tie, device=device)
         scores = metrics.per_query(ranks, relevance)
         keys = None if clusters is None else [clusters[i] for i in query_of]
@@ -123,7 +123,7 @@ def retrieve(
     return outcome
 
 
-def _items(
+def sides_of(
     pool: Embedded, direction: Direction, protocol: RetrievalProtocol
 ) -> tuple[tuple[Floats, NDArray[np.int64]], tuple[Floats, NDArray[np.int64]]] | None:
     """Vectors and their samples on both sides; None where this direction cannot be asked."""
@@ -161,14 +161,15 @@ def unit(vectors: Floats) -> Floats:
     return np.asarray(vectors / np.where(length > 0, length, 1), dtype=np.float32)
 
 
-def _shares_text(direction: Direction, protocol: RetrievalProtocol) -> bool:
-    return protocol.same_text == "shared" and "text" in (direction.query, direction.gallery)
-
-
-def _relevance(
-    pool: Embedded, query_of: NDArray[np.int64], gallery_of: NDArray[np.int64], *, shared: bool
+def relevance_of(
+    pool: Embedded,
+    direction: Direction,
+    protocol: RetrievalProtocol,
+    query_of: NDArray[np.int64],
+    gallery_of: NDArray[np.int64],
 ) -> Relevance:
-    if shared:
+    """Right answers: items of the same sample; with `same_text: shared`, of all with the same captions."""
+    if protocol.same_text == "shared" and "text" in (direction.query, direction.gallery):
         keys = [tuple(" ".join(text.lower().split()) for text in texts) for texts in pool.texts]
         return Relevance.by_key([keys[i] for i in query_of], [keys[i] for i in gallery_of])
     return Relevance.by_key(query_of.tolist(), gallery_of.tolist())
