@@ -1,7 +1,7 @@
 """The cut through the graph at the pooled vectors: the cotangents there, and what lies downstream."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +36,9 @@ class Cut:
     samples: int
     delta: list[list[Tensor | None]]
     parts: list[Part]
-    head_calls: list[tuple[Call, Cotangents]]
-    plain: list[tuple[nn.Parameter, list[Tensor | None]]]
     upstream: list[nn.Parameter]
+    head_calls: list[tuple[Call, Cotangents]] = field(default_factory=list)
+    plain: list[tuple[nn.Parameter, list[Tensor | None]]] = field(default_factory=list)
 
     def reaching(self, part: Part) -> list[int]:
         """The losses with a cotangent at any pooled vector of `part`."""
@@ -82,20 +82,13 @@ def make_cut(
         BadInput: no pooled vector needs a gradient, or a parameter is used on both sides of the cut.
     """
     rooted = [z for z in pooled if z.requires_grad]
-    if not rooted:
-        raise BadInput("no pooled vector requires a gradient: is the encoder frozen, or run under no_grad?")
-    samples = min(len(z) for z in pooled)
-    if any(len(z) % samples for z in pooled):
-        raise BadInput(
-            f"pooled vectors have {[len(z) for z in pooled]} rows: not multiples of one batch size"
-        )
+    samples = _samples(pooled, rooted)
     stops = frozenset(z.grad_fn for z in rooted if z.grad_fn is not None)
     below = reached([loss.grad_fn for loss in losses.values()], stops)
+    cut = upstream_cut(list(losses), rooted, samples, calls)
     rooted_ids = {id(z) for z in rooted}
-    groups = components(rooted)
-    upstream = {i: leaf for _, nodes in groups for i, leaf in leaves(nodes).items() if i not in rooted_ids}
     downstream = {i: leaf for i, leaf in leaves(below).items() if i not in rooted_ids}
-    if upstream.keys() & downstream.keys():
+    if any(id(p) in downstream for p in cut.upstream):
         raise BadInput(
             "a parameter is used both before and after the pooled vectors (tied weights); "
             "give pooled vectors that lie behind both uses"
@@ -104,20 +97,37 @@ def make_cut(
     heads = [call for call in heads if not _couples(call.module)]
     owned = {id(p) for call in heads for p in call.module.parameters()}
     plain = [leaf for i, leaf in downstream.items() if i not in owned]
-    delta, cotangents, grads = _differentiate(losses, rooted, heads, plain)
+    cut.delta, cotangents, grads = _differentiate(losses, rooted, heads, plain)
+    cut.head_calls = [(call, [of[n] for of in cotangents]) for n, call in enumerate(heads)]
+    cut.plain = [(p, [of[n] for of in grads]) for n, p in enumerate(plain) if isinstance(p, nn.Parameter)]
+    return cut
+
+
+def upstream_cut(losses: list[str], pooled: list[Tensor], samples: int, calls: Sequence[Call]) -> Cut:
+    """The cut seen from upstream alone, its `delta` still to be filled."""
+    groups = components(pooled)
+    pooled_ids = {id(z) for z in pooled}
+    upstream = {i: leaf for _, nodes in groups for i, leaf in leaves(nodes).items() if i not in pooled_ids}
     return Cut(
-        losses=list(losses),
-        pooled=rooted,
+        losses=losses,
+        pooled=pooled,
         samples=samples,
-        delta=delta,
+        delta=[],
         parts=[
             Part(members, [call for call in calls if _on(call, nodes)], set(leaves(nodes)))
             for members, nodes in groups
         ],
-        head_calls=[(call, [of[n] for of in cotangents]) for n, call in enumerate(heads)],
-        plain=[(p, [of[n] for of in grads]) for n, p in enumerate(plain) if isinstance(p, nn.Parameter)],
         upstream=[p for p in upstream.values() if isinstance(p, nn.Parameter)],
     )
+
+
+def _samples(pooled: Sequence[Tensor], rooted: Sequence[Tensor]) -> int:
+    if not rooted:
+        raise BadInput("no pooled vector requires a gradient: is the encoder frozen, or run under no_grad?")
+    samples = min(len(z) for z in pooled)
+    if samples == 0 or any(len(z) % samples for z in pooled):
+        raise BadInput(f"pooled vectors of {[len(z) for z in pooled]} rows: not multiples of one batch size")
+    return samples
 
 
 def _differentiate(

@@ -52,6 +52,13 @@ class Policy:
         if self.control == "random" and self.gate is None:
             raise BadInput("control: random rejects what a gate would; give a gate")
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether a unit's weights depend on nothing but its own Gram matrix."""
+        gate = self.gate
+        alone = gate is None or (gate.schedule != "quantile" and gate.min_share == 0)
+        return alone and self.control in (None, "norm")
+
     def decide(self, gram: Tensor, defined: Tensor, step: int, losses: Sequence[str]) -> Decision:
         """gram [U, K, K] and defined [U] of the units of all ranks; `defined` is False for one-loss units."""
         draw = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)

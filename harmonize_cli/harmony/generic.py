@@ -11,11 +11,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony.layers import Cotangents, add_grad
 from harmonize_cli.harmony.sums import Buffers, GramSum
-from harmonize_cli.harmony.tape import Call, _tensors
+from harmonize_cli.harmony.tape import Call, _tensors, owned
 
 Params = dict[str, Tensor]
 
@@ -41,7 +42,9 @@ class GenericLayer:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Trainable parameters by name within the module."""
-        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        found = {id(p) for p in owned(self.module)}
+        named = self.module.named_parameters()
+        return {name: p for name, p in named if p.requires_grad and id(p) in found}
 
     def add_gram(self, total: GramSum, buffers: Buffers) -> None:
         """Add this layer's terms to `total`."""
@@ -123,7 +126,8 @@ class GenericLayer:
             _, pull = cast(tuple[Any, Callable[..., tuple[Params]]], vjp(run, params))
             return pull(cotangents)[0]
 
-        found: Params = vmap(one)(batched, cut) if batched else vmap(lambda c: one([], c))(cut)
+        with sdpa_kernel(SDPBackend.MATH):  # the only attention that vmap takes apart
+            found: Params = vmap(one)(batched, cut) if batched else vmap(lambda c: one([], c))(cut)
         return found
 
 

@@ -15,15 +15,14 @@ from harmonize_cli.harmony.decide import Control, Decision, Policy
 from harmonize_cli.harmony.distributed import gather_rows, own_rows, reduce_gradients
 from harmonize_cli.harmony.gate import Gate
 from harmonize_cli.harmony.granularity import Granularity, any_in_unit, spread
-from harmonize_cli.harmony.layers import Cotangents
-from harmonize_cli.harmony.measure import measure, read_layers, update
+from harmonize_cli.harmony.measure import heads_by_module, measure, read_layers, update
 from harmonize_cli.harmony.report import HarmonyReport
 from harmonize_cli.harmony.representation import representation_gram
 from harmonize_cli.harmony.rules import MovingGradVac, Rule, make_rule
 from harmonize_cli.harmony.scope import Scope
 from harmonize_cli.harmony.sketch import Sketch
 from harmonize_cli.harmony.sums import Buffers
-from harmonize_cli.harmony.tape import Call, Tape
+from harmonize_cli.harmony.tape import Tape, owned
 from harmonize_cli.harmony.whole import WholeBatch
 
 Pooled = Tensor | Mapping[str, Tensor] | Iterable[Tensor]
@@ -68,17 +67,25 @@ class Harmonizer:
         self.policy = Policy(make_rule(rule) if isinstance(rule, str) else rule, gate, control, seed)
         self.sketch = parse_gram(gram, seed)
         self.tape = Tape(self.modules)
+        self.in_scope: list[str] = []
+        """Names of the layers compared in the last step, where the Gram is taken layer by layer."""
         if self.granularity.whole and gate is not None:
             raise BadInput("granularity: a gate chooses among samples or microbatches, not within `batch`")
 
     @property
-    def _needs_layers(self) -> bool:
+    def needs_layers(self) -> bool:
+        """Whether the Gram is taken layer by layer."""
         return not self.granularity.whole and self.scope.name != "representation"
+
+    @property
+    def reads_heads(self) -> bool:
+        """Whether heads are updated layer by layer."""
+        return self.policy.gate is not None or (self.needs_layers and self.scope.name == "all")
 
     @contextmanager
     def record(self) -> Iterator[None]:
         """Record the forward pass made inside: encoder, and heads too where a gate or scope `all` is used."""
-        if self._needs_layers or self.policy.gate is not None:
+        if self.needs_layers or self.policy.gate is not None:
             with self.tape.record():
                 yield
         else:
@@ -116,20 +123,23 @@ class Harmonizer:
         if scaler is not None and scaler.is_enabled():
             losses = {name: scaler.scale(loss) for name, loss in losses.items()}
             scale = scaler.get_scale()
-        read_heads = self.policy.gate is not None or (self._needs_layers and self.scope.name == "all")
-        cut = make_cut(losses, _listed(pooled), self.tape.take(), read_heads=read_heads)
-        self._refuse_strangers(cut)
+        cut = make_cut(losses, listed(pooled), self.tape.take(), read_heads=self.reads_heads)
+        self.refuse_strangers(cut)
         units = self.granularity.units(cut.samples)
-        defined = any_in_unit(_defined(valid, cut), units)
+        defined = any_in_unit(defined_samples(valid, cut), units)
         if self.granularity.whole:
             whole = WholeBatch(cut, self.scope, self._named())
             gram = whole.gram / scale**2
-            decision = self._decide(gram, defined, step, cut.losses)
+            decision = self.decide(gram, defined, step, cut.losses)
             whole.update(decision.weights)
         else:
             gram, decision = self._per_unit(cut, units, scale, defined, step)
             if reduce:
                 reduce_gradients(self.parameters())
+        return self.report(cut, gram, decision, began)
+
+    def report(self, cut: Cut, gram: Tensor, decision: Decision, began: float) -> HarmonyReport:
+        """End of a step: let a rule with a state see it, and say what happened."""
         if isinstance(self.policy.rule, MovingGradVac):
             self.policy.rule.observe(decision.everywhere)
         return HarmonyReport(
@@ -150,7 +160,7 @@ class Harmonizer:
         """
         if self.granularity.whole:
             raise BadInput("granularity: batch is measured by `backward` alone")
-        cut = make_cut(losses, _listed(pooled), self.tape.take(), read_heads=self.scope.name == "all")
+        cut = make_cut(losses, listed(pooled), self.tape.take(), read_heads=self.scope.name == "all")
         units = self.granularity.units(cut.samples)
         if self.scope.name == "representation":
             return representation_gram(cut, units)
@@ -166,7 +176,8 @@ class Harmonizer:
         else:
             found = measure(cut, units, self.scope, self.tape.names.values(), self.sketch)
             gram = found.gram / scale**2
-        decision = self._decide(gram, defined, step, cut.losses)
+            self.in_scope = found.names
+        decision = self.decide(gram, defined, step, cut.losses)
         weights = decision.weights.to(gram)
         if found is None:
             cut.backward(spread(weights, cut.samples))
@@ -174,10 +185,10 @@ class Harmonizer:
             update(found, cut, weights, spread(weights, cut.samples))
         cut.add_plain()
         if self.scope.name != "all":
-            self._update_heads(cut, units, decision)
+            self.update_heads(cut, units, decision)
         return gram, decision
 
-    def _decide(self, gram: Tensor, defined: Tensor, step: int, losses: list[str]) -> Decision:
+    def decide(self, gram: Tensor, defined: Tensor, step: int, losses: list[str]) -> Decision:
         """Decide on the units of all ranks (a few numbers each, on the CPU), return this rank's."""
         if self.granularity.whole:
             everywhere = gather_rows(defined).any()[None]
@@ -192,21 +203,19 @@ class Harmonizer:
             threshold=decision.threshold,
         )
 
-    def _update_heads(self, cut: Cut, units: int, decision: Decision) -> None:
+    def update_heads(self, cut: Cut, units: int, decision: Decision) -> None:
         """The heads' plain gradient without the rows that the gate took out of a loss."""
         if not cut.head_calls and not decision.kept.all() and any(p.dim() > 1 for p, _ in cut.plain):
             raise BadInput(
                 "a gate needs to see the heads: run them inside `with harmonizer.record():` as well"
             )
-        by_module: dict[nn.Module, list[tuple[Call, Cotangents]]] = {}
-        for call, cotangents in cut.head_calls:
-            by_module.setdefault(call.module, []).append((call, cotangents))
-        layers, _ = read_layers(by_module, units, set())
+        layers, _ = read_layers(heads_by_module(cut), units, set())
         buffers = Buffers()
         for layer in layers:
             layer.update(decision.taking_part.to(cut.pooled[0].device), buffers)
 
-    def _refuse_strangers(self, cut: Cut) -> None:
+    def refuse_strangers(self, cut: Cut) -> None:
+        """Raise where the losses train what this harmonizer does not know."""
         known = {id(p) for p in self.parameters()}
         if any(id(p) not in known for p in [*cut.upstream, *(p for p, _ in cut.plain)]):
             raise BadInput(
@@ -221,6 +230,12 @@ class Harmonizer:
                 if p.requires_grad:
                     found.setdefault(id(p), (name, p))
         return dict(found.values())
+
+    def parameters_in_scope(self) -> list[nn.Parameter]:
+        """Parameters of the layers of `in_scope`."""
+        chosen = set(self.in_scope)
+        owners = [module for module, name in self.tape.names.items() if name in chosen]
+        return [p for module in owners for p in owned(module) if p.requires_grad]
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the rule, where it has one."""
@@ -243,13 +258,14 @@ def parse_gram(text: str, seed: int = 0) -> Sketch | None:
     raise BadInput(f"gram: {text!r}; choose exact or sketch:K (such as sketch:32)")
 
 
-def _listed(pooled: Pooled) -> list[Tensor]:
+def listed(pooled: Pooled) -> list[Tensor]:
+    """The pooled vectors in order."""
     if isinstance(pooled, Tensor):
         return [pooled]
     return list(pooled.values()) if isinstance(pooled, Mapping) else list(pooled)
 
 
-def _defined(valid: Mapping[str, Tensor] | None, cut: Cut) -> Tensor:
+def defined_samples(valid: Mapping[str, Tensor] | None, cut: Cut) -> Tensor:
     """[B] True for the samples that have the pairs of all losses."""
     flags = torch.ones(cut.samples, dtype=torch.bool, device=cut.pooled[0].device)
     for name, of in (valid or {}).items():

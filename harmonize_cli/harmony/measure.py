@@ -23,7 +23,7 @@ from harmonize_cli.harmony.scope import Scope
 from harmonize_cli.harmony.segments import drop_dead_tokens
 from harmonize_cli.harmony.sketch import Sketch
 from harmonize_cli.harmony.sums import Buffers, GramSum
-from harmonize_cli.harmony.tape import OPAQUE, Call
+from harmonize_cli.harmony.tape import Call, owned
 
 Measured = OuterLayer | SettledLayer | GenericLayer
 
@@ -32,11 +32,12 @@ Measured = OuterLayer | SettledLayer | GenericLayer
 class Measurement:
     """gram [U, K, K] over the scope; layers: everything upstream, ready for the update.
 
-    loose: upstream parameters that no recorded per-sample call owns.
+    names: the layers in scope. loose: upstream parameters that no recorded per-sample call owns.
     """
 
     gram: Tensor
     layers: list[Measured]
+    names: list[str]
     loose: list[nn.Parameter] = field(default_factory=list)
 
 
@@ -47,7 +48,7 @@ def measure(cut: Cut, units: int, scope: Scope, names: Iterable[str], sketch: Sk
         BadInput: a layer in scope has no gradient per sample.
     """
     per_sample = {call for part in cut.parts for call in part.calls if call.rows % cut.samples == 0}
-    covered = {id(p) for call in per_sample for p in _owned(call.module)}
+    covered = {id(p) for call in per_sample for p in owned(call.module)}
     loose = [p for p in cut.upstream if id(p) not in covered]
     _refuse_shared_rows(cut, scope, per_sample)
     chosen = scope.choose(
@@ -61,13 +62,20 @@ def measure(cut: Cut, units: int, scope: Scope, names: Iterable[str], sketch: Sk
                 by_module[call.module].append((call, cotangents))
     if scope.name == "all":
         chosen |= {call.name for call, _ in cut.head_calls}
-        for call, cotangents in cut.head_calls:
-            by_module[call.module].append((call, cotangents))
+        by_module |= heads_by_module(cut)
     layers, in_scope = read_layers(by_module, units, chosen)
     first = next(d for of in cut.delta for d in of if d is not None)
     total = GramSum(units, len(cut.losses), first)
     add_grams(in_scope, total, sketch)
-    return Measurement(total.table(), layers, loose)
+    return Measurement(total.table(), layers, [layer.name for layer in in_scope], loose)
+
+
+def heads_by_module(cut: Cut) -> dict[nn.Module, list[tuple[Call, Cotangents]]]:
+    """The recorded calls downstream of the cut."""
+    found: dict[nn.Module, list[tuple[Call, Cotangents]]] = {}
+    for call, cotangents in cut.head_calls:
+        found.setdefault(call.module, []).append((call, cotangents))
+    return found
 
 
 def read_layers(
@@ -159,7 +167,3 @@ def _refuse_shared_rows(cut: Cut, scope: Scope, per_sample: set[Call]) -> None:
                     "samples, so no gradient per sample; let the module return a row per sample, or leave "
                     "it out of the scope"
                 )
-
-
-def _owned(module: nn.Module) -> Iterable[nn.Parameter]:
-    return module.parameters(recurse=isinstance(module, OPAQUE))

@@ -34,20 +34,24 @@ def usable(gram: Tensor) -> Tensor:
     return gram.isfinite().all(-1).all(-1) & (gram.diagonal(dim1=1, dim2=2) > 0).all(-1)
 
 
-def _guarded(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Run `formula` in float64 on usable Grams only, scaled to trace 1 where the formula has no unit."""
+def _guarded(formula: Callable[..., Tensor], degree: int = 0) -> Callable[..., Tensor]:
+    """Run `formula` in float64 on usable Grams only, scaled to trace 1.
+
+    degree: the weights go with the gradients' length to this power (0 for all rules but nash).
+    """
 
     @wraps(formula)
     def rule(gram: Tensor, *args: float, **kwargs: float) -> Tensor:
         ok = usable(gram)
         safe = torch.where(ok[:, None, None], gram.double(), torch.eye(gram.shape[-1]).to(gram).double())
-        weights = formula(safe, *args, **kwargs)
+        trace = safe.diagonal(dim1=1, dim2=2).sum(1)
+        weights = formula(safe / trace[:, None, None], *args, **kwargs) * trace[:, None] ** (degree / 2)
         return torch.where(ok[:, None], weights, 1.0).to(gram.dtype)
 
     return rule
 
 
-def _two(formula: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
+def _two(formula: Callable[..., tuple[Tensor, Tensor]], degree: int = 0) -> Callable[..., Tensor]:
     """A rule from a formula of (a, b, c)."""
 
     @wraps(formula)
@@ -61,7 +65,7 @@ def _two(formula: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tensor]
         limit = (a * c).sqrt()
         return torch.stack(formula(a, b.clamp(-limit, limit), c, *args, **kwargs), dim=1)
 
-    return _guarded(weights)
+    return _guarded(weights, degree)
 
 
 @_guarded
@@ -116,7 +120,7 @@ def imtl_g(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return q / (p + q), p / (p + q)
 
 
-@_two
+@partial(_two, degree=-1)
 def nash(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """Nash-MTL: gram w = 1/w; (1/(p sqrt(1+rho)), 1/(q sqrt(1+rho))).
 

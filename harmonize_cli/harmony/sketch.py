@@ -22,6 +22,8 @@ class Sketch:
 
     size: int
     seed: int = 0
+    always: bool = False
+    """Estimate wherever possible, also where the exact Gram takes fewer operations."""
     _maps: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
 
     def pays(self, layers: Sequence[Factors]) -> bool:
@@ -29,7 +31,9 @@ class Sketch:
         if not layers[0].segments[0].x.is_floating_point():
             return False
         losses = len(layers[0].segments[0].d)
-        return self._cost(layers) < min(token_cost(layers, losses), direct_cost(layers, losses))
+        return self.always or self._cost(layers) < min(
+            token_cost(layers, losses), direct_cost(layers, losses)
+        )
 
     def _cost(self, layers: Sequence[Factors]) -> int:
         total, K = 0, self.size

@@ -67,8 +67,7 @@ class Tape:
                 continue
             if isinstance(module, OPAQUE):
                 inside_opaque.update(module.modules())
-            whole = isinstance(module, OPAQUE)
-            if any(p.requires_grad for p in module.parameters(recurse=whole)):
+            if any(p.requires_grad for p in owned(module)) and not _mixes(module):
                 found[module] = name
         return found
 
@@ -100,6 +99,18 @@ class Tape:
 
 # layers whose forward uses its children's parameters without calling them
 OPAQUE = (nn.MultiheadAttention,)
+
+
+def _mixes(module: nn.Module) -> bool:
+    """Parameters of its own beside children with theirs: replaying it would replay the children as well."""
+    if isinstance(module, OPAQUE):
+        return False
+    return any(p is not None for child in module.children() for p in child.parameters())
+
+
+def owned(module: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters that a recorded call of `module` accounts for."""
+    return module.parameters(recurse=isinstance(module, OPAQUE))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

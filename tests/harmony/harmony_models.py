@@ -89,7 +89,9 @@ class TriModal(nn.Module):
         return out
 
 
-def make_inputs(B: int = 4, C: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def make_inputs(
+    B: int = 4, C: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(seed)
     return {
         "video": torch.randn(B, 3, 4, 8, 8, generator=g, dtype=dtype),
@@ -132,7 +134,12 @@ def per_sample_gradients(
                 masked.append(torch.zeros_like(z) if d is None else d * keep)
             grads = torch.autograd.grad(pooled, params, masked, retain_graph=True, allow_unused=True)
             row.append(
-                torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(params, grads, strict=True)])
+                torch.cat(
+                    [
+                        (torch.zeros_like(p) if g is None else g).flatten()
+                        for p, g in zip(params, grads, strict=True)
+                    ]
+                )
             )
         rows.append(torch.stack(row))
     return torch.stack(rows)

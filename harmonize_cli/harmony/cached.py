@@ -1,0 +1,215 @@
+"""Large contrastive batches on small memory: cached pooled vectors, and the forward pass replayed by chunks.
+
+A contrastive loss needs the pooled vectors of the whole batch, but not their graphs. So: encode chunk by
+chunk without graphs, take the losses' cotangents at all pooled vectors at once, then encode each chunk
+again, with the same random numbers, and send its cotangents up. Per-sample gradients are path-anchored: they
+need a sample's own forward and its cotangents, both of which are the direct step's. Realignment per sample
+is thus exact here, not an approximation.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony.cut import Cut, make_cut, upstream_cut
+from harmonize_cli.harmony.decide import Decision
+from harmonize_cli.harmony.distributed import reduce_gradients
+from harmonize_cli.harmony.granularity import any_in_unit, spread
+from harmonize_cli.harmony.harmonizer import Harmonizer, defined_samples
+from harmonize_cli.harmony.measure import (
+    Measurement,
+    add_grams,
+    heads_by_module,
+    measure,
+    read_layers,
+    update,
+)
+from harmonize_cli.harmony.report import HarmonyReport
+from harmonize_cli.harmony.representation import representation_gram
+from harmonize_cli.harmony.sums import Buffers, GramSum
+
+ChunkT = TypeVar("ChunkT")
+
+
+class CachedStep(Generic[ChunkT]):
+    """A harmonized step over a batch given as chunks.
+
+        step = CachedStep(harmonizer, model.encode)
+        report = step(chunks, lambda pooled: losses(model.heads(pooled)), step=n)
+
+    encode: chunk -> pooled vectors by name, [b, ...] each; the same names for all chunks. It must be a pure
+    function of chunk, parameters and torch's random numbers (no BatchNorm statistics in the encoder).
+    Works for granularities sample and microbatch (whose size divides every chunk).
+    """
+
+    def __init__(self, harmonizer: Harmonizer, encode: Callable[[ChunkT], Mapping[str, Tensor]]) -> None:
+        if harmonizer.granularity.whole:
+            raise BadInput(
+                "cached batches: granularity batch keeps two full gradients; use sample or microbatch"
+            )
+        self.harmonizer, self.encode = harmonizer, encode
+
+    def __call__(
+        self,
+        chunks: Sequence[ChunkT],
+        losses_of: Callable[[dict[str, Tensor]], Mapping[str, Tensor]],
+        *,
+        step: int = 0,
+        valid: Mapping[str, Tensor] | None = None,
+        reduce: bool = True,
+    ) -> HarmonyReport:
+        """As `Harmonizer.backward`, for the chunks' samples in order; valid: [B] over all chunks."""
+        began = time.perf_counter()
+        engine = self.harmonizer
+        states, parts = [], []
+        for chunk in chunks:
+            states.append(RandomState.now())
+            with torch.no_grad():
+                parts.append(dict(self.encode(chunk)))
+        pooled = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in parts[0]}
+        sizes = [min(len(z) for z in part.values()) for part in parts]
+        del parts
+        with engine.record():
+            losses = losses_of(pooled)
+        cut = make_cut(losses, list(pooled.values()), engine.tape.take(), read_heads=engine.reads_heads)
+        engine.refuse_strangers(cut)
+        units = engine.granularity.units(cut.samples)
+        defined = any_in_unit(defined_samples(valid, cut), units)
+        replay = _Replay(engine, self.encode, chunks, states, sizes, cut, defined, step)
+        gram, decision = replay.run(_head_gram(engine, cut, units))
+        cut.add_plain()
+        if engine.reads_heads:
+            self._heads(cut, units, decision)
+        if reduce:
+            reduce_gradients(engine.parameters())
+        return engine.report(cut, gram, decision, began)
+
+    def _heads(self, cut: Cut, units: int, decision: Decision) -> None:
+        if self.harmonizer.scope.name != "all":
+            self.harmonizer.update_heads(cut, units, decision)
+            return
+        layers, _ = read_layers(heads_by_module(cut), units, set())
+        buffers = Buffers()
+        for layer in layers:
+            layer.update(decision.weights.to(cut.pooled[0].device), buffers)
+
+
+@dataclass(slots=True)
+class _Replay(Generic[ChunkT]):
+    """The second pass over the chunks."""
+
+    engine: Harmonizer
+    encode: Callable[[ChunkT], Mapping[str, Tensor]]
+    chunks: Sequence[ChunkT]
+    states: list["RandomState"]
+    sizes: list[int]
+    cut: Cut
+    defined: Tensor
+    step: int
+
+    def run(self, heads: Tensor | None) -> tuple[Tensor, Decision]:
+        """Measure, decide, update. Decisions that look at the whole batch need another replay in between."""
+        engine, cut = self.engine, self.cut
+        if not engine.needs_layers:
+            gram = representation_gram(cut, len(self.defined))
+            decision = engine.decide(gram, self.defined, self.step, cut.losses)
+            self._ordinary(decision.weights.to(gram))
+            return gram, decision
+        one_by_one = engine.policy.one_by_one
+        grams, decisions = [], []
+        for own, units, encoded in self._encoded(record=True):
+            found = measure(
+                encoded, units.stop - units.start, engine.scope, engine.tape.names.values(), engine.sketch
+            )
+            if heads is not None:
+                found.gram += heads[units]
+            grams.append(found.gram)
+            if one_by_one:
+                decision = engine.policy.decide(
+                    found.gram.cpu(), self.defined[units].cpu(), self.step, cut.losses
+                )
+                weights = decision.weights.to(found.gram)
+                update(found, encoded, weights, spread(weights, own.stop - own.start))
+                decisions.append(decision)
+        gram = torch.cat(grams)
+        decision = engine.decide(gram, self.defined, self.step, cut.losses)
+        if not one_by_one:
+            self._ordinary(decision.weights.to(gram))
+        return gram, decision
+
+    def _ordinary(self, weights: Tensor) -> None:
+        """One ordinary backward pass per chunk, with weighted cotangents; weights [U, K]."""
+        for own, _, encoded in self._encoded(record=False):
+            encoded.backward(spread(weights, self.cut.samples)[own])
+
+    def _encoded(self, *, record: bool) -> Iterator[tuple[slice, slice, Cut]]:
+        """Per chunk: its samples, its units, and its part of the cut with a fresh graph."""
+        engine, whole = self.engine, self.cut
+        start = 0
+        for chunk, state, size in zip(self.chunks, self.states, self.sizes, strict=True):
+            own = slice(start, start + size)
+            share = engine.granularity.share
+            units = slice(start // share, start // share + engine.granularity.units(size))
+            start += size
+            with state.replayed():
+                if record:
+                    with engine.tape.record():
+                        pooled = list(self.encode(chunk).values())
+                else:
+                    pooled = list(self.encode(chunk).values())
+            rooted = [z for z in pooled if z.requires_grad]
+            cut = upstream_cut(whole.losses, rooted, size, engine.tape.take())
+            cut.delta = [[_rows(d, own, whole.samples) for d in of] for of in whole.delta]
+            yield own, units, cut
+
+
+def _rows(d: Tensor | None, own: slice, samples: int) -> Tensor | None:
+    if d is None:
+        return None
+    share = len(d) // samples
+    return d[own.start * share : own.stop * share]
+
+
+def _head_gram(engine: Harmonizer, cut: Cut, units: int) -> Tensor | None:
+    """[U, K, K] of the heads, in scope `all`."""
+    if engine.scope.name != "all" or not cut.head_calls:
+        return None
+    chosen = {call.name for call, _ in cut.head_calls}
+    layers, in_scope = read_layers(heads_by_module(cut), units, chosen)
+    total = GramSum(units, len(cut.losses), cut.pooled[0])
+    add_grams(in_scope, total, engine.sketch)
+    return Measurement(total.table(), layers, []).gram
+
+
+@dataclass(frozen=True, slots=True)
+class RandomState:
+    """torch's random state, on the CPU and on the current GPU."""
+
+    cpu: Tensor
+    cuda: Tensor | None
+
+    @classmethod
+    def now(cls) -> "RandomState":
+        """The present one."""
+        return cls(torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None)
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Draw the same numbers again inside; afterwards go on as if nothing had been drawn."""
+        before = RandomState.now()
+        self._set()
+        try:
+            yield
+        finally:
+            before._set()
+
+    def _set(self) -> None:
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda)
