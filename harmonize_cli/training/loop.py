@@ -80,6 +80,8 @@ def train(job: Job, stop: StopOnSignal) -> int:
             else:
                 statistics.restore()
                 leave_out(job, done, batch, outcome, norm)
+                if torch.isfinite(sum_over_ranks(outcome.total)):  # fp16's search for a scale
+                    losses.add(outcome)
 
             pace.count(config.batch, waited)
             report = outcome.report or report

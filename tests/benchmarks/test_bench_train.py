@@ -49,6 +49,7 @@ def test_bad_options_are_named():
         assert isinstance(CliRunner().invoke(app, ["bench", "train", *args]).exception, BadInput)
 
 
+@pytest.mark.long
 def test_a_failed_probe_run_says_why(tmp_path):
     with pytest.raises(HarmonizeError, match="probe run failed"):
         short_run(noise_store(tmp_path / "n.h5", 4), tmp_path / "run", {"batch": 64})
