@@ -73,8 +73,7 @@ def train(job: Job, stop: StopOnSignal) -> int:
             done = step + 1
             if torch.isfinite(norm):
                 losses.add(outcome)
-                if state.ema is not None:
-                    state.ema.update(done)
+                state.average(done)
                 for recorder in job.recorders:
                     recorder.record(done, job.epoch(step), batch, outcome.terms, outcome.report)
             else:

@@ -32,6 +32,11 @@ class TrainingState:
     """Best validation score so far."""
     bad_steps: int = 0
 
+    def average(self, step: int) -> None:
+        """Let the average of the weights, where there is one, follow optimiser step `step` (from 1)."""
+        if self.ema is not None:
+            self.ema.update(step)
+
     def save(self, run: Path, step: int, about: Mapping[str, Any]) -> Path:
         """Checkpoint after `step` steps."""
         model = self.gradients.model
