@@ -60,7 +60,7 @@ class ClipModel:
                 f"open_clip:{name}: unknown model {model_name!r}; `python -c 'import open_clip; "
                 "print(open_clip.list_models())'` lists them"
             )
-        self.device = torch.device(_device(config.device))
+        self.device = torch.device(pick_device(config.device, "open_clip.device"))
         weights = self._weights(model_name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # `random` weights are the same in every process and on every machine
@@ -219,13 +219,14 @@ def _unit(vectors: "torch.Tensor") -> npt.NDArray[np.float16]:
     return unit
 
 
-def _device(wanted: str) -> str:
+def pick_device(wanted: str, field: str) -> str:
+    """ "auto" as what is here; `field` is named where a GPU is wanted and there is none."""
     import torch
 
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise BadInput(f"open_clip.device {wanted}: torch sees no CUDA device here; use auto or cpu")
+        raise BadInput(f"{field} {wanted}: torch sees no CUDA device here; use auto or cpu")
     return wanted
 
 

@@ -7,11 +7,13 @@ from harmonize_cli.encoders.base import Encoder
 from harmonize_cli.encoders.frames import FramesConfig, RawFrames
 from harmonize_cli.encoders.open_clip import ClipFrames, ClipModel, ClipTexts, OpenClipConfig, split_name
 from harmonize_cli.encoders.sound import LogMel, MelConfig, Mfcc, MfccConfig, Waveform, WaveformConfig
+from harmonize_cli.encoders.speech import SpeechConfig, SpeechFeatures
 from harmonize_cli.encoders.tokens import Tokens, TokensConfig, Vocab
 from harmonize_cli.errors import BadInput
 
 PLAIN = ("raw", "waveform", "logmel", "mfcc", "tokens")
 OPEN_CLIP = "open_clip:"
+SPEECH = "torchaudio:"
 
 
 class EncodersConfig(StageConfig):
@@ -23,6 +25,7 @@ class EncodersConfig(StageConfig):
     mfcc: MfccConfig = MfccConfig()
     tokens: TokensConfig = TokensConfig()
     open_clip: OpenClipConfig = OpenClipConfig()
+    torchaudio: SpeechConfig = SpeechConfig()
 
 
 def check_names(names: Sequence[str]) -> list[str]:
@@ -34,12 +37,15 @@ def check_names(names: Sequence[str]) -> list[str]:
                 split_name(name.removeprefix(OPEN_CLIP))
             except BadInput as e:
                 faults.append(str(e))
-        elif name not in PLAIN:
-            faults.append(f"{name!r}: no such encoder; known: {', '.join(PLAIN)}, {OPEN_CLIP}MODEL/TAG")
+        elif name not in PLAIN and not name.startswith(SPEECH):
+            known = f"{', '.join(PLAIN)}, {OPEN_CLIP}MODEL/TAG, {SPEECH}PIPELINE"
+            faults.append(f"{name!r}: no such encoder; known: {known}")
     if len(set(names)) != len(names):
         faults.append("an encoder is named twice")
     if sum(name.startswith(OPEN_CLIP) for name in names) > 1:
         faults.append("one open_clip model a store; extract another one to a store of its own")
+    if sum(name.startswith(SPEECH) for name in names) > 1:
+        faults.append("one torchaudio pipeline a store; extract another one to a store of its own")
     return faults if names else ["no encoder is named"]
 
 
@@ -66,6 +72,8 @@ def build_encoders(names: Sequence[str], config: EncodersConfig, vocab: Vocab | 
             if vocab is None:
                 raise ValueError("tokens need a vocabulary")
             encoders.append(Tokens(config.tokens, vocab))
+        elif name.startswith(SPEECH):
+            encoders.append(SpeechFeatures(name.removeprefix(SPEECH), config.torchaudio))
         else:
             model = ClipModel(name.removeprefix(OPEN_CLIP), config.open_clip)
             encoders += [ClipFrames(model), ClipTexts(model)]

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harmonize_cli.datasets.manifest import ManifestRow
-from harmonize_cli.encoders.registry import OPEN_CLIP
 from harmonize_cli.errors import BadInput, list_faults
 from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.output import Output
@@ -19,6 +18,8 @@ _KEYS = {
     "logmel": "audio/logmel",
     "mfcc": "audio/mfcc",
     "tokens": "text/tokens",
+    "open_clip": "video/open_clip",
+    "torchaudio": "audio/speech",
 }
 
 
@@ -48,11 +49,7 @@ def narrowed(config: ExtractConfig, output: Output) -> tuple[ExtractConfig, Stor
     if len(stores) != 1:
         raise BadInput(f"{output.out}: nothing complete is there to extend; extract it first")
     have = stores[0].features
-    lacking = tuple(
-        name
-        for name in config.encoders
-        if ("video/open_clip" if name.startswith(OPEN_CLIP) else _KEYS[name]) not in have
-    )
+    lacking = tuple(name for name in config.encoders if _KEYS[name.partition(":")[0]] not in have)
     if not lacking:
         raise BadInput(
             f"{output.out}: has the features of {', '.join(config.encoders)} already; nothing to extend"
