@@ -38,7 +38,7 @@ class LayoutOptions(StageConfig):
     """Text candidates of a segment of timed captions: its own and its nearest neighbours."""
     min_seconds: float = Field(default=3.2, ge=0, le=3600)
     """Shorter captions are widened to this length; 3.2 s is VATT's clip."""
-    window: float | None = Field(default=None, gt=0.1, le=36000)
+    window: float | None = Field(default=None, ge=0.1, le=36000)
     """Cut videos in windows of so many seconds instead of at captions."""
     plain_names: Literal["whole", "cut"] = "whole"
     """Whether a file with nothing but a video's id as its name is the whole video or the clip cut from it.

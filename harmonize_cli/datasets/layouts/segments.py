@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harmonize_cli.datasets.captions import Caption, caption_segments, window_segments
+from harmonize_cli.datasets.fields import MAX_SECONDS
 from harmonize_cli.datasets.layouts.base import Entry, Source
 from harmonize_cli.errors import HarmonizeError
 
@@ -39,7 +40,8 @@ def _seconds(video: Path, source: Source) -> float | None:
     except HarmonizeError as e:
         source.problems.add(str(video), "", f"can't be cut in windows: {e}")
         return None
-    if not length:
-        source.problems.add(str(video), "", "can't be cut in windows: the file does not say how long it is")
+    if not length or length > MAX_SECONDS / 100:
+        told = "the file does not say how long it is" if not length else f"it claims to last {length:g} s"
+        source.problems.add(str(video), "", f"can't be cut in windows: {told}")
         return None
     return length
