@@ -58,7 +58,7 @@ def samples(draw: st.DrawFn) -> Sample:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(samples(), max_size=8, unique_by=lambda s: s.id),
     st.integers(1, 3),
