@@ -11,7 +11,7 @@ def test_small_run_has_all_comparisons(tmp_path):
     result = CliRunner().invoke(app, ["bench", "extract", *args, "--json", str(tmp_path / "b.json")])
     assert result.exit_code == 0, result.output
     rows = json.loads((tmp_path / "b.json").read_text())
-    assert [row["target"] for row in rows] == [0.85, 0.85, 5.0]
+    assert [row["target"] for row in rows] == [0.85, 0.85, 5.0, 5.0]
     assert all(row["ratio"] > 0 and row["value"] > 0 for row in rows)
     assert "against a call each" in result.stdout
 
