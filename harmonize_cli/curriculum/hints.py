@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import Status
 
-SHORT, SILENT, DRIFT = 1.0, 0.9, 0.1  # seconds, share of the clip, seconds
+SHORT, SILENT, DRIFT = 1.0, 0.9, 0.3  # seconds, share of the clip, seconds
 _WORDS = """
 a an the and or but so to of in on at for with from by as is are was be it this that these those i you he
 she we they my your his her our their me him us them do does did does not no yes oh okay ok um uh well now

@@ -69,7 +69,7 @@ def result_bars(runs: Sequence[Run]) -> Figure | None:
         ax.bar(at, values, wide * 0.9, yerr=[below, above], color=f"C{k}", label=run, ecolor=INK, capsize=2)
     ax.set_xticks([place + wide * (len(runs) - 1) / 2 for place in range(len(names))])
     ax.set_xticklabels([name.removesuffix("/R@10").replace("-to-", " to\n") for name in names], fontsize=7)
-    ax.set_ylim(0, 1)
+    ax.set_ylim(0, 1.2)  # room for the legend
     _finish(ax, x="")
     return figure
 

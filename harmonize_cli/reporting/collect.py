@@ -14,13 +14,17 @@ from harmonize_cli.evaluation.results import FOLDER, Result, find_results
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """config: config.yaml; metrics: the lines of metrics.jsonl; results by file name; audit: audit.json."""
+    """config: config.yaml; metrics: the lines of metrics.jsonl; results by file name; audit: audit.json.
+
+    pictures: PNG files that an evaluation left beside its result (confusion matrices), by file name.
+    """
 
     name: str
     config: dict[str, Any]
     metrics: list[dict[str, Any]]
     results: dict[str, Result]
     audit: dict[str, Any]
+    pictures: dict[str, Path]
 
     @property
     def mode(self) -> str:
@@ -55,7 +59,9 @@ def _read(folder: Path, name: str, extra: Sequence[tuple[Path, Result]]) -> Run:
     own += [(path, result) for path, result in extra if result.model.get("run") == folder.name]
     audit_file = folder / "audit" / "audit.json"
     audit = json.loads(audit_file.read_text(encoding="utf-8")) if audit_file.exists() else {}
-    return Run(name, config or {}, metrics, {path.stem: result for path, result in own}, audit)
+    results = {path.stem: result for path, result in own}
+    pictures = {p.stem: p for path, _ in own for p in sorted(path.parent.glob(f"{path.stem}.*.png"))}
+    return Run(name, config or {}, metrics, results, audit, pictures)
 
 
 def _distinct(folders: Sequence[Path]) -> list[str]:

@@ -81,7 +81,12 @@ def _table(run: Run) -> dict[str, Any]:
         }
         for result in run.results.values()
     ]
-    return {"name": run.name, "results": results}
+    pictures = {name: _image(path) for name, path in run.pictures.items()}
+    return {"name": run.name, "results": results, "pictures": pictures}
+
+
+def _image(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _audit(run: Run) -> dict[str, Any]:

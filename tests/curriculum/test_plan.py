@@ -22,8 +22,10 @@ from harmonize_cli.curriculum.scores import Scores, read_scores
 from harmonize_cli.curriculum.weights import phase_weights
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.checkpoint import find_checkpoint
+from harmonize_cli.store.batches import Draw
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
+from harmonize_cli.training.order import Schedule
 from harmonize_cli.training.pretrain import pretrain
 
 IDS = [f"s{i}" for i in range(20)]
@@ -182,6 +184,20 @@ def test_guide_draws_drops_and_gates(world: World, plans: Path, tmp_path: Path) 
     assert min(suspicion[i] for i in left_out) >= max(suspicion[i] for i in late if np.isfinite(suspicion[i]))
     wrong = np.array([i in world.marked for i in store.ids])
     assert wrong[list(left_out)].mean() > 0.6  # what goes is what was wrong
+
+
+def test_ranks_share_what_one_process_draws(world: World, plans: Path, tmp_path: Path) -> None:
+    store = Store.open(world.store)
+    rows = store.select("train")
+
+    def draws(rank: int, ranks: int) -> list[list[Draw]]:
+        folder = tmp_path / f"{rank}-{ranks}"  # each process makes its own guide
+        guide = make_guide(plans / "drop.yaml", folder, store, rows, batch=30, steps=20, seed=0, first=0)
+        assert guide is not None
+        return list(Schedule(guide.order, 30, rank=rank, ranks=ranks).from_step(0, 20))
+
+    both = zip(draws(0, 2), draws(1, 2), strict=True)
+    assert [left + right for left, right in both] == draws(0, 1)
 
 
 def test_runs_follow_a_plan_and_resume_exactly(world: World, plans: Path, tmp_path: Path) -> None:

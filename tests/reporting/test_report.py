@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import harmonize_cli.reporting
@@ -100,6 +101,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "format": "harmonize-result/1",
     }
     (run / "eval" / "r.json").write_text(json.dumps(result))
+    Image.new("RGB", (4, 4), "red").save(run / "eval" / "r.video.png")  # a confusion matrix, say
     return out
 
 
@@ -129,6 +131,7 @@ def test_one_page_without_any_link_out(folder: Path, tmp_path: Path) -> None:
     assert all(url.startswith("data:") for url in links.urls)
     assert not re.search(r"https?://(?!www\.w3\.org)", page)
     assert "0.500 <small>[0.400, 0.600]</small>" in page
+    assert 'alt="r.video" src="data:image/png;base64,' in page
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"loss.svg", "loss.png", "cosine.svg", "results.png", "speed.svg"} <= names
 
