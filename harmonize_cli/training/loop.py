@@ -42,6 +42,8 @@ class Job:
     save: Callable[[int], Path]
     mark_best: Callable[[Path], None]
     validate: Callable[[int], dict[str, float]]
+    refresh: Callable[[], None]
+    """Brings BatchNorm's statistics up to date with the weights."""
     validates: bool = False
     recorders: Sequence[Recorder] = ()
 
@@ -91,16 +93,27 @@ def train(job: Job, stop: StopOnSignal) -> int:
                 bar.set_postfix_str(shown(figures), refresh=False)
             bar.update()
             with pace.pause():
-                if job.validates and (done % config.validation.every == 0 or done == job.steps):
-                    saved = validated(job, done, log)
-                if done % config.checkpoint.every == 0:
-                    if saved != done:
-                        job.save(done)
-                    saved = done
-                    losses.reset()  # so that a resumed run logs the same means
+                saved = look_after(job, done, saved, log, losses)
         if saved != done or done == 0:
             job.save(done)
     return done
+
+
+def look_after(job: Job, step: int, saved: int, log: MetricsLog, losses: MeanLosses) -> int:
+    """Validate and save after a step, where it is time to; returns the step last saved."""
+    last = step == job.steps
+    validates = job.validates and (step % job.config.validation.every == 0 or last)
+    saves = step % job.config.checkpoint.every == 0
+    if validates or saves or last:
+        job.refresh()
+    if validates:
+        saved = validated(job, step, log)
+    if saves:
+        if saved != step:
+            job.save(step)
+        saved = step
+        losses.reset()  # so that a resumed run logs the same means
+    return saved
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -18,10 +18,11 @@ from harmonize_cli.store.reader import Store
 from harmonize_cli.store.windows import InputSpec, resolve_inputs
 from harmonize_cli.training.augment import Augmentation
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.data import batches, check_modalities
+from harmonize_cli.training.data import batches, check_modalities, training_samples
 from harmonize_cli.training.ema import Ema
 from harmonize_cli.training.harmonize import build_harmonizer
 from harmonize_cli.training.loop import Job
+from harmonize_cli.training.norm_statistics import refresh, spread
 from harmonize_cli.training.optim import build_optimiser
 from harmonize_cli.training.order import Schedule
 from harmonize_cli.training.parallel import rank, ranks
@@ -129,6 +130,15 @@ def make_job(
         with state.ema.applied() if state.ema else nullcontext():
             return validator(parts.model, step)
 
+    plain = StoreDataset(store, parts.specs)
+    parts_of_data = spread(training_samples(store, config.data), config.batch)
+
+    def refresh_norms() -> None:
+        with state.ema.applied() if state.ema else nullcontext():
+            refresh(
+                parts.model, (plain.batch([int(i) for i in part]) for part in parts_of_data), place.device
+            )
+
     dataset = StoreDataset(
         store,
         parts.specs,
@@ -148,6 +158,7 @@ def make_job(
         save=save,
         mark_best=mark_best,
         validate=validate,
+        refresh=refresh_norms,
         validates=len(rows) > 0,
         recorders=recorders,
     )
