@@ -88,9 +88,9 @@ def retrieval(
         batch_size=batch_size,
         cache=not no_cache,
     )
-    wanted = split or "test"
+    wanted = (split or "test").split(",")
     divisions = _divisions(official, annotations)
-    expected = {i for division in divisions.values() for i, part in division.items() if part == wanted}
+    expected = {i for division in divisions.values() for i, part in division.items() if part in wanted}
     result, path = evaluate_retrieval(
         source,
         opened,
