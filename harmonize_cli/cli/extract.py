@@ -73,7 +73,8 @@ def extract(
         typer.Option(
             "--encoder",
             "-e",
-            help="raw, waveform, logmel, mfcc, tokens, open_clip:MODEL/TAG; may be repeated (encoders).",
+            help="raw, waveform, logmel, mfcc, tokens, open_clip:MODEL/TAG, torchaudio:PIPELINE; may be "
+            "repeated (encoders).",
             show_default="raw, waveform, tokens",
         ),
     ] = None,
@@ -87,6 +88,13 @@ def extract(
         bool, typer.Option("--allow-outside", help="Let paths of the manifest leave the root.")
     ] = False,
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes.")] = 1,
+    decoder: Annotated[
+        str | None,
+        typer.Option(
+            help="ffmpeg, pyav (in the process, for files that you trust) or auto, the fastest (decoder).",
+            show_default="ffmpeg",
+        ),
+    ] = None,
     engine: Annotated[
         Engine, typer.Option(help="local: this machine; ray: a Ray cluster (extra ray).")
     ] = Engine.local,
@@ -132,6 +140,7 @@ def extract(
 
     flags = {
         "encoders": tuple(encoder) if encoder else None,
+        "decoder": decoder,
         "tokens.vocab": str(vocab) if vocab else None,
         "open_clip.allow_download": allow_download or None,
     }

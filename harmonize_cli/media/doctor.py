@@ -21,7 +21,7 @@ PACKAGES = (
 # module, extra, what for
 EXTRAS = (
     ("pyarrow", "parquet", "Parquet manifests, ledgers and exports"),
-    ("av", "pyav", "a decoder inside the process (--set decoder=pyav)"),
+    ("av", "pyav", "a decoder inside the process (extract --decoder pyav)"),
     ("ray", "ray", "extraction on a cluster (--engine ray)"),
     ("tensorboard", "tensorboard", "event files beside metrics.jsonl"),
     ("torchjd", "torchjd", "the comparison in `harmonize bench harmony`"),

@@ -24,7 +24,7 @@ from harmonize_cli.media.errors import DeadlinePassed, MediaError
 
 QUIET = ("-hide_banner", "-nostdin", "-nostats")
 # every message starts with its level, so that errors can be told from the description of the input
-LOG = ("-loglevel", "repeat+level+info")
+LOG = ("-loglevel", "level+info")
 _MOST_LOG = 1 << 20
 # lines that repeat that there was an error, or the file's name, which stands beside the reason anyway
 _NOISE = ("Error opening input file", "Conversion failed", "Task finished with error", "Terminating thread")

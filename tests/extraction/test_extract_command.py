@@ -51,6 +51,7 @@ def test_max_failed(manifest, tmp_path, limit, fails):
         (["--encoder", "magic"], "no such encoder"),
         (["--encoder", "open_clip:ViT-B-32"], "MODEL/TAG"),
         (["--set", "raw.sise=3"], "unknown key"),
+        (["--decoder", "gstreamer"], "decoder"),
         (["--shard", "3/3"], "0 <= I < N"),
         (["--shard", "0/3"], "folder of shards"),
     ],
@@ -60,6 +61,15 @@ def test_bad_usage_is_named(manifest, tmp_path, args, message):
     assert isinstance(result.exception, BadInput)
     assert message in str(result.exception)
     assert not (tmp_path / "s.h5").exists()
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+def test_decoders_by_name(manifest, tmp_path, decoder):
+    pytest.importorskip("av")
+    assert run(manifest, "-o", tmp_path / "p.h5", *SMALL, "--decoder", decoder).exit_code == 0
+    assert run(manifest, "-o", tmp_path / "f.h5", *SMALL).exit_code == 0
+    one, two = Store.open(tmp_path / "p.h5"), Store.open(tmp_path / "f.h5")
+    assert (one.read("video/frames", 0) == two.read("video/frames", 0)).all()
 
 
 def test_help_has_an_example():

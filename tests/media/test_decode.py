@@ -233,3 +233,38 @@ def test_stopping_early_leaves_nothing_running(clip):
         if thread is not threading.main_thread():
             thread.join(timeout=5)
     assert threading.active_count() == 1
+
+
+def test_no_time_stamps_at_all(tmp_path):
+    """A raw H.264 stream has none: frames come at the rate that its header says."""
+    path = make_clip(
+        tmp_path / "raw.h264", grey_frames(20), lossless=False, pix_fmt="yuv420p", bf=0, crf=5, f="h264"
+    )
+    rows, times, work = decode(path, [FrameRequest(10, 8, 8)])
+    assert work.outcome["video"].state == "ok"
+    assert np.allclose(np.diff(times[0]), 0.1)
+    assert np.abs(brightness(rows[0])[:19] - levels(20)[:19].astype(int)).max() <= 3
+
+
+def test_of_several_tracks_the_first_is_taken(tmp_path):
+    one = make_clip(tmp_path / "one.mkv", grey_frames(10), tone(1.0))
+    two = make_clip(tmp_path / "two.mkv", grey_frames(10)[::-1], tone(1.0, hz=900))
+    inputs = [ffmpeg.input(f"file:{p}") for p in (one, two)]
+    streams = [inputs[0]["v"], inputs[1]["v"], inputs[0]["a"], inputs[1]["a"]]
+    both = tmp_path / "both.mkv"
+    run(ffmpeg.output(*streams, f"file:{both}", c="copy"))
+    rows, _, _ = decode(both, [FrameRequest(10, 8, 8), SOUND])
+    assert np.array_equal(brightness(rows[0]), levels(10).astype(int))
+    assert np.abs(rows[1] - tone(1.0)).max() < 1e-3
+    assert len(probe(both).video) == len(probe(both).audio) == 2
+
+
+def test_a_track_that_starts_late_keeps_its_times(tmp_path):
+    clip = make_clip(tmp_path / "clip.mkv", grey_frames(10), tone(1.0))
+    late = ffmpeg.input(f"file:{clip}", itsoffset=0.5)["v"]
+    path = tmp_path / "late.mkv"
+    run(ffmpeg.output(late, ffmpeg.input(f"file:{clip}")["a"], f"file:{path}", c="copy"))
+    rows, times, _ = decode(path, [FrameRequest(10, 8, 8), SOUND])
+    assert times[0][0] == pytest.approx(0.5)
+    assert times[1][0] == pytest.approx(0.0, abs=2e-3)
+    assert brightness(rows[0])[0] == levels(10)[0]
