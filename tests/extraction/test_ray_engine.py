@@ -9,9 +9,14 @@ from media_samples import grey_frames, make_clip, tone
 
 from harmonize_cli.config import load_config
 from harmonize_cli.datasets.manifest import ManifestRow
+from harmonize_cli.encoders.base import FrameEncoder
 from harmonize_cli.errors import BadInput
 from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.pipeline import RunOptions, extract
+from harmonize_cli.extraction.plan import plan_units
+from harmonize_cli.extraction.ray_engine import DecodeActor, EncodeActor, RemoteFrames, counts_of
+from harmonize_cli.extraction.tasks import Task
+from harmonize_cli.extraction.unit import Job
 from harmonize_cli.store.reader import Store
 
 
@@ -35,6 +40,36 @@ def test_without_ray_the_extra_is_named(rows, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BadInput, match=r"harmonize-cli\[ray\]"):
         extract(rows, tmp_path / "s", config(), RunOptions(engine="ray"))
+
+
+def test_an_actor_writes_what_a_local_run_writes(rows, tmp_path):
+    """The actors are plain classes; here they run in this process."""
+    settings = config()
+    extract(rows[:2], tmp_path / "calm", settings)
+    words = tuple(Store.open(tmp_path / "calm").vocab)
+    actor = DecodeActor(Job(settings, words, None), [], [])
+    tasks = [Task(u, tmp_path / "s" / f"part-{u.index:05d}.h5") for u in plan_units(rows[:2], 1)]
+    counts = [actor.write(task) for task in tasks]
+    assert [c.samples for c in counts] == [1, 1]
+    assert counts_of(tasks[0]) == counts[0]
+    assert Store.open(tmp_path / "s").content_hash == Store.open(tmp_path / "calm").content_hash
+
+
+def test_a_stand_in_gives_what_the_encode_actor_gives():
+    settings = config(encoders=("tokens",))
+    actor = EncodeActor(Job(settings, None, None), "raw")
+    ((spec, request, batch),) = actor.describe()
+    stand_in = RemoteFrames(_Direct(actor, spec.key), spec, request, batch)
+    frames = np.zeros((3, *request.row_shape), np.uint8)
+    assert isinstance(stand_in, FrameEncoder)
+    assert np.array_equal(stand_in.encode_frames(frames), frames)
+
+
+class _Direct:
+    """Calls an actor of this process in the place of one behind a network."""
+
+    def __init__(self, actor, key):
+        self.call = lambda values: actor.encode(key, values)
 
 
 @pytest.mark.long

@@ -1,4 +1,5 @@
 import shutil
+import threading
 
 import ffmpeg
 import numpy as np
@@ -223,16 +224,14 @@ def test_a_decode_that_hangs_is_killed(clip, monkeypatch, tmp_path):
 
 
 def test_stopping_early_leaves_nothing_running(clip):
-    import threading
-
+    before = set(threading.enumerate())
     work = FileDecode(clip, [FrameRequest(10, 8, 8), SOUND], Span(), deadline=60)
     chunks = work.chunks()
     next(chunks)
     chunks.close()
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread():
-            thread.join(timeout=5)
-    assert threading.active_count() == 1
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=5)
+        assert not thread.is_alive()
 
 
 def test_no_time_stamps_at_all(tmp_path):

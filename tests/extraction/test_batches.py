@@ -1,0 +1,80 @@
+import json
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from media_samples import grey_frames, make_clip
+
+from harmonize_cli.config import load_config
+from harmonize_cli.datasets.manifest import ManifestRow
+from harmonize_cli.encoders.frames import FramesConfig, RawFrames
+from harmonize_cli.encoders.open_clip import ClipFrames, ClipModel, OpenClipConfig
+from harmonize_cli.extraction.batches import FrameBatcher
+from harmonize_cli.extraction.config import ExtractConfig
+from harmonize_cli.extraction.pipeline import extract
+from harmonize_cli.media.decode import FileDecode
+from harmonize_cli.media.requests import Span
+from harmonize_cli.store.reader import Store
+from harmonize_cli.store.schema import Sample
+
+
+class Counting(RawFrames):
+    """Raw frames in batches, with a note of the batches' sizes."""
+
+    def __init__(self, batch):
+        super().__init__(FramesConfig(size=1))
+        self.batch, self.sizes = batch, []
+
+    def encode_frames(self, frames):
+        self.sizes.append(len(frames))
+        return super().encode_frames(frames)
+
+
+@given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 7))
+def test_batches_are_full_whatever_the_clips(lengths, batch):
+    encoder = Counting(batch)
+    rng = np.random.default_rng(0)
+    clips = [rng.integers(0, 255, (n, 1, 1, 3), np.uint8) for n in lengths]
+    batcher = FrameBatcher([encoder])
+    done = []
+    for i, frames in enumerate(clips):
+        done += batcher.add(Sample(id=str(i)), {encoder.spec.key: frames} if len(frames) else {})
+    done += batcher.flush()
+    assert [s.id for s in done] == [str(i) for i in range(len(clips))]
+    for sample, frames in zip(done, clips, strict=True):
+        assert np.array_equal(sample.features.get(encoder.spec.key, frames[:0]), frames)
+    assert sum(encoder.sizes) == sum(lengths)
+    assert all(size <= batch for size in encoder.sizes)
+    flushes = 1 + sum(lengths) // (4 * batch)
+    assert sum(size < batch for size in encoder.sizes) <= flushes
+
+
+def test_open_clip_in_one_pass_with_raw_frames(tmp_path):
+    import open_clip
+
+    tiny = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
+    }
+    (tmp_path / "tiny-extract.json").write_text(json.dumps(tiny))
+    open_clip.add_model_config(tmp_path / "tiny-extract.json")
+    rows = []
+    for i in range(3):
+        path = make_clip(tmp_path / f"{i}.mkv", grey_frames(20 + 3 * i, 40, 64)[i:])
+        rows.append(ManifestRow(id=f"{i}", video=path, group=f"{i}", texts=("a dog", "a cat")))
+    name = "tiny-extract/random"
+    sets = ["raw.size=8", "open_clip.rate=5", "open_clip.batch=4", "open_clip.device=cpu"]
+    config = load_config(ExtractConfig, None, sets, {"encoders": ("raw", f"open_clip:{name}")})
+    extract(rows, tmp_path / "s", config)
+    store = Store.open(tmp_path / "s")
+    assert store.features["video/open_clip"].encoder == f"open_clip:{name}"
+    assert len(store.features["video/open_clip"].weights_hash) == 64
+    encoder = ClipFrames(ClipModel(name, OpenClipConfig(device="cpu", rate=5)))
+    for i, row in enumerate(rows):
+        chunks = FileDecode(row.video, [encoder.request], Span()).chunks()
+        want = encoder.encode_frames(np.concatenate([chunk.rows for chunk in chunks]))
+        got = store.read("video/open_clip", store.index(row.id))
+        assert np.allclose(got.astype(np.float32), want.astype(np.float32), atol=3e-3)
+        assert np.allclose(np.diff(store.times("video/open_clip", i)), 0.2)
+        assert store.read("text/open_clip", i).shape == (2, 16)
