@@ -24,11 +24,11 @@ def test_the_plain_form_is_right_where_nothing_ties():
     assert full_matrix_ranks(x, y).tolist() == positive_ranks(x, y, Relevance.paired(50)).tolist()
 
 
-def test_probe_figures_and_command(harmonize, tmp_path):
+def test_probe_figures_and_command(command, tmp_path):
     figures = {row["name"]: row["value"] for row in bench_probe(rows=600, dims=16, classes=3)}
     assert figures["objective above the best, torch"] < 1
     assert figures["steps of the torch solver"] > 0
-    harmonize("bench", "probe", "--rows", 300, "--dims", 8, "--json", tmp_path / "f.json")
+    command("bench", "probe", "--rows", 300, "--dims", 8, "--json", tmp_path / "f.json")
     assert json.loads((tmp_path / "f.json").read_text())[2]["name"] == "times faster"
 
 

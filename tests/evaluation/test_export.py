@@ -66,8 +66,8 @@ def test_mteb_itself_agrees(pool, tmp_path):
     assert scores["ndcg_at_10"] == pytest.approx(ours["audio-to-text/nDCG@10"].value, abs=1e-4)
 
 
-def test_command(harmonize, tmp_path):
+def test_command(command, tmp_path):
     store = make_store(tmp_path / "store.h5")
     make_run(tmp_path / "run", store)
-    done = harmonize("eval", "export", "run", "store.h5", "-o", "out", cwd=tmp_path)
+    done = command("eval", "export", "run", "store.h5", "-o", "out", cwd=tmp_path)
     assert "6 directions of 12 samples" in done.stdout

@@ -137,7 +137,7 @@ def test_splits_must_not_share_samples(small_store, small_run, tmp_path):
         evaluate_finetune(load_model(small_run), small_store, tmp_path / "x", SMALL, test="all")
 
 
-def test_command(harmonize, tmp_path):
+def test_command(command, tmp_path):
     store = make_store(tmp_path / "store.h5")
     make_run(tmp_path / "run", store)
     options = [
@@ -152,6 +152,6 @@ def test_command(harmonize, tmp_path):
         "--draws",
         20,
     ]
-    done = harmonize("eval", "finetune", "run", "store.h5", "-o", "ft", *options, cwd=tmp_path)
+    done = command("eval", "finetune", "run", "store.h5", "-o", "ft", *options, cwd=tmp_path)
     assert "video" in done.stdout
     assert len(list((tmp_path / "ft" / "eval").glob("finetune-*.json"))) == 1

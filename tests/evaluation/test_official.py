@@ -73,24 +73,25 @@ def test_unknown_data_set_and_missing_lists(tmp_path):
         official_divisions("ucf101", tmp_path)
 
 
-def test_list_names_files_and_what_is_missing(shared_data, harmonize, tmp_path):
+def test_list_names_files_and_what_is_missing(shared_data, command, tmp_path):
     lists = shared_data("annotations")
-    done = harmonize("eval", "list", "--root", tmp_path, "--annotations", lists)
+    done = command("eval", "list", "--root", tmp_path, "--annotations", lists)
     blocks = {b.split(":")[0]: b for b in done.stdout.replace("\n  ", "\x00").splitlines()}
     assert set(blocks) >= {"msrvtt", "youcook2", "ucf101", "hmdb51", "esc50", "kinetics"}
     assert "lists found, no media files" in blocks["msrvtt"]
     assert "msrvtt_1ka_test.csv" in blocks["msrvtt"]
-    assert "testlist03.txt: missing" in harmonize("eval", "list", "--root", tmp_path).stdout
-    assert "no such folder" in harmonize("eval", "list", "--root", tmp_path / "none", code=2).stderr
+    assert "testlist03.txt: missing" in command("eval", "list", "--root", tmp_path).stdout
+    with pytest.raises(BadInput, match="no such folder"):
+        command("eval", "list", "--root", tmp_path / "none")
 
 
-def test_ready_where_all_files_are_there(shared_data, harmonize, tmp_path):
+def test_ready_where_all_files_are_there(shared_data, command, tmp_path):
     (tmp_path / "esc50").symlink_to(shared_data("esc10"))
-    done = harmonize("eval", "list", "--root", tmp_path)
+    done = command("eval", "list", "--root", tmp_path)
     assert "esc50: linear probe (audio) (mean of five folds)\n  state  ready" in done.stdout
 
 
-def test_command_takes_official_lists(harmonize, tmp_path):
+def test_command_takes_official_lists(command, tmp_path):
     store = make_store(tmp_path / "store.h5")
     make_run(tmp_path / "run", store)
     for part, numbers in (("train", range(12)), ("test", range(12, 24))):
@@ -98,5 +99,5 @@ def test_command_takes_official_lists(harmonize, tmp_path):
             lines = [f"Class{i % 3}/s{i:03d}.avi 1" for i in numbers]
             (tmp_path / f"{part}list0{n}.txt").write_text("\r\n".join(lines))
     options = ["--official", "ucf101", "--annotations", tmp_path, "--set", "c=[1.0]", "--draws", 20]
-    done = harmonize("eval", "probe", tmp_path / "run", tmp_path / "store.h5", *options)
+    done = command("eval", "probe", tmp_path / "run", tmp_path / "store.h5", *options)
     assert "split split 1, split 2, split 3" in done.stdout

@@ -98,11 +98,11 @@ def test_names_from_a_file(tmp_path):
         read_names(file, ["a"])
 
 
-def test_command(harmonize, tmp_path):
+def test_command(command, tmp_path):
     store = make_store(tmp_path / "store.h5")
     run = make_run(tmp_path / "run", store)
     (run / "vocab.json").write_text(json.dumps(["<pad>", "<unk>", *(f"w{i}" for i in range(2, 30))]))
     (tmp_path / "names.csv").write_text("class 0,w2\nclass 1,w3\nclass 2,w4\n")
     (tmp_path / "t.txt").write_text("w5 {}\n")
     options = ["--names", tmp_path / "names.csv", "--templates", tmp_path / "t.txt", "--draws", 20]
-    assert "audio" in harmonize("eval", "zeroshot", run, tmp_path / "store.h5", *options).stdout
+    assert "audio" in command("eval", "zeroshot", run, tmp_path / "store.h5", *options).stdout
