@@ -27,6 +27,11 @@ def score(
         int | None,
         typer.Option(min=2, show_default="the run's", help="Samples that are each other's negatives."),
     ] = None,
+    combine: Annotated[
+        Path | None,
+        typer.Option(help="Folder of an audit: add the column `combined`, learned from its injected noise."),
+    ] = None,
+    kind: Annotated[str, typer.Option(help="With --combine: noise of this kind.")] = "caption-elsewhere",
     seed: Annotated[int, typer.Option(help="Deals the samples to batches.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
@@ -39,6 +44,7 @@ def score(
     """
     import numpy as np
 
+    from harmonize_cli.curriculum.audit import add_combined
     from harmonize_cli.curriculum.pictures import draw_histograms
     from harmonize_cli.curriculum.score import score as run_scoring
     from harmonize_cli.curriculum.score_parts import ScoreSettings
@@ -53,6 +59,8 @@ def score(
         device=device,
     )
     report = run_scoring(run, store, out, settings, jobs=jobs)
+    if combine is not None:
+        add_combined(out, combine, kind)
     scores = read_scores(out)
     draw_histograms(scores, out / "histogram.png")
     conflict = ""
@@ -93,7 +101,7 @@ def audit(
 ) -> None:
     """Misalign held-out samples on purpose and see which indicator finds them: which one to trust.
 
-    Writes audit.json, and combination.json for `harmonize curriculum plan`.
+    Writes audit.json, and combination.json for `harmonize curriculum score --combine`.
 
     Example: harmonize curriculum audit runs/demo/runs/baseline runs/demo/store.h5
     """

@@ -14,6 +14,7 @@ from harmonize_cli.curriculum.detection import METRICS, Detection, detect
 from harmonize_cli.curriculum.inject import KINDS, inject
 from harmonize_cli.curriculum.score_parts import bank_rows, batch_size, score_rows, scoring_order
 from harmonize_cli.curriculum.scorer import Scorer, losses_of, make_bank, pick_indicators
+from harmonize_cli.curriculum.scores import add_column, read_scores
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import write_json
 from harmonize_cli.models.checkpoint import load_model
@@ -130,6 +131,18 @@ def read_combination(folder: Path, kind: str) -> Combination:
     if kind not in values:
         raise BadInput(f"{folder / COMBINATION}: has no {kind!r}; it has {', '.join(values)}")
     return Combination.from_json(values[kind])
+
+
+def add_combined(scores_folder: Path, audit_folder: Path, kind: str) -> None:
+    """Add the column `combined` to scores: the combination that an audit learned.
+
+    Raises:
+        BadInput: no scores, no audit, or scores that lack an indicator of the combination.
+    """
+    model, scores = read_combination(audit_folder, kind), read_scores(scores_folder)
+    values = model({name: scores.suspicion(name) for name in model.names})
+    about = f"logistic regression on {len(model.names)} indicators, learned from injected {kind}"
+    add_column(scores_folder, COMBINED, values, noisy="high", about=about)
 
 
 def table(result: Audit, kinds: Sequence[str] | None = None, *, most: int = 12) -> str:

@@ -2,6 +2,7 @@
 
     SCORES/scores.json        what was scored, with what, and what each column means
            part-00000.npz     columns of a part of the samples; a part that exists is complete
+           added-NAME.npz     a column that was made from others, by `add_column`
            histogram.png
 
 Every part holds `id` and `index` (row of the store), one float32 column per indicator (NaN: undefined) and
@@ -116,4 +117,31 @@ def read_scores(folder: Path) -> Scores:
     }
     ids = np.concatenate([part["id"] for part in parts])[order]
     noisy = {name: column["noisy"] for name, column in about["columns"].items()}
+    for name, added in about.get("added", {}).items():
+        columns[name], noisy[name] = _read_added(folder, name, index[order]), added["noisy"]
     return Scores(ids, index[order], columns, noisy, about)
+
+
+def add_column(folder: Path, name: str, values: NDArray[np.float32], *, noisy: str, about: str) -> None:
+    """Add a column [N], in the order of `read_scores`, to complete scores; an older one is replaced."""
+    scores = read_scores(folder)
+    with atomic_path(_added(folder, name)) as tmp, tmp.open("wb") as f:
+        np.savez(f, index=scores.index, column=values)
+    added = {**scores.about.get("added", {}), name: {"noisy": noisy, "about": about}}
+    write_about(folder, {**scores.about, "added": added})
+
+
+def _added(folder: Path, name: str) -> Path:
+    return folder / f"added-{name}.npz"
+
+
+def _read_added(folder: Path, name: str, index: NDArray[np.int64]) -> NDArray[np.float32]:
+    path = _added(folder, name)
+    try:
+        with np.load(path, allow_pickle=False) as part:
+            if np.array_equal(part["index"], index):
+                column: NDArray[np.float32] = part["column"]
+                return column
+    except (OSError, ValueError, KeyError) as e:
+        raise BadInput(f"{path}: missing or damaged ({e}); add the column again") from e
+    raise BadInput(f"{path}: was made for other samples; add the column again")

