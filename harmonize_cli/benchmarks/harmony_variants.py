@@ -51,7 +51,7 @@ def _plain(model: Model, batch: dict[str, Tensor], mixed: Mixed) -> Run:
         model.zero_grad()
         with mixed():
             losses = model.losses(model.encode(batch))
-        torch.stack(list(losses.values())).sum().backward()
+        torch.autograd.backward(list(losses.values()))
 
     return run
 
@@ -115,9 +115,8 @@ def _loop(model: Model, batch: dict[str, Tensor], mixed: Mixed) -> Run:
                 one = model.encode({m: x[i : i + 1] for m, x in batch.items()})
                 scalars = _scalars(one, [{m: d[i : i + 1] for m, d in of.items()} for of in deltas])[0]
                 rows = [torch.autograd.grad(s, params, retain_graph=True) for s in scalars]
-                grams.append(
-                    sum(_gram(torch.stack([g.flatten() for g in pair])) for pair in zip(*rows, strict=True))
-                )
+                pairs = (torch.stack([g.flatten() for g in pair]) for pair in zip(*rows, strict=True))
+                grams.append(torch.stack([_gram(pair) for pair in pairs]).sum(0))
         return torch.stack(grams)
 
     return run
@@ -143,7 +142,7 @@ def _vmap(model: Model, batch: dict[str, Tensor], mixed: Mixed) -> Run:
                 deltas = _cotangents(model, pooled)
             grads = [per_sample(shared, tokens, delta) for delta in deltas]
             pairs = (torch.stack([of[name].flatten(1) for of in grads], dim=1) for name in shared)
-            return sum(_gram(pair) for pair in pairs)
+            return torch.stack([_gram(pair) for pair in pairs]).sum(0)
 
     return run
 
@@ -160,7 +159,7 @@ def _torchjd(model: Model, batch: dict[str, Tensor], mixed: Mixed) -> Run:
             pooled = model.encode(batch)
             scalars = _scalars(pooled, _cotangents(model, pooled))
         own = torch.arange(len(scalars))
-        gramian = engine.compute_gramian(scalars).unflatten(0, scalars.shape).unflatten(2, scalars.shape)
-        return gramian[own, :, own].detach()
+        gramian: Tensor = engine.compute_gramian(scalars)  # [B * 2, B * 2]
+        return gramian.detach().view(*scalars.shape, *scalars.shape)[own, :, own]
 
     return run

@@ -168,3 +168,29 @@ def _show(found: list[dict[str, Any]], json_file: Path | None) -> None:
     for row in found:
         ratio = f"  {row['ratio']:.3f}" if row["ratio"] is not None else ""
         typer.echo(f"{row['name']:<64} {row['value']:>10.3f} {row['unit']:<4}{ratio}")
+
+
+@app.command()
+def harmony(
+    *,
+    preset: Annotated[
+        str, typer.Option(help="default, tiny, or VATT's base and medium (for a GPU).")
+    ] = "default",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seconds: Annotated[float, typer.Option(min=0, help="Time to measure each variant.")] = 10.0,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)
+    ] = None,
+) -> None:
+    """What harmonization costs: each way to harmonize, and other engines, against the plain step.
+
+    Example: harmonize bench harmony --json harmony.json
+    """
+    from harmonize_cli.benchmarks.harmony import bench_harmony, show_harmony
+    from harmonize_cli.files import write_json
+
+    rows = bench_harmony(preset, device, seconds, threads)
+    if json_file:
+        write_json(json_file, rows)
+    typer.echo(show_harmony(rows))

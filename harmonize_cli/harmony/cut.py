@@ -8,18 +8,17 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.harmony.graph import components, leaves, reached
+from harmonize_cli.harmony.graph import leaves, reached
 from harmonize_cli.harmony.layers import Cotangents, add_grad
 from harmonize_cli.harmony.tape import Call
 
 
 @dataclass(slots=True)
 class Part:
-    """Pooled vectors whose graphs hang together; the calls and the leaves (by id) of these graphs."""
+    """Pooled vectors whose graphs hang together, and the calls in these graphs."""
 
     pooled: list[int]
     calls: list[Call]
-    leaves: set[int]
 
 
 @dataclass(slots=True)
@@ -28,7 +27,8 @@ class Cut:
 
     parts: the graph upstream. head_calls: recorded calls downstream, with their cotangents per loss.
     plain: gradients per loss of downstream parameters that no recorded call owns.
-    upstream: leaves of the upstream graph.
+    upstream: parameters of the upstream graph. passed and leaves, per pooled vector: names of the layers and
+    ids of the leaves that it was made with.
     """
 
     losses: list[str]
@@ -37,6 +37,8 @@ class Cut:
     delta: list[list[Tensor | None]]
     parts: list[Part]
     upstream: list[nn.Parameter]
+    passed: list[set[str]]
+    leaves: list[set[int]]
     head_calls: list[tuple[Call, Cotangents]] = field(default_factory=list)
     plain: list[tuple[nn.Parameter, list[Tensor | None]]] = field(default_factory=list)
 
@@ -105,20 +107,35 @@ def make_cut(
 
 def upstream_cut(losses: list[str], pooled: list[Tensor], samples: int, calls: Sequence[Call]) -> Cut:
     """The cut seen from upstream alone, its `delta` still to be filled."""
-    groups = components(pooled)
+    reach = [reached([z.grad_fn]) for z in pooled]
+    own = [[call for call in calls if _on(call, nodes)] for nodes in reach]
+    of_leaves = [leaves(nodes) for nodes in reach]
     pooled_ids = {id(z) for z in pooled}
-    upstream = {i: leaf for _, nodes in groups for i, leaf in leaves(nodes).items() if i not in pooled_ids}
+    upstream = {i: leaf for found in of_leaves for i, leaf in found.items() if i not in pooled_ids}
     return Cut(
         losses=losses,
         pooled=pooled,
         samples=samples,
         delta=[],
-        parts=[
-            Part(members, [call for call in calls if _on(call, nodes)], set(leaves(nodes)))
-            for members, nodes in groups
-        ],
+        parts=_parts(own),
         upstream=[p for p in upstream.values() if isinstance(p, nn.Parameter)],
+        passed=[{call.name for call in found} for found in own],
+        leaves=[set(found) for found in of_leaves],
     )
+
+
+def _parts(own: list[list[Call]]) -> list[Part]:
+    """Group pooled vectors that share a call. (Under autocast all graphs share the cast weights' nodes; that
+    alone does not tie them together.)"""
+    parts: list[Part] = []
+    for m, calls in enumerate(own):
+        joined = Part([m], list(calls))
+        for part in parts:
+            if set(part.calls) & set(calls):
+                more = [call for call in part.calls if call not in joined.calls]
+                joined = Part(part.pooled + joined.pooled, joined.calls + more)
+        parts = [part for part in parts if not set(part.pooled) & set(joined.pooled)] + [joined]
+    return parts
 
 
 def _samples(pooled: Sequence[Tensor], rooted: Sequence[Tensor]) -> int:

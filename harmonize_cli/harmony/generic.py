@@ -4,6 +4,7 @@ Exact for modules that treat the rows of a batch apart and draw no random number
 `layers`, so meant for small things: AGG tokens, position tables, attention with fused parameters.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -126,7 +127,9 @@ class GenericLayer:
             _, pull = cast(tuple[Any, Callable[..., tuple[Params]]], vjp(run, params))
             return pull(cotangents)[0]
 
-        with sdpa_kernel(SDPBackend.MATH):  # the only attention that vmap takes apart
+        # MATH is the only attention that vmap takes apart; that it is slow elsewhere is said above
+        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")
             found: Params = vmap(one)(batched, cut) if batched else vmap(lambda c: one([], c))(cut)
         return found
 

@@ -138,7 +138,7 @@ def read_linear(name: str, module: nn.Module, calls: Calls, units: int) -> Outer
     """`nn.Linear`."""
     segments = []
     for call, d in calls:
-        cotangents = [None if of[0] is None else per_unit(of[0], units) for of in d]
+        cotangents = [None if of[0] is None else per_unit(working(of[0]), units) for of in d]
         segments.append(Segment(_match(per_unit(call.input().detach(), units), cotangents), cotangents))
     return _outer(name, module, segments)
 
@@ -149,7 +149,7 @@ def read_patches(name: str, module: nn.Module, calls: Calls, units: int) -> Oute
     segments = []
     for call, d in calls:
         rows = patch_rows(module, call.input().detach())
-        cotangents = [None if of[0] is None else per_unit(of[0].movedim(1, -1), units) for of in d]
+        cotangents = [None if of[0] is None else per_unit(working(of[0]).movedim(1, -1), units) for of in d]
         segments.append(Segment(_match(per_unit(rows, units), cotangents), cotangents))
     return _outer(name, module, segments)
 
@@ -160,7 +160,7 @@ def read_embedding(name: str, module: nn.Module, calls: Calls, units: int) -> Ou
     segments = []
     for call, d in calls:
         rows = per_unit(call.input(), units, features=False).long()
-        cotangents = [None if of[0] is None else per_unit(of[0], units) for of in d]
+        cotangents = [None if of[0] is None else per_unit(working(of[0]), units) for of in d]
         if module.padding_idx is not None:
             padding = (rows == module.padding_idx).unsqueeze(-1)
             cotangents = [None if each is None else each.masked_fill(padding, 0) for each in cotangents]
@@ -175,7 +175,9 @@ def read_norm(name: str, module: nn.Module, calls: Calls, units: int) -> RowLaye
     segments = []
     for call, d in calls:
         x = call.input().detach()
-        cotangents = [None if of[0] is None else per_unit(of[0].flatten(-len(shape)), units) for of in d]
+        cotangents = [
+            None if of[0] is None else per_unit(working(of[0]).flatten(-len(shape)), units) for of in d
+        ]
         segments.append(Segment(per_unit(x.flatten(-len(shape)), units), cotangents))
     return RowLayer(name, module, segments, _own(module, "weight"), _own(module, "bias"))
 
@@ -228,6 +230,14 @@ def _own(module: nn.Module, name: str) -> nn.Parameter | None:
     return p if isinstance(p, nn.Parameter) and p.requires_grad else None
 
 
+def working(d: Tensor) -> Tensor:
+    """The cotangent in the type to compute in: float32 at least, except bfloat16 on a GPU, whose matrix
+    products add up in float32 and cover float32's range."""
+    if d.dtype == torch.float16 or (d.dtype == torch.bfloat16 and not d.is_cuda):
+        return d.float()
+    return d
+
+
 def _match(x: Tensor, cotangents: Sequence[Tensor | None]) -> Tensor:
-    """x in the type that the layer worked in, which its cotangents tell (autocast casts inside the layer)."""
+    """x in the type of the cotangents (autocast casts inside the layer, so it may differ)."""
     return next((x.to(d.dtype) for d in cotangents if d is not None), x)

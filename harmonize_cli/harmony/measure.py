@@ -51,9 +51,7 @@ def measure(cut: Cut, units: int, scope: Scope, names: Iterable[str], sketch: Sk
     covered = {id(p) for call in per_sample for p in owned(call.module)}
     loose = [p for p in cut.upstream if id(p) not in covered]
     _refuse_shared_rows(cut, scope, per_sample)
-    chosen = scope.choose(
-        ({call.name for call in part.calls if call in per_sample} for part in cut.parts), list(names)
-    )
+    chosen = scope.choose([passed & {call.name for call in per_sample} for passed in cut.passed], list(names))
     by_module: dict[nn.Module, list[tuple[Call, Cotangents]]] = defaultdict(list)
     for part in cut.parts:
         calls = [call for call in part.calls if call in per_sample]

@@ -34,7 +34,7 @@ class Scope:
         return cls(",".join(patterns), patterns)
 
     def choose(self, parts: Iterable[Collection[str]], known: Collection[str]) -> set[str]:
-        """Names of the layers in scope. parts: the layers called in each connected part of the graph.
+        """Names of the layers in scope. parts: the layers that each pooled vector passes through.
 
         Raises:
             BadInput: no layer is in scope.

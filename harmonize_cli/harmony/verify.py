@@ -17,8 +17,8 @@ Forward = Callable[[], tuple[Mapping[str, Tensor], Pooled]]
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Worst relative errors. gram: entries against the product of the two gradients' lengths; update: each
-    parameter's gradient against its own largest entry. units: how many were looped over; layers: in scope.
+    """Worst relative errors. gram: entries against the product of the two gradients' lengths; update:
+    entries against the largest one. units: how many were looped over; layers: in scope.
     """
 
     gram: float
@@ -92,9 +92,11 @@ def _compare(
     samples = min(len(z) for z in pooled)
     share = max(1, harmonizer.granularity.share)
     inside = harmonizer.parameters_in_scope()
+    met = [sum(d is not None for d in of) > 1 for of in zip(*deltas, strict=True)]
     worst, count = 0.0, min(samples // share, units or samples)
     for u in range(count):
-        rows = [_one(pooled, delta, inside, slice(u * share, (u + 1) * share), samples) for delta in deltas]
+        own = slice(u * share, (u + 1) * share)
+        rows = [_one(pooled, delta, met, inside, own) for delta in deltas]
         want = torch.stack([torch.stack([_inner(a, b) for b in rows]) for a in rows])
         length = want.diagonal().clamp_min(torch.finfo(want.dtype).tiny).sqrt()
         error = (report.gram[u * share].to(want) - want).abs() / (length[:, None] * length[None])
@@ -108,9 +110,11 @@ Deltas = tuple[Tensor | None, ...]
 
 
 def _one(
-    pooled: list[Tensor], delta: Deltas, inside: list[nn.Parameter], own: slice, samples: int
+    pooled: list[Tensor], delta: Deltas, met: list[bool], inside: list[nn.Parameter], own: slice
 ) -> list[Tensor]:
-    """The gradient of one unit under one loss; at representation scope the cotangents themselves."""
+    """The gradient of one unit under one loss; at representation scope the cotangents
+    themselves, where two losses met."""
+    samples = min(len(z) for z in pooled)
     masked: list[Tensor] = []
     for z, d in zip(pooled, delta, strict=True):
         mask = torch.zeros_like(z)
@@ -118,7 +122,7 @@ def _one(
         mask[own.start * factor : own.stop * factor] = 1
         masked.append(mask * (0.0 if d is None else d))
     if not inside:
-        return masked
+        return [d for d, both in zip(masked, met, strict=True) if both]
     grads = torch.autograd.grad(pooled, inside, masked, retain_graph=True, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g for p, g in zip(inside, grads, strict=True)]
 
@@ -138,10 +142,10 @@ def _update_error(
                 rows = weights[:, k].repeat_interleave(len(d) // len(weights)).to(d)
                 total[m] += d * rows.view(-1, *[1] * (d.dim() - 1))
     params = harmonizer.parameters()
-    worst = 0.0
+    errors, sizes = [0.0], [torch.finfo(total[0].dtype).tiny]
     for p, want in zip(params, torch.autograd.grad(pooled, params, total, allow_unused=True), strict=True):
         if want is not None:
             got = torch.zeros_like(want) if p.grad is None else p.grad
-            largest = want.abs().max().clamp_min(torch.finfo(want.dtype).tiny)
-            worst = max(worst, ((got - want).abs().max() / largest).item())
-    return worst
+            errors.append((got - want).abs().max().item())
+            sizes.append(want.abs().max().item())
+    return max(errors) / max(sizes)

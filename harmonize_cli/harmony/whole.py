@@ -87,7 +87,7 @@ def _inside(cut: Cut, scope: Scope, named: Mapping[str, nn.Parameter]) -> list[i
     if scope.patterns:
         chosen = [i for i, name in enumerate(named) if scope.covers(name)]
     else:
-        shared = set.intersection(*(part.leaves for part in cut.parts))
+        shared = set.intersection(*cut.leaves)
         chosen = [i for i, p in enumerate(named.values()) if id(p) in shared]
     if not chosen:
         raise BadInput(

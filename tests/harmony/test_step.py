@@ -156,9 +156,9 @@ def test_mixed_precision_stays_near_float32(model: TriModal, dtype: torch.dtype,
     scaler.unscale_(optimizer)
     assert report.gram.dtype == torch.float32
     torch.testing.assert_close(report.gram, want.gram, rtol=0.05, atol=0.02 * want.gram.abs().max().item())
-    assert (report.cosine - want.cosine).abs().max() < 0.03
+    assert (report.cosine - want.cosine).abs().max() < 0.06
     error = (grads(model) - full).norm() / full.norm()
-    assert error < 0.05
+    assert error < 0.08  # bfloat16 keeps 8 bits
 
 
 def test_an_overflow_in_float16_reaches_the_scaler(model: TriModal) -> None:
@@ -185,6 +185,7 @@ def test_clipping_acts_on_the_harmonized_gradient(model: TriModal) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_backbone_gives_the_same_step(model: TriModal) -> None:
     want = step(model, make_inputs())
     full = grads(model)
