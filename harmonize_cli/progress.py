@@ -18,7 +18,7 @@ def progress(
     initial: int = 0,
 ) -> "tqdm[T]":
     """A tqdm bar on stderr, off when stderr is no terminal."""
-    return tqdm(
+    return tqdm(  # type: ignore[return-value]  # the stubs ask for an overload per None
         items,
         desc=desc,
         total=total,

@@ -15,7 +15,10 @@ from pathlib import Path
 
 def main(grid: Path, manifest: Path) -> None:
     """Write one line per clip; the digit is the label, the test part is the table's own."""
-    with (grid / "clips.csv").open(newline="", encoding="utf-8") as table, manifest.open("w", encoding="utf-8") as out:
+    with (
+        (grid / "clips.csv").open(newline="", encoding="utf-8") as table,
+        manifest.open("w", encoding="utf-8") as out,
+    ):
         for row in csv.DictReader(table):
             clip = {
                 "id": row["clip"],

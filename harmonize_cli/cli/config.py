@@ -1,7 +1,7 @@
 """`harmonize config ...`: look at a stage's settings before a run."""
 
 import importlib
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Show, check and explain the settings of a stage.", no_args_is_help=True)
 
 
-class Stage(str, Enum):
+class Stage(StrEnum):
     """Stages that take a config file."""
 
     extract = "extract"

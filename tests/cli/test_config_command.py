@@ -7,7 +7,7 @@ import yaml
 
 
 @pytest.mark.parametrize("stage", ["extract", "pretrain"])
-def test_shown_config_is_valid_input_and_every_key_is_explained(harmonize, tmp_path: Path, stage: str) -> None:
+def test_shown_config_is_valid_and_every_key_explained(harmonize, tmp_path: Path, stage: str) -> None:
     shown = harmonize("config", "show", stage).stdout
     file = tmp_path / "c.yaml"
     file.write_text(shown)
