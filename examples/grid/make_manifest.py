@@ -2,9 +2,9 @@
 
     python examples/grid/make_manifest.py GRID_FOLDER manifest.jsonl
 
-GRID_FOLDER holds clips.csv (columns clip, sentence, colour, digit, ..., split) and clips/NAME.mp4. This is all that
-your own data needs, too: one JSON object a clip, with its id, video, text, label and split. Paths are relative to
-the folder that `harmonize extract --root` names.
+GRID_FOLDER holds clips.csv (columns clip, sentence, color, digit, ..., split) and clips/NAME.mp4. This is all
+that your own data needs, too: one JSON object a clip, with its id, video, text, label and split. Paths are
+relative to the folder that `harmonize extract --root` names.
 """
 
 import csv
