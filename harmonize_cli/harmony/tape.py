@@ -1,7 +1,7 @@
 """What a forward pass leaves behind: the inputs and the output edges of every layer with parameters."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,19 +75,25 @@ class Tape:
     def record(self) -> Iterator[None]:
         """Record the forward passes made inside; what an earlier pass left is dropped."""
         self.calls = []
+        # hooks can't look into a compiled graph: run compiled modules as they were written
+        eager = torch.compiler.set_stance("force_eager") if self._compiled() else nullcontext()
         handles = [module.register_forward_hook(self._hook, with_kwargs=True) for module in self.owners()]
         try:
-            yield
+            with eager:
+                yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _compiled(self) -> bool:
+        compiled = (type(m).__name__ == "OptimizedModule" or m._compiled_call_impl for m in self.names)
+        return any(compiled)
 
     def take(self) -> list[Call]:
         """The calls of the last pass, in order; the tape is empty afterwards."""
         calls, self.calls = self.calls, []
         return calls
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         outputs = [y for y in _tensors(output) if y.requires_grad and y.grad_fn is not None]
         if not (torch.is_grad_enabled() and outputs):

@@ -184,15 +184,31 @@ def test_clipping_acts_on_the_harmonized_gradient(model: TriModal) -> None:
     torch.testing.assert_close(grads(model), want * (0.01 / want.norm()), rtol=1e-3, atol=1e-9)
 
 
-@pytest.mark.long
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_compiled_backbone_gives_the_same_step(model: TriModal) -> None:
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_compiled_backbone_gives_the_same_step(model: TriModal, whole: bool) -> None:
     want = step(model, make_inputs())
     full = grads(model)
     model.zero_grad()
-    for block in model.blocks:
-        block.compile()
+    if whole:
+        model.blocks = nn.ModuleList(torch.compile(block) for block in model.blocks)
+    else:
+        for block in model.blocks:
+            block.compile()
     report = step(model, make_inputs())
+    torch.testing.assert_close(report.gram, want.gram, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(grads(model), full, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+def test_scope_representation_runs_compiled(model: TriModal) -> None:
+    want = step(model, make_inputs(), scope="representation")
+    full = grads(model)
+    model.zero_grad()
+    for block in model.blocks:
+        block.compile(backend="aot_eager")
+    report = step(model, make_inputs(), scope="representation")
     torch.testing.assert_close(report.gram, want.gram, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(grads(model), full, rtol=1e-3, atol=1e-6)
 
