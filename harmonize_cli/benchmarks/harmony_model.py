@@ -20,7 +20,7 @@ class Size:
 
 
 PRESETS = {
-    "tiny": Size(32, 2, 2, 64, (10, 6, 4), 4),
+    "tiny": Size(32, 2, 2, 64, (10, 6, 4), 8),
     "default": Size(256, 4, 4, 1024, (98, 64, 16), 32),
     # VATT's sizes (arXiv 2104.11178, table 7) with DropToken 0.5: 784 and 600 tokens, 16 words
     "base": Size(768, 12, 12, 3072, (785, 601, 17), 32),
