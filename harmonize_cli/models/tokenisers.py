@@ -3,6 +3,7 @@ a token depends on its own patch alone, so leaving it out early is DropToken at 
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +12,19 @@ from harmonize_cli.models.positions import pick
 from harmonize_cli.models.standardise import Standardise
 
 
-class Tokeniser(nn.Module):
+class Tokeniser(nn.Module, ABC):
     """Base: `grid(x)` is the token grid of an input, its product the number of tokens."""
 
     drops = True
     """Whether DropToken applies (video and audio, never text)."""
 
+    @abstractmethod
     def grid(self, x: Tensor) -> tuple[int, ...]:
         """Tokens along each axis for this input."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, x: Tensor, keep: Tensor | None) -> Tensor:
         """Tokens [N, n, D] at `keep`."""
-        raise NotImplementedError
 
 
 class PatchTokens(Tokeniser):
@@ -34,9 +35,9 @@ class PatchTokens(Tokeniser):
         self.standardise = Standardise(features) if standardise else None
         self.proj = nn.Linear(features, width)
 
+    @abstractmethod
     def patches(self, x: Tensor, keep: Tensor | None) -> Tensor:
         """[N, n, features] of the kept patches, as floats."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, keep: Tensor | None) -> Tensor:
         """See `Tokeniser`."""
