@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.harmony.cut import Cut, make_cut, upstream_cut
+from harmonize_cli.harmony.cut import Cut, upstream_cut
 from harmonize_cli.harmony.decide import Decision
 from harmonize_cli.harmony.distributed import reduce_gradients
 from harmonize_cli.harmony.granularity import any_in_unit, spread
@@ -32,7 +32,7 @@ from harmonize_cli.harmony.measure import (
 )
 from harmonize_cli.harmony.report import HarmonyReport
 from harmonize_cli.harmony.representation import representation_gram
-from harmonize_cli.harmony.sums import Buffers, GramSum
+from harmonize_cli.harmony.sums import GramSum
 
 ChunkT = TypeVar("ChunkT")
 
@@ -77,27 +77,16 @@ class CachedStep(Generic[ChunkT]):
         del parts
         with engine.record():
             losses = losses_of(pooled)
-        cut = make_cut(losses, list(pooled.values()), engine.tape.take(), read_heads=engine.reads_heads)
-        engine.refuse_strangers(cut)
+        cut = engine.cut(losses, list(pooled.values()))
         units = engine.granularity.units(cut.samples)
         defined = any_in_unit(defined_samples(valid, cut), units)
         replay = _Replay(engine, self.encode, chunks, states, sizes, cut, defined, step)
-        gram, decision = replay.run(_head_gram(engine, cut, units))
+        gram, weights, decision = replay.run(_head_gram(engine, cut, units))
         cut.add_plain()
-        if engine.reads_heads:
-            self._heads(cut, units, decision)
+        engine.update_heads(cut, weights)
         if reduce:
             reduce_gradients(engine.parameters())
         return engine.report(cut, gram, decision, began)
-
-    def _heads(self, cut: Cut, units: int, decision: Decision) -> None:
-        if self.harmonizer.scope.name != "all":
-            self.harmonizer.update_heads(cut, units, decision)
-            return
-        layers, _ = read_layers(heads_by_module(cut), units, set())
-        buffers = Buffers()
-        for layer in layers:
-            layer.update(decision.weights.to(cut.pooled[0].device), buffers)
 
 
 @dataclass(slots=True)
@@ -113,16 +102,29 @@ class _Replay(Generic[ChunkT]):
     defined: Tensor
     step: int
 
-    def run(self, heads: Tensor | None) -> tuple[Tensor, Decision]:
-        """Measure, decide, update. Decisions that look at the whole batch need another replay in between."""
+    def run(self, heads: Tensor | None) -> tuple[Tensor, Tensor, Decision]:
+        """Measure, decide, update; returns Gram and weights of the units, and the decision.
+
+        Decisions that look at the whole batch need another replay in between.
+        """
         engine, cut = self.engine, self.cut
-        if not engine.needs_layers:
+        at_once = engine.needs_layers and engine.policy.one_by_one
+        gram = self._measured(heads, at_once) if engine.needs_layers else None
+        if gram is None:
             gram = representation_gram(cut, len(self.defined))
-            decision = engine.decide(gram, self.defined, self.step, cut.losses)
-            self._ordinary(decision.weights.to(gram))
-            return gram, decision
-        one_by_one = engine.policy.one_by_one
-        grams, decisions = [], []
+        decision = engine.decide(gram, self.defined, self.step, cut.losses)
+        weights = decision.weights.to(gram)
+        if decision.rejecting and cut.behind is not None:
+            weights = engine.close(cut, decision).to(gram)
+        if not at_once:
+            for own, _, encoded in self._encoded(record=False):
+                encoded.backward(spread(weights, cut.samples)[own])
+        return gram, weights, decision
+
+    def _measured(self, heads: Tensor | None, update_at_once: bool) -> Tensor:
+        """[U, K, K], chunk by chunk; where asked to, with each chunk's update."""
+        engine = self.engine
+        grams = []
         for own, units, encoded in self._encoded(record=True):
             found = measure(
                 encoded, units.stop - units.start, engine.scope, engine.tape.names.values(), engine.sketch
@@ -130,23 +132,13 @@ class _Replay(Generic[ChunkT]):
             if heads is not None:
                 found.gram += heads[units]
             grams.append(found.gram)
-            if one_by_one:
+            if update_at_once:
                 decision = engine.policy.decide(
-                    found.gram.cpu(), self.defined[units].cpu(), self.step, cut.losses
+                    found.gram.cpu(), self.defined[units].cpu(), self.step, self.cut.losses
                 )
                 weights = decision.weights.to(found.gram)
                 update(found, encoded, weights, spread(weights, own.stop - own.start))
-                decisions.append(decision)
-        gram = torch.cat(grams)
-        decision = engine.decide(gram, self.defined, self.step, cut.losses)
-        if not one_by_one:
-            self._ordinary(decision.weights.to(gram))
-        return gram, decision
-
-    def _ordinary(self, weights: Tensor) -> None:
-        """One ordinary backward pass per chunk, with weighted cotangents; weights [U, K]."""
-        for own, _, encoded in self._encoded(record=False):
-            encoded.backward(spread(weights, self.cut.samples)[own])
+        return torch.cat(grams)
 
     def _encoded(self, *, record: bool) -> Iterator[tuple[slice, slice, Cut]]:
         """Per chunk: its samples, its units, and its part of the cut with a fresh graph."""

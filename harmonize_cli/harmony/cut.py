@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony.downstream import Downstream, Plain, Pulled, downstream
 from harmonize_cli.harmony.graph import leaves, reached
 from harmonize_cli.harmony.layers import Cotangents, add_grad
 from harmonize_cli.harmony.tape import Call
@@ -25,8 +25,8 @@ class Part:
 class Cut:
     """delta[k][m]: gradient of loss k at pooled[m], None where it doesn't reach it.
 
-    parts: the graph upstream. head_calls: recorded calls downstream, with their cotangents per loss.
-    plain: gradients per loss of downstream parameters that no recorded call owns.
+    parts: the graph upstream. head_calls, plain: see `Pulled`. behind: the graph downstream, while a gate may
+    still take losses away there; None where it has no doors.
     upstream: parameters of the upstream graph. passed and leaves, per pooled vector: names of the layers and
     ids of the leaves that it was made with.
     """
@@ -40,7 +40,8 @@ class Cut:
     passed: list[set[str]]
     leaves: list[set[int]]
     head_calls: list[tuple[Call, Cotangents]] = field(default_factory=list)
-    plain: list[tuple[nn.Parameter, list[Tensor | None]]] = field(default_factory=list)
+    plain: Plain = field(default_factory=list)
+    behind: Downstream | None = None
 
     def reaching(self, part: Part) -> list[int]:
         """The losses with a cotangent at any pooled vector of `part`."""
@@ -65,6 +66,16 @@ class Cut:
         pairs = [(z, d) for z, d in zip(self.pooled, self.weighted(weights), strict=True) if d is not None]
         torch.autograd.backward([z for z, _ in pairs], [d for _, d in pairs])
 
+    def take(self, pulled: Pulled) -> None:
+        """Set what comes from downstream."""
+        self.delta, self.head_calls, self.plain = pulled.delta, pulled.head_calls, pulled.plain
+
+    def close(self, taking_part: Tensor) -> None:
+        """Take losses away from samples, at the doors; `taking_part`: [B, K]. Frees the graph downstream."""
+        assert self.behind is not None
+        self.take(self.behind.pull_without(taking_part))
+        self.behind = None
+
     def add_plain(self) -> None:
         """Add the gradients of parameters downstream that the weights don't touch."""
         for p, grads in self.plain:
@@ -74,9 +85,14 @@ class Cut:
 
 
 def make_cut(
-    losses: Mapping[str, Tensor], pooled: Sequence[Tensor], calls: Sequence[Call], *, read_heads: bool
+    losses: Mapping[str, Tensor],
+    pooled: Sequence[Tensor],
+    calls: Sequence[Call],
+    *,
+    read_heads: bool,
+    doors: Sequence[Tensor] = (),
 ) -> Cut:
-    """Differentiate the losses down to `pooled`; frees the graph downstream.
+    """Differentiate the losses down to `pooled`; frees the graph downstream unless there are `doors` in it.
 
     read_heads: treat recorded calls downstream layer by layer (`head_calls`) instead of plainly.
 
@@ -85,23 +101,17 @@ def make_cut(
     """
     rooted = [z for z in pooled if z.requires_grad]
     samples = _samples(pooled, rooted)
-    stops = frozenset(z.grad_fn for z in rooted if z.grad_fn is not None)
-    below = reached([loss.grad_fn for loss in losses.values()], stops)
     cut = upstream_cut(list(losses), rooted, samples, calls)
-    rooted_ids = {id(z) for z in rooted}
-    downstream = {i: leaf for i, leaf in leaves(below).items() if i not in rooted_ids}
-    if any(id(p) in downstream for p in cut.upstream):
+    behind = downstream(losses, rooted, samples, calls if read_heads else (), doors)
+    trained = {id(p) for p in behind.leaves} | {id(p) for p, _ in behind.beyond}
+    trained |= {id(p) for call in behind.heads for p in call.module.parameters()}
+    if any(id(p) in trained for p in cut.upstream):
         raise BadInput(
             "a parameter is used both before and after the pooled vectors (tied weights); "
             "give pooled vectors that lie behind both uses"
         )
-    heads = [call for call in calls if read_heads and _on(call, below) and call.rows % samples == 0]
-    heads = [call for call in heads if not _couples(call.module)]
-    owned = {id(p) for call in heads for p in call.module.parameters()}
-    plain = [leaf for i, leaf in downstream.items() if i not in owned]
-    cut.delta, cotangents, grads = _differentiate(losses, rooted, heads, plain)
-    cut.head_calls = [(call, [of[n] for of in cotangents]) for n, call in enumerate(heads)]
-    cut.plain = [(p, [of[n] for of in grads]) for n, p in enumerate(plain) if isinstance(p, nn.Parameter)]
+    cut.take(behind.pull(keep_graph=bool(doors)))
+    cut.behind = behind if doors else None
     return cut
 
 
@@ -147,28 +157,5 @@ def _samples(pooled: Sequence[Tensor], rooted: Sequence[Tensor]) -> int:
     return samples
 
 
-def _differentiate(
-    losses: Mapping[str, Tensor], pooled: list[Tensor], heads: list[Call], plain: list[Tensor]
-) -> tuple[list[list[Tensor | None]], list[list[list[Tensor | None]]], list[list[Tensor | None]]]:
-    """Per loss: at the pooled vectors, at the outputs of each head call, at the plain parameters."""
-    delta, cotangents, grads = [], [], []
-    edges = [edge for call in heads for edge in call.edges]
-    inputs = [*map(get_gradient_edge, pooled), *edges, *map(get_gradient_edge, plain)]
-    last = len(losses) - 1
-    for k, loss in enumerate(losses.values()):
-        found: list[Tensor | None] = [None] * len(inputs)
-        if loss.grad_fn is not None:
-            found = list(torch.autograd.grad(loss, inputs, retain_graph=k < last, allow_unused=True))
-        delta.append(found[: len(pooled)])
-        rest = iter(found[len(pooled) :])
-        cotangents.append([[next(rest) for _ in call.edges] for call in heads])
-        grads.append(list(rest))
-    return delta, cotangents, grads
-
-
 def _on(call: Call, nodes: set[torch.autograd.graph.Node]) -> bool:
     return any(edge.node in nodes for edge in call.edges)
-
-
-def _couples(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._BatchNorm)

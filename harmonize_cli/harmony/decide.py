@@ -19,7 +19,8 @@ CONTROLS = ("random", "shuffled", "norm")
 class Decision:
     """Per unit: weights [U, K], kept [U], cosine [U] as measured (NaN where undefined).
 
-    taking_part: [U, K], 0 where the gate took the loss away, 1 elsewhere. everywhere: cosines of all ranks.
+    taking_part: [U, K], 0 where the gate took the loss away, 1 elsewhere. rejecting: it did so for a unit of
+    any rank. everywhere: cosines of all ranks.
     """
 
     weights: Tensor
@@ -28,6 +29,11 @@ class Decision:
     cosine: Tensor
     everywhere: Tensor
     threshold: float | None
+    rejecting: bool
+
+    def open_weights(self) -> Tensor:
+        """Weights [U, K] where the losses taken away are gone from the cotangents already."""
+        return torch.where(self.taking_part == 0, 1.0, self.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +60,8 @@ class Policy:
 
     @property
     def one_by_one(self) -> bool:
-        """Whether a unit's weights depend on nothing but its own Gram matrix."""
-        gate = self.gate
-        alone = gate is None or (gate.schedule != "quantile" and gate.min_share == 0)
-        return alone and self.control in (None, "norm")
+        """Whether a unit's share of the update depends on nothing but its own Gram matrix."""
+        return self.gate is None and self.control in (None, "norm")
 
     def decide(self, gram: Tensor, defined: Tensor, step: int, losses: Sequence[str]) -> Decision:
         """gram [U, K, K] and defined [U] of the units of all ranks; `defined` is False for one-loss units."""
@@ -79,7 +83,8 @@ class Policy:
             taking_part = torch.where(kept[:, None], 1.0, left)
         if self.control == "norm":
             weights = _length_only(weights, gram)
-        return Decision(weights, taking_part, kept, measured, measured, threshold)
+        rejecting = bool((taking_part == 0).any())
+        return Decision(weights, taking_part, kept, measured, measured, threshold, rejecting)
 
 
 def _shuffled(gram: Tensor, cosine: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:

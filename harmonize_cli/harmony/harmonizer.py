@@ -13,6 +13,7 @@ from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony.cut import Cut, make_cut
 from harmonize_cli.harmony.decide import Control, Decision, Policy
 from harmonize_cli.harmony.distributed import gather_rows, own_rows, reduce_gradients
+from harmonize_cli.harmony.downstream import ADVICE
 from harmonize_cli.harmony.gate import Gate
 from harmonize_cli.harmony.granularity import Granularity, any_in_unit, spread
 from harmonize_cli.harmony.measure import heads_by_module, measure, read_layers, update
@@ -67,6 +68,7 @@ class Harmonizer:
         self.policy = Policy(make_rule(rule) if isinstance(rule, str) else rule, gate, control, seed)
         self.sketch = parse_gram(gram, seed)
         self.tape = Tape(self.modules)
+        self.doors: list[Tensor] = []
         self.in_scope: list[str] = []
         """Names of the layers compared in the last step, where the Gram is taken layer by layer."""
         if self.granularity.whole and gate is not None:
@@ -79,17 +81,29 @@ class Harmonizer:
 
     @property
     def reads_heads(self) -> bool:
-        """Whether heads are updated layer by layer."""
-        return self.policy.gate is not None or (self.needs_layers and self.scope.name == "all")
+        """Whether heads are compared and updated layer by layer."""
+        return self.needs_layers and self.scope.name == "all"
 
     @contextmanager
     def record(self) -> Iterator[None]:
-        """Record the forward pass made inside: encoder, and heads too where a gate or scope `all` is used."""
-        if self.needs_layers or self.policy.gate is not None:
+        """Record the forward pass made inside: encoder, and heads too for scope `all`."""
+        if self.needs_layers:
             with self.tape.record():
                 yield
         else:
             yield
+
+    def through_gate(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The heads' outputs as the losses must see them: a gate takes losses away from a sample here.
+
+        embeddings: [B, ...] (or a multiple of B rows) each. Without a gate they come back as they are.
+        """
+        if self.policy.gate is None:
+            return dict(embeddings)
+        # aliases: what flows through another embedding does not pass them
+        doors = {name: e.view_as(e) for name, e in embeddings.items()}
+        self.doors = [door for door in doors.values() if door.requires_grad]
+        return doors
 
     def parameters(self) -> list[nn.Parameter]:
         """Trainable parameters of the modules."""
@@ -123,8 +137,7 @@ class Harmonizer:
         if scaler is not None and scaler.is_enabled():
             losses = {name: scaler.scale(loss) for name, loss in losses.items()}
             scale = scaler.get_scale()
-        cut = make_cut(losses, listed(pooled), self.tape.take(), read_heads=self.reads_heads)
-        self.refuse_strangers(cut)
+        cut = self.cut(losses, listed(pooled))
         units = self.granularity.units(cut.samples)
         defined = any_in_unit(defined_samples(valid, cut), units)
         if self.granularity.whole:
@@ -137,6 +150,25 @@ class Harmonizer:
             if reduce:
                 reduce_gradients(self.parameters())
         return self.report(cut, gram, decision, began)
+
+    def cut(self, losses: Mapping[str, Tensor], pooled: list[Tensor]) -> Cut:
+        """The graph of the last forward pass, cut at `pooled`.
+
+        Raises:
+            BadInput: see `make_cut`; or the losses train what this harmonizer does not know, or a gate does
+                not know the heads.
+        """
+        doors, self.doors = self.doors, []
+        cut = make_cut(losses, pooled, self.tape.take(), read_heads=self.reads_heads, doors=doors)
+        known = {id(p) for p in self.parameters()}
+        if any(id(p) not in known for p in [*cut.upstream, *(p for p, _ in cut.plain)]):
+            raise BadInput(
+                "the losses train parameters outside the given modules; pass all of them, "
+                'such as Harmonizer({"": model, "loss": loss})'
+            )
+        if self.policy.gate is not None and not doors and any(p.dim() > 0 for p, _ in cut.plain):
+            raise BadInput("a gate has to know the heads' outputs: " + ADVICE)
+        return cut
 
     def report(self, cut: Cut, gram: Tensor, decision: Decision, began: float) -> HarmonyReport:
         """End of a step: let a rule with a state see it, and say what happened."""
@@ -160,6 +192,7 @@ class Harmonizer:
         """
         if self.granularity.whole:
             raise BadInput("granularity: batch is measured by `backward` alone")
+        self.doors = []
         cut = make_cut(losses, listed(pooled), self.tape.take(), read_heads=self.scope.name == "all")
         units = self.granularity.units(cut.samples)
         if self.scope.name == "representation":
@@ -174,19 +207,27 @@ class Harmonizer:
         if self.scope.name == "representation":
             gram = representation_gram(cut, units) / scale**2
         else:
-            found = measure(cut, units, self.scope, self.tape.names.values(), self.sketch)
+            names, keep = self.tape.names.values(), cut.behind is not None
+            found = measure(cut, units, self.scope, names, self.sketch, keep_graph=keep)
             gram = found.gram / scale**2
             self.in_scope = found.names
         decision = self.decide(gram, defined, step, cut.losses)
         weights = decision.weights.to(gram)
+        if decision.rejecting and cut.behind is not None:
+            found = None  # it was read from cotangents that are replaced now
+            weights = self.close(cut, decision).to(gram)
         if found is None:
             cut.backward(spread(weights, cut.samples))
+            self.update_heads(cut, weights)
         else:
             update(found, cut, weights, spread(weights, cut.samples))
         cut.add_plain()
-        if self.scope.name != "all":
-            self.update_heads(cut, units, decision)
         return gram, decision
+
+    def close(self, cut: Cut, decision: Decision) -> Tensor:
+        """Take away what the gate rejected; returns the weights [U, K] of what is left."""
+        cut.close(spread(decision.taking_part, cut.samples).to(cut.pooled[0].device))
+        return decision.open_weights()
 
     def decide(self, gram: Tensor, defined: Tensor, step: int, losses: list[str]) -> Decision:
         """Decide on the units of all ranks (a few numbers each, on the CPU), return this rank's."""
@@ -201,27 +242,15 @@ class Harmonizer:
             cosine=own_rows(decision.cosine),
             everywhere=decision.cosine,
             threshold=decision.threshold,
+            rejecting=decision.rejecting,
         )
 
-    def update_heads(self, cut: Cut, units: int, decision: Decision) -> None:
-        """The heads' plain gradient without the rows that the gate took out of a loss."""
-        if not cut.head_calls and not decision.kept.all() and any(p.dim() > 1 for p, _ in cut.plain):
-            raise BadInput(
-                "a gate needs to see the heads: run them inside `with harmonizer.record():` as well"
-            )
-        layers, _ = read_layers(heads_by_module(cut), units, set())
+    def update_heads(self, cut: Cut, weights: Tensor) -> None:
+        """In scope `all` the heads' layers get the rule's weights [U, K] as well."""
+        layers, _ = read_layers(heads_by_module(cut), len(weights), set())
         buffers = Buffers()
         for layer in layers:
-            layer.update(decision.taking_part.to(cut.pooled[0].device), buffers)
-
-    def refuse_strangers(self, cut: Cut) -> None:
-        """Raise where the losses train what this harmonizer does not know."""
-        known = {id(p) for p in self.parameters()}
-        if any(id(p) not in known for p in [*cut.upstream, *(p for p, _ in cut.plain)]):
-            raise BadInput(
-                "the losses train parameters outside the given modules; pass all of them, "
-                'such as Harmonizer({"": model, "loss": loss})'
-            )
+            layer.update(weights, buffers)
 
     def _named(self) -> dict[str, nn.Parameter]:
         found: dict[int, tuple[str, nn.Parameter]] = {}

@@ -41,8 +41,16 @@ class Measurement:
     loose: list[nn.Parameter] = field(default_factory=list)
 
 
-def measure(cut: Cut, units: int, scope: Scope, names: Iterable[str], sketch: Sketch | None) -> Measurement:
-    """The cotangent passes and the Gram; frees the graph unless parameters are loose.
+def measure(
+    cut: Cut,
+    units: int,
+    scope: Scope,
+    names: Iterable[str],
+    sketch: Sketch | None,
+    *,
+    keep_graph: bool = False,
+) -> Measurement:
+    """The cotangent passes and the Gram; frees the graph unless told to keep it, or parameters are loose.
 
     Raises:
         BadInput: a layer in scope has no gradient per sample.
@@ -55,7 +63,7 @@ def measure(cut: Cut, units: int, scope: Scope, names: Iterable[str], sketch: Sk
     by_module: dict[nn.Module, list[tuple[Call, Cotangents]]] = defaultdict(list)
     for part in cut.parts:
         calls = [call for call in part.calls if call in per_sample]
-        for call, cotangents in _cotangents(cut, part, calls, keep_graph=bool(loose)):
+        for call, cotangents in _cotangents(cut, part, calls, keep_graph=keep_graph or bool(loose)):
             if any(d is not None for of in cotangents for d in of):
                 by_module[call.module].append((call, cotangents))
     if scope.name == "all":

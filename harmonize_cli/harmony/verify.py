@@ -1,7 +1,7 @@
 """The slow check on a user's own model and batch: a loop of single-sample backward passes."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ def worst_error(harmonizer: Harmonizer, forward: Forward, *, units: int | None =
     forward: runs encoder and heads on one batch and returns (losses, pooled), as given to `backward`. It is
     run twice with the same random numbers. units: loop over the first so many only. Gradients and buffers
     are left as they were. Heads are left out of scope `all` here: single-sample passes start at the pooled
-    vectors.
+    vectors. So is a gate, which takes losses away behind them.
 
     Raises:
         BadInput: granularity `batch`, which uses ordinary backward passes, so there is nothing to check.
@@ -53,7 +53,8 @@ def worst_error(harmonizer: Harmonizer, forward: Forward, *, units: int | None =
         raise BadInput("verify: granularity batch uses ordinary backward passes; nothing to compare")
     saved = [(p, p.grad) for p in harmonizer.parameters()]
     buffers = {b: b.clone() for module in harmonizer.modules.values() for b in module.buffers()}
-    state = RandomState.now()
+    state, policy = RandomState.now(), harmonizer.policy
+    harmonizer.policy = replace(policy, gate=None, control=None)
     try:
         for p, _ in saved:
             p.grad = None
@@ -65,6 +66,7 @@ def worst_error(harmonizer: Harmonizer, forward: Forward, *, units: int | None =
         report = harmonizer.backward(again, pooled_again, reduce=False)
         return _compare(harmonizer, dict(losses), listed(pooled), report, units)
     finally:
+        harmonizer.policy = policy
         for p, grad in saved:
             p.grad = grad
         with torch.no_grad():

@@ -24,19 +24,19 @@ class BatchNorm(nn.BatchNorm1d):
             )
         if not (self.sync and _ranks() > 1):
             return super().forward(x)
-        x32 = x.float()
-        count = torch.tensor([float(len(x))], device=x.device)
-        totals = _sum_over_ranks(torch.cat([x32.sum(0), count]))
+        wide = x if x.dtype == torch.float64 else x.float()
+        count = wide.new_tensor([float(len(x))])
+        totals = _sum_over_ranks(torch.cat([wide.sum(0), count]))
         n = totals[-1].detach()
         mean = totals[:-1] / n
         # a second sum instead of E[x^2] - mean^2, which cancels in float32
-        var = _sum_over_ranks((x32 - mean).square().sum(0)) / n
+        var = _sum_over_ranks((wide - mean).square().sum(0)) / n
         with torch.no_grad():
             self.running_mean.lerp_(mean, 0.1)
             self.running_var.lerp_(var * n / (n - 1).clamp(min=1), 0.1)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
-        out: Tensor = (x32 - mean) * (var + self.eps).rsqrt() * self.weight + self.bias
+        out: Tensor = (wide - mean) * (var + self.eps).rsqrt() * self.weight + self.bias
         return out.to(x.dtype)
 
 

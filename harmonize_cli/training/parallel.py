@@ -54,7 +54,20 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        leave_process_group()
+
+
+_left: list[dist.ProcessGroup | None] = []
+
+
+def leave_process_group() -> None:
+    """`dist.destroy_process_group`, without gloo's abort now and then.
+
+    Where one of the group's own threads, done with the last collective, is the last to hold the group, it
+    would have to join itself. So the group is kept, for the main thread to free at exit.
+    """
+    _left.append(dist.group.WORLD)
+    dist.destroy_process_group()
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:

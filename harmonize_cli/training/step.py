@@ -129,6 +129,8 @@ class Gradients:
     def _losses(self, pooled: Mapping[str, Tensor], batch: Batch, step: int) -> dict[str, Term]:
         with self._mixed(batch):
             embeddings = self.model.heads(pooled)
+        if self.harmonizer is not None:
+            embeddings = self.harmonizer.through_gate(embeddings)
         terms = self._terms(embeddings, batch)
         if self.guide is not None and (kept := self.guide.after(batch, terms, step)) is not None:
             terms = self._terms(embeddings, kept)

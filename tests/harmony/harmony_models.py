@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, normalize, scaled_dot_product_attention
 
+from harmonize_cli.models.norm import BatchNorm
+
 
 class Block(nn.Module):
     def __init__(self, width: int, heads: int = 2) -> None:
@@ -48,7 +50,9 @@ class Table(nn.Module):
 class TriModal(nn.Module):
     """Video by Conv3d patches, audio by Conv1d patches, words by an embedding; one shared stack."""
 
-    def __init__(self, width: int = 16, layers: int = 2, pool: str = "agg") -> None:
+    def __init__(
+        self, width: int = 16, layers: int = 2, pool: str = "agg", *, batch_norm: bool = False
+    ) -> None:
         super().__init__()
         self.pool = pool
         self.video = nn.Conv3d(3, width, (2, 4, 4), stride=(2, 4, 4))
@@ -64,6 +68,9 @@ class TriModal(nn.Module):
         self.heads = nn.ModuleDict(
             {n: nn.Linear(width, 8) for n in ("video_va", "audio_va", "video_vt", "text_vt")}
         )
+        if batch_norm:
+            for n in ("video_va", "video_vt"):
+                self.heads[n] = nn.Sequential(nn.Linear(width, 8, bias=False), BatchNorm(8))
 
     def stack(self, name: str, x: Tensor) -> Tensor:
         x = torch.cat([self.agg[name](len(x)), x + self.tables[name](len(x))], dim=1)

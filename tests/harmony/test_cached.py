@@ -17,6 +17,7 @@ OPTIONS = {
     "all": {"scope": "all"},
     "gate": {"gate": Gate(schedule="constant", end=0.0)},
     "quantile": {"gate": Gate(schedule="quantile", start=0.4, end=0.4)},
+    "quantile before BatchNorm": {"gate": Gate(schedule="quantile", start=0.4, end=0.4)},
     "quantile all": {"gate": Gate(schedule="quantile", start=0.4, end=0.4), "scope": "all"},
     "shuffled": {"control": "shuffled"},
     "norm": {"control": "norm"},
@@ -27,9 +28,9 @@ def chunks_of(inputs: Chunk, size: int) -> list[Chunk]:
     return [{m: x[i : i + size] for m, x in inputs.items()} for i in range(0, len(inputs["video"]), size)]
 
 
-def make_model(dropout: float) -> TriModal:
+def make_model(dropout: float, *, batch_norm: bool = False) -> TriModal:
     torch.manual_seed(2)
-    model = TriModal().double()
+    model = TriModal(batch_norm=batch_norm).double()
     for block in model.blocks:
         block.drop.p = dropout
     return model
@@ -37,17 +38,20 @@ def make_model(dropout: float) -> TriModal:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_cached_equals_direct(name: str) -> None:
-    model, inputs = make_model(0.0), make_inputs(B=8, dtype=torch.float64)
+    model = make_model(0.0, batch_norm="BatchNorm" in name)
+    inputs = make_inputs(B=8, dtype=torch.float64)
     valid = {"vt": torch.arange(8) != 3}
     direct = Harmonizer(model, **OPTIONS[name])
     with direct.record():
         pooled = model.encode(inputs)
-        losses = losses_of(model.embed(pooled))
+        losses = losses_of(direct.through_gate(model.embed(pooled)))
     want = direct.backward(losses, pooled, valid=valid)
     grads = [p.grad for p in model.parameters()]
     model.zero_grad()
-    cached = CachedStep(Harmonizer(model, **OPTIONS[name]), model.encode)
-    report = cached(chunks_of(inputs, 4), lambda z: losses_of(model.embed(z)), valid=valid)
+    engine = Harmonizer(model, **OPTIONS[name])
+    cached = CachedStep(engine, model.encode)
+    chunks = chunks_of(inputs, 4)
+    report = cached(chunks, lambda z: losses_of(engine.through_gate(model.embed(z))), valid=valid)
     torch.testing.assert_close(report.gram, want.gram)
     torch.testing.assert_close(report.weights, want.weights)
     torch.testing.assert_close(report.cosine, want.cosine, equal_nan=True)

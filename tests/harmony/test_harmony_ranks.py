@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from harmonize_cli.harmony import Gate, Harmonizer
 from harmonize_cli.harmony.distributed import reduce_gradients
+from harmonize_cli.training.parallel import leave_process_group
 
 CASES = {
     "sample": {},
@@ -25,6 +26,7 @@ CASES = {
     "shuffled": {"control": "shuffled"},
     "random": {"control": "random", "gate": Gate(schedule="quantile", start=0.5, end=0.5)},
     "gradvac": {"rule": "gradvac:ema:0.5"},
+    "gate before BatchNorm": {"gate": Gate(schedule="quantile", start=0.5, end=0.5)},
 }
 MASK = torch.tensor([True, True, False, True, True, True, False, True])
 
@@ -63,7 +65,8 @@ def shares(e: dict[str, Tensor], mask: Tensor, own: slice) -> dict[str, Tensor]:
 
 def train(case: str, rank: int, ranks: int) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    model, inputs = TriModal().double(), make_inputs(B=8, dtype=torch.float64)
+    model = TriModal(batch_norm="BatchNorm" in case).double()
+    inputs = make_inputs(B=8, dtype=torch.float64)
     own = slice(rank * 8 // ranks, (rank + 1) * 8 // ranks)
     harmonizer = Harmonizer(model, **CASES[case])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
@@ -71,7 +74,7 @@ def train(case: str, rank: int, ranks: int) -> dict[str, Tensor]:
         optimizer.zero_grad()
         with harmonizer.record():
             pooled = model.encode({m: x[own] for m, x in inputs.items()})
-            losses = shares(model.embed(pooled), MASK, own)
+            losses = shares(harmonizer.through_gate(model.embed(pooled)), MASK, own)
         harmonizer.backward(losses, pooled, step=step, valid={"vt": MASK[own]})
         optimizer.step()
     return model.state_dict()
@@ -91,7 +94,7 @@ def worker(rank: int, folder: str) -> None:
     assert p.grad is not None
     assert p.grad.tolist() == [1, 1, 1]
     assert q.grad is None
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 @pytest.fixture(scope="module")
