@@ -1,6 +1,7 @@
 """Processes of a run: started by torchrun, or one."""
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -54,20 +55,9 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        leave_process_group()
-
-
-_left: list[dist.ProcessGroup | None] = []
-
-
-def leave_process_group() -> None:
-    """`dist.destroy_process_group`, without gloo's abort now and then.
-
-    Where one of the group's own threads, done with the last collective, is the last to hold the group, it
-    would have to join itself. So the group is kept, for the main thread to free at exit.
-    """
-    _left.append(dist.group.WORLD)
-    dist.destroy_process_group()
+        # the group's threads may still be letting go of the last tensors; at the interpreter's end that aborts
+        time.sleep(0.1)
+        dist.destroy_process_group()
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
