@@ -55,7 +55,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        # the group's threads may still be letting go of the last tensors; at the interpreter's end that aborts
+        # its threads may still be letting go of the last tensors; at the interpreter's end that aborts
         time.sleep(0.1)
         dist.destroy_process_group()
 
