@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from harmonize_cli.config import dump_yaml, load_config
 from harmonize_cli.curriculum.audit import AuditSettings, audit
-from harmonize_cli.curriculum.methods import BASELINE, METHODS, TRUTH, plan_for
+from harmonize_cli.curriculum.methods import BASELINE, METHODS, TRUTH, Method, plan_for
 from harmonize_cli.curriculum.plan import write_plan
 from harmonize_cli.curriculum.score import score
 from harmonize_cli.curriculum.score_parts import ScoreSettings
@@ -192,7 +192,7 @@ def make(task: Task, name: str) -> None:
         pretrain(task.store, run, curriculum=plan_file)
     else:
         shutil.rmtree(run, ignore_errors=True)  # of an interrupted call
-        pretrain(task.store, run, _config(task, method.harmonize), curriculum=plan_file)
+        pretrain(task.store, run, _config(task, method), curriculum=plan_file)
     seconds = time.perf_counter() - began
     result, _ = evaluate_retrieval(
         RunSource(load_model(run)),
@@ -205,21 +205,23 @@ def make(task: Task, name: str) -> None:
     write_json(folder / "retrieval.json", {"metrics": metrics, "train_seconds": seconds})
 
 
-def _config(task: Task, mode: str) -> PretrainConfig:
+def _config(task: Task, method: Method) -> PretrainConfig:
     steps = task.config.steps or 1000
     warm = max(1, round(task.settings.warmup * steps))
     return task.config.model_copy(
         update={
             "seed": task.seed,
             "steps": steps,
-            "harmonize": task.config.harmonize.model_copy(update={"mode": mode}),
+            "harmonize": task.config.harmonize.model_copy(
+                update={"mode": method.harmonize, "control": method.control}
+            ),
             "checkpoint": task.config.checkpoint.model_copy(update={"every": warm, "keep": 1000}),
         }
     )
 
 
 def _warm(task: Task) -> str:
-    every = _config(task, "none").checkpoint.every
+    every = _config(task, METHODS[BASELINE]).checkpoint.every
     return f"step-{every:08d}"
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harmonize_cli.curriculum.plan import Plan
+from harmonize_cli.harmony.decide import Control
 
 ORACLE, BASELINE = "oracle", "baseline"
 TRUTH = "truth"
@@ -12,7 +13,8 @@ TRUTH = "truth"
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """harmonize: mode of the engine. plan: "", "gate", "cut:best", "cut:random" or "cut:truth".
+    """harmonize: mode of the engine, control: its control. plan: "", "gate", "cut:best", "cut:random" or
+    "cut:truth".
 
     A cut by best or random begins after the warm-up; until then the run is the baseline's, bit for bit.
     """
@@ -20,12 +22,16 @@ class Method:
     about: str
     harmonize: str = "none"
     plan: str = ""
+    control: Control | None = None
 
 
 METHODS: dict[str, Method] = {
     BASELINE: Method("plain training"),
     "realign": Method("per-sample gradient realignment", "realign"),
     "gate": Method("the paper's curriculum: samples in conflict are left out", "curriculum"),
+    "gate-random": Method(
+        "as many samples as the gate leaves out, at random", "curriculum", control="random"
+    ),
     "both": Method("the paper's curriculum and realignment", "both"),
     "loss-gate": Method("online gate: the captions with the highest loss of each batch", plan="gate"),
     "best-plan": Method("captions cut by the best indicator of the audit", plan="cut:best"),

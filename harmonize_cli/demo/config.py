@@ -43,7 +43,7 @@ class DemoConfig(StageConfig):
     runs: dict[str, dict[str, Any]] = Field(
         default={
             "baseline": {"harmonize": {"mode": "none", "log_every": 10}},
-            "harmonized": {"harmonize": {"mode": "realign"}},
+            "harmonized": {"harmonize": {"mode": "both"}},
         },
         min_length=2,
     )
