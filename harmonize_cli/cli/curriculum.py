@@ -138,7 +138,7 @@ def compare(
         list[str] | None,
         typer.Option(
             show_default="all",
-            help="baseline, realign, gate, gate-random, both, loss-gate, best-plan, random or oracle (repeatable).",
+            help="baseline, realign, gate, gate-random, both, loss-gate, best-plan, random, oracle.",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ...")] = 5,
