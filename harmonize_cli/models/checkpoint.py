@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from harmonize_cli.config import validate
-from harmonize_cli.errors import BadInput
+from harmonize_cli.errors import BadInput, list_faults
 from harmonize_cli.files import sha256_file, sync_file, sync_folder, write_json
 from harmonize_cli.models.config import ModelConfig
 from harmonize_cli.models.vatt import Vatt
@@ -49,7 +50,8 @@ def load_model(
     """The model of a run folder's checkpoint: `which` is last, best or a name such as step-00000100.
 
     Raises:
-        BadInput: no run folder, no checkpoint in it, a damaged one, or one of another version.
+        BadInput: no run folder, no checkpoint in it, a damaged one, one of another version, or weights that
+            do not fit its config.
     """
     folder = find_checkpoint(run, which)
     manifest = read_manifest(folder)
@@ -60,11 +62,31 @@ def load_model(
     # the start values are overwritten: a file of word vectors need not exist any more
     config = config.model_copy(update={"word_vectors": None})
     model = Vatt(config, specs)
-    model.load_state_dict(load_file(folder / WEIGHTS))
+    put_weights(model, _read_weights(folder / WEIGHTS), folder / WEIGHTS)
     model = model.to(device).eval()
     return LoadedModel(
         model, manifest["config"], specs, manifest["files"][WEIGHTS], run, manifest["step"], folder
     )
+
+
+def put_weights(model: Vatt, weights: Mapping[str, torch.Tensor], file: Path) -> None:
+    """Fill a model with weights that were read from `file`.
+
+    Raises:
+        BadInput: they are not those of this model; all tensors that differ are named.
+    """
+    own = model.state_dict()
+    faults = [f"{name}: missing in the file" for name in own if name not in weights]
+    faults += [f"{name}: unknown to the model" for name in weights if name not in own]
+    faults += [
+        f"{name}: {list(weights[name].shape)} in the file, {list(tensor.shape)} in the model"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if faults:
+        head = f"{file}: not the weights of the model that the run's config describes; was it edited?"
+        raise BadInput(list_faults(head, faults))
+    model.load_state_dict(weights)
 
 
 def find_checkpoint(run: Path, which: str = "last") -> Path:
@@ -78,8 +100,14 @@ def find_checkpoint(run: Path, which: str = "last") -> Path:
     folder = run / which if which in ("last", "best") else run / "checkpoints" / which
     if not (folder / MANIFEST).is_file():
         names = [path.name for path in list_checkpoints(run)]
-        hint = f"it has {', '.join(names)}" if names else "it has none: did the run start?"
-        raise BadInput(f"{run}: no checkpoint {which!r}; {hint}")
+        if not names:
+            resume = " --resume" if (run / "config.yaml").is_file() else ""
+            raise BadInput(
+                f"{run}: no checkpoint in it yet; `harmonize pretrain STORE -o {run}{resume}` writes one "
+                "every checkpoint.every steps and at the end"
+            )
+        hint = " (best is marked by validation: validation.split)" if which == "best" else ""
+        raise BadInput(f"{run}: no checkpoint {which!r}; it has {', '.join(names)}{hint}")
     return folder.resolve()
 
 
@@ -142,6 +170,13 @@ def write_checkpoint(
         raise
     point(run, "last", folder)
     return folder
+
+
+def _read_weights(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as e:
+        raise BadInput(f"{file}: can't be read ({e}); choose another with --checkpoint") from e
 
 
 def _write(path: Path, data: bytes | memoryview) -> None:

@@ -50,14 +50,14 @@ def index_shard(path: Path) -> ShardIndex:
         BadInput: no such file, no store, another schema version, damaged, or made to mislead.
     """
     with opened(path) as file, _named(path):
-        head = {name: _attribute(file, name) for name in ("format", "schema_version")}
-        if head["format"] != FORMAT:
+        if "format" not in file.attrs or _attribute(file, "format") != FORMAT:
             raise BadInput("is an HDF5 file, but no feature store; make one with `harmonize extract`")
-        if head["schema_version"] != SCHEMA_VERSION:
+        if (version := _attribute(file, "schema_version")) != SCHEMA_VERSION:
+            # what else another version calls for, or leaves out, is not known here
+            tool = f" ({_attribute(file, 'tool_version')!r})" if "tool_version" in file.attrs else ""
             raise BadInput(
-                f"has schema version {head['schema_version']!r}, this program reads {SCHEMA_VERSION}; "
-                "extract it again, or use the version of harmonize that made it "
-                f"({_attribute(file, 'tool_version')!r})"
+                f"has schema version {version!r}, this program reads {SCHEMA_VERSION}; "
+                f"extract it again, or use the version of harmonize that made it{tool}"
             )
         samples = _attribute(file, "n_samples")
         if not isinstance(samples, int) or samples < 0:
@@ -109,9 +109,7 @@ def _named(path: Path) -> Iterator[None]:
 
 def _attribute(file: h5py.File, name: str) -> Any:
     if name not in file.attrs:
-        raise BadInput(
-            f"has no attribute {name}" if name != "format" else "is an HDF5 file, but no feature store"
-        )
+        raise BadInput(f"has no attribute {name}; copy or extract it again")
     kind = file.attrs.get_id(name)
     text = h5py.check_string_dtype(kind.dtype) is not None
     if kind.shape != () or not (text or kind.dtype.kind in "iu") or kind.get_storage_size() > _MAX_ATTRIBUTE:

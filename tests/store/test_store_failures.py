@@ -226,6 +226,18 @@ def _attribute(name: str, value: Any) -> Callable[[Path], None]:
     return damage
 
 
+def _only(**attrs: Any) -> Callable[[Path], None]:
+    """As another version might write it: no attribute but these."""
+
+    def damage(path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            for name in list(file.attrs):
+                del file.attrs[name]
+            file.attrs.update(attrs)
+
+    return damage
+
+
 def _offsets(values: list[int]) -> Callable[[Path], None]:
     return lambda path: _replace(path, "features/video/frames/offsets", np.array(values, np.int64))
 
@@ -237,6 +249,13 @@ def _missing(path: Path) -> None:
 
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "version": (_attribute("schema_version", 2), "has schema version 2, this program reads 1"),
+    "version alone": (
+        _only(format="harmonize-store", schema_version=7),
+        "schema version 7, .* version of harmonize that made it$",
+    ),
+    "bare": (_only(), "no feature store; make one"),
+    "format alone": (_only(format="harmonize-store"), "no attribute schema_version"),
+    "foreign": (_only(format="parquet"), "no feature store"),
     "version text": (_attribute("schema_version", "1"), "has schema version '1'"),
     "version array": (_attribute("schema_version", [1, 1]), "schema_version is neither"),
     "format": (_attribute("format", "parquet"), "no feature store"),
