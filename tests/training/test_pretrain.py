@@ -258,7 +258,7 @@ def test_run_folders_are_not_overwritten_and_must_exist_to_resume(store_path, tm
     (other / "file").touch()
     with pytest.raises(BadInput, match="is no run folder"):
         pretrain(store_path, other, config())
-    with pytest.raises(BadInput, match="it has none"):
+    with pytest.raises(BadInput, match="no checkpoint in it yet"):
         load_model(other)
 
 
