@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harmonize_cli.curriculum.indicators import REGISTRY, Indicator
-from harmonize_cli.curriculum.view import PAIRS, SPACES, Bank, BatchView
+from harmonize_cli.curriculum.view import SPACES, Bank, BatchView, trained_pairs
 from harmonize_cli.errors import BadInput, list_faults
-from harmonize_cli.harmony.cut import make_cut
-from harmonize_cli.harmony.measure import measure
+from harmonize_cli.harmony.cut import Cut, make_cut
+from harmonize_cli.harmony.measure import add_grams, heads_by_module, measure, read_layers
 from harmonize_cli.harmony.representation import representation_gram
 from harmonize_cli.harmony.scope import Scope
+from harmonize_cli.harmony.sums import GramSum
 from harmonize_cli.harmony.tape import Tape
 from harmonize_cli.models.checkpoint import LoadedModel
 from harmonize_cli.objectives.config import LossConfig
@@ -26,8 +27,7 @@ BANK_SAMPLES = 2048
 
 def losses_of(loaded: LoadedModel, modalities: Collection[str]) -> list[str]:
     """The losses that a run trained with and that these modalities of a store allow."""
-    config = LossConfig.model_validate(loaded.config["loss"])
-    return [n for n, pair in PAIRS.items() if getattr(config, n) and all(m in modalities for m in pair)]
+    return trained_pairs(LossConfig.model_validate(loaded.config["loss"]), modalities)
 
 
 def pick_indicators(names: Sequence[str] | None, losses: Sequence[str]) -> list[Indicator]:
@@ -66,9 +66,9 @@ class Scorer:
         # gradients are taken of the plain losses: weights and negatives as in training
         self.loss = TriModalLoss(LossConfig.model_validate(loaded.config["loss"]))
         needs = {indicator.needs for indicator in indicators}
-        self.scopes = sorted(need.removeprefix("gram:") for need in needs if need.startswith("gram:"))
+        self.scopes = {need.removeprefix("gram:") for need in needs if need.startswith("gram:")}
         self.agreement = "agreement" in needs
-        self.tape = Tape({"": loaded.model}) if "backbone" in self.scopes else None
+        self.tape = Tape({"": loaded.model}) if self.scopes & {"backbone", "all"} else None
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
         """Indicator -> [B]."""
@@ -84,25 +84,35 @@ class Scorer:
         if self.tape is None:
             with torch.no_grad():
                 pooled = self.model.encode(batch.inputs)
-            pooled = {m: z.requires_grad_() for m, z in pooled.items()}
+            view = self._view(batch, pooled := {m: z.requires_grad_() for m, z in pooled.items()})
         else:
             with self.tape.record():
-                pooled = self.model.encode(batch.inputs)
-        view = self._view(batch, pooled)
+                view = self._view(batch, pooled := self.model.encode(batch.inputs))
         values = {name: view.terms[name].value for name in self.losses}
         calls = [] if self.tape is None else self.tape.take()
-        cut = make_cut(values, list(pooled.values()), calls, read_heads=False)
+        cut = make_cut(values, list(pooled.values()), calls, read_heads="all" in self.scopes)
         if self.agreement:
             found = zip(self.losses, cut.delta, strict=True)
             view.agreement = {name: batch_agreement(cut.pooled, delta) for name, delta in found}
+        view.grams = self._grams(cut)
+        return view
+
+    def _grams(self, cut: Cut) -> dict[str, Tensor]:
+        """Scope -> [B, K, K], of the scopes that the indicators ask for."""
         grams = {}
         if "representation" in self.scopes:
-            grams["representation"] = representation_gram(cut, len(batch))
+            grams["representation"] = representation_gram(cut, cut.samples)
         if self.tape is not None:
-            scope = Scope.parse("backbone")
-            grams["backbone"] = measure(cut, len(batch), scope, self.tape.names.values(), None).gram
-        view.grams = grams
-        return view
+            found = measure(cut, cut.samples, Scope.parse("backbone"), self.tape.names.values(), None)
+            grams["backbone"] = found.gram
+            if "all" in self.scopes:
+                # every layer but those that are in the backbone's sum already
+                heads, _ = read_layers(heads_by_module(cut), cut.samples, set())
+                rest = GramSum(cut.samples, len(cut.losses), found.gram)
+                add_grams([layer for layer in found.layers if layer.name not in found.names], rest, None)
+                add_grams(heads, rest, None)
+                grams["all"] = found.gram + rest.table()
+        return grams
 
     def _view(self, batch: Batch, pooled: Mapping[str, Tensor]) -> BatchView:
         embeddings = self.model.heads(pooled)

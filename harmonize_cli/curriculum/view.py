@@ -1,18 +1,24 @@
 """What indicators look at: one batch, run through a model, with everything that several of them share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from harmonize_cli.objectives.config import LossConfig
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.store.batches import Batch
 
 PAIRS = {"va": ("video", "audio"), "vt": ("video", "text"), "at": ("audio", "text")}
 SPACES = {"va": ("video_va", "audio_va"), "vt": ("video_vt", "text_vt"), "at": ("audio_vt", "text_vt")}
 """Pair -> its embeddings. For `at` the audio embedding is carried through the video va-to-vt head."""
+
+
+def trained_pairs(config: LossConfig, modalities: Collection[str]) -> list[str]:
+    """The pairs that a run with these inputs has a loss for."""
+    return [n for n, pair in PAIRS.items() if getattr(config, n) and all(m in modalities for m in pair)]
 
 
 @dataclass(frozen=True, slots=True)

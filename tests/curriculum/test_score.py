@@ -16,6 +16,8 @@ from harmonize_cli.curriculum.score_parts import ScoreSettings, scoring_order
 from harmonize_cli.curriculum.scorer import Scorer, batch_agreement, losses_of, make_bank, pick_indicators
 from harmonize_cli.curriculum.scores import Scores, read_scores
 from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony import Harmonizer
+from harmonize_cli.harmony.rules import conflict_cosine
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
@@ -98,6 +100,20 @@ def test_conflict_is_the_cosine_of_what_flows_through_the_sample(world: World) -
         cosine = torch.cosine_similarity(flows[0], flows[1], dim=0).item()
         assert columns["cosine_backbone"][i] == pytest.approx(cosine, abs=2e-4)
         assert columns["norm_vt_backbone"][i] == pytest.approx(flows[1].norm().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("scope", ["all", "backbone", "representation"])
+def test_conflict_is_what_the_training_engine_measures(world: World, scope: str) -> None:
+    scorer, batch = _batch_of(world)
+    column = scorer(batch)[f"cosine_{scope}"]
+    engine = Harmonizer({"": scorer.model, "loss": scorer.loss}, scope=scope)
+    with engine.record():
+        pooled = scorer.model.encode(batch.inputs)
+        terms = scorer.loss(scorer.model.heads(pooled), batch.present, batch.text_present)
+    cosine = conflict_cosine(engine.gram({name: terms[name].value for name in ("va", "vt")}, pooled))
+    defined = np.isfinite(column)
+    assert defined.sum() > 6
+    np.testing.assert_allclose(column[defined], cosine.numpy()[defined], atol=1e-4)
 
 
 def test_scoring_leaves_the_model_as_it_was(world: World) -> None:

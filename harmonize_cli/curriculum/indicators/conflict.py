@@ -7,7 +7,7 @@ from harmonize_cli.curriculum.indicators.base import register
 from harmonize_cli.curriculum.view import BatchView
 from harmonize_cli.harmony.rules import conflict_cosine
 
-for _scope in ("backbone", "representation"):
+for _scope in ("all", "backbone", "representation"):
 
     @register(
         f"cosine_{_scope}",
