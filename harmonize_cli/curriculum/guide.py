@@ -5,7 +5,7 @@ it goes on exactly the same without the scores. A plan given to a resumed run ad
 there on; an order begun with the old plan is finished by it, so the change comes with the next epoch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,15 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harmonize_cli.config import load_config
-from harmonize_cli.curriculum.plan import Plan, read_plan, scores_folder, write_plan
+from harmonize_cli.curriculum.gates import check_gates, engine_gate, rejected
+from harmonize_cli.curriculum.plan import Gate, Plan, read_plan, scores_folder, write_plan
 from harmonize_cli.curriculum.sampler import weighted_order
 from harmonize_cli.curriculum.scores import read_scores
+from harmonize_cli.curriculum.view import BatchView, trained_pairs
 from harmonize_cli.curriculum.weights import PhaseWeights, phase_weights
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import atomic_path
+from harmonize_cli.harmony import Gate as CosineGate
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.store.batches import Batch
 from harmonize_cli.store.reader import Store
+from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.order import shuffled
 
 FOLDER = "curriculum"
@@ -40,7 +44,8 @@ class Entry:
 
 
 class Guide:
-    """What `training` asks: `order(epoch)`, then for every batch `before` and `after` its first losses."""
+    """What `training` asks: `order(epoch)`, then for every batch `before`, `gate`, and `after` its first
+    losses."""
 
     def __init__(
         self, entries: Sequence[Entry], rows: Rows, *, batch: int, steps: int, seed: int, size: int
@@ -65,25 +70,48 @@ class Guide:
         weights, place = entry.weights[phase], self._place[batch.indices]
         return without(batch, _flags(~weights.caption[place], batch), _flags(~weights.sound[place], batch))
 
-    def after(self, batch: Batch, terms: Mapping[str, Term], step: int) -> Batch | None:
+    def gate(self, step: int) -> CosineGate | None:
+        """The conflict gate of this step, for the gradient engine."""
+        gate, level = self._gate(step)
+        return engine_gate(gate, level) if gate is not None and gate.scope else None
+
+    def after(
+        self, batch: Batch, embeddings: Mapping[str, Tensor], terms: Mapping[str, Term], step: int
+    ) -> Batch | None:
         """The batch without what an online gate takes away at this step; None where there is no gate."""
+        gate, level = self._gate(step)
+        if gate is None or gate.scope:
+            return None
+        seen = {name: e.detach() for name, e in embeddings.items()}
+        out = rejected(gate, level, BatchView(batch, seen, terms))
+        nothing = torch.zeros_like(out)
+        takes = gate.takes
+        return without(batch, nothing if takes == "sound" else out, nothing if takes == "caption" else out)
+
+    @property
+    def by_conflict(self) -> bool:
+        """Whether any phase has a gate for the gradient engine."""
+        return any(gate.scope for gate in self._gates())
+
+    def check(self, config: PretrainConfig, modalities: Collection[str]) -> None:
+        """Whether a run with these inputs can follow.
+
+        Raises:
+            BadInput: a gate that it can't have.
+        """
+        check_gates(self._gates(), config, trained_pairs(config.loss, modalities))
+
+    def _gates(self) -> list[Gate]:
+        return [phase.gate for entry in self.entries for phase in entry.plan.phases if phase.gate]
+
+    def _gate(self, step: int) -> tuple[Gate | None, float]:
+        """The gate in force, and its level."""
         entry, number = self._now(step)
         phase = entry.plan.phases[number]
         if phase.gate is None:
-            return None
+            return None, 0.0
         begin = entry.plan.begin(phase)
-        done = (step / self.steps - begin) / max(phase.until - begin, 1e-9)
-        share = phase.gate.start + min(max(done, 0.0), 1.0) * (phase.gate.end - phase.gate.start)
-        name = phase.gate.by.removeprefix("loss_")
-        if name not in terms:
-            raise BadInput(f"curriculum: the gate looks at {phase.gate.by}, which this run does not have")
-        term = terms[name]
-        losses = term.per_sample.masked_fill(~term.valid, -torch.inf)
-        rejects = int(share * int(term.valid.sum()))
-        rejected = torch.zeros_like(term.valid)
-        rejected[losses.topk(rejects).indices] = True
-        nothing = torch.zeros_like(rejected)
-        return without(batch, rejected, nothing) if name == "vt" else without(batch, nothing, rejected)
+        return phase.gate, phase.gate.level((step / self.steps - begin) / (phase.until - begin))
 
     def _now(self, step: int) -> tuple[Entry, int]:
         entry = next(e for e in reversed(self.entries) if e.first <= step or e is self.entries[0])

@@ -7,6 +7,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from harmonize_cli.config import StageConfig, load_config
+from harmonize_cli.curriculum.indicators import REGISTRY
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import write_text
 
@@ -37,13 +38,51 @@ class Cut(StageConfig):
 
 
 class Gate(StageConfig):
-    """An online gate: within each batch, the share with the highest loss of a pair loses it for this step."""
+    """An online gate: in each batch, what the present model finds most suspicious loses something, for this
+    step only. The paper's gate is `{by: cosine_backbone, unit: value, start: -0.3, end: 0.0}`."""
 
-    by: Literal["loss_vt", "loss_va"] = "loss_vt"
-    start: Share = 0.0
-    """Share of the batch at the phase's begin ..."""
-    end: Share = 0.3
-    """... and at its end."""
+    by: str = "loss_vt"
+    """An indicator that a training step has at hand: a loss, similarity or margin of a pair, or the conflict,
+    cosine_SCOPE, which the gradient engine measures (at `harmonize.scope`, with mode none or realign)."""
+    unit: Literal["share", "value"] = "share"
+    """What start and end are: a share of the batch, or the value that suspicious samples lie beyond."""
+    start: float = 0.0
+    """At the phase's begin ..."""
+    end: float = 0.3
+    """... and at its end; in between on a straight line."""
+    action: Literal["sample", "caption", "sound"] | None = None
+    """What a rejected sample loses. Default: the sound for a va indicator, the caption for vt and at; by
+    cosine_SCOPE always the sample."""
+
+    @property
+    def scope(self) -> str | None:
+        """Where the gradients are compared, for a gate by conflict."""
+        return self.by.removeprefix("cosine_") if self.by.startswith("cosine_") else None
+
+    @property
+    def takes(self) -> str:
+        """`action`, resolved."""
+        if self.action is not None:
+            return self.action
+        return "sample" if self.scope else "sound" if self.by.endswith("_va") else "caption"
+
+    def level(self, done: float) -> float:
+        """Share or value at `done`, the share of the phase that lies behind."""
+        return self.start + min(max(done, 0.0), 1.0) * (self.end - self.start)
+
+    @model_validator(mode="after")
+    def _online(self) -> "Gate":
+        able = [name for name, indicator in REGISTRY.items() if indicator.online]
+        if self.by not in able:
+            why = (
+                "needs more than a training step has: cut by its scores" if self.by in REGISTRY else "unknown"
+            )
+            raise ValueError(f"by: {self.by} {why}; gates can look at {', '.join(able)}")
+        if self.unit == "share" and not (0 <= self.start <= 1 and 0 <= self.end <= 1):
+            raise ValueError("start and end are shares, between 0 and 1, unless `unit: value` is given")
+        if self.scope and self.action not in (None, "sample"):
+            raise ValueError(f"by {self.by} takes the sample, not only its {self.action}; leave action out")
+        return self
 
 
 class Phase(StageConfig):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from harmonize_cli.curriculum.pictures import save
-from harmonize_cli.curriculum.plan import Plan
+from harmonize_cli.curriculum.plan import Gate, Plan
 from harmonize_cli.curriculum.scores import Scores
 from harmonize_cli.curriculum.weights import PhaseWeights, phase_weights
 
@@ -57,7 +57,7 @@ def table(plan: Plan, outcomes: Sequence[PhaseOutcome], *, worst: int = 5) -> st
     """Phases line by line, then the groups that lose most."""
     lines = [f"{'phase':<14}{'samples':>9}{'captions':>10}{'sounds':>9}{'effective size':>16}  gate"]
     for phase, o in zip(plan.phases, outcomes, strict=True):
-        gate = f"{phase.gate.by}: {phase.gate.start:.0%} to {phase.gate.end:.0%}" if phase.gate else "-"
+        gate = _gate(phase.gate) if phase.gate else "-"
         span = f"{o.begin:.0%} to {o.end:.0%}"
         lines.append(
             f"{span:<14}{o.drawn:>9.1%}{o.captions:>10.1%}{o.sounds:>9.1%}{o.effective:>16.0f}  {gate}"
@@ -91,6 +91,11 @@ def draw(plan: Plan, outcomes: Sequence[PhaseOutcome], scores: Scores | None, pa
     sources.plot(np.linspace(0, 1, len(kept)), kept, lw=2)
     sources.set(xlabel="sources, worst first", ylabel="share of samples untouched", ylim=(0, 1.05))
     save(figure, path)
+
+
+def _gate(gate: Gate) -> str:
+    form = ".0%" if gate.unit == "share" else "g"
+    return f"{gate.by}: {gate.start:{form}} to {gate.end:{form}}"
 
 
 def _by_group(weights: PhaseWeights, groups: Sequence[str]) -> list[tuple[str, float, int]]:

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
+from harmonize_cli.harmony import Gate
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.store.batches import Batch
 
@@ -18,5 +20,11 @@ class Guide(Protocol):
     def before(self, batch: Batch, step: int) -> Batch:
         """The batch that the losses of `step` (from 0) are made from."""
 
-    def after(self, batch: Batch, terms: Mapping[str, Term], step: int) -> Batch | None:
-        """What to make the losses from instead, now that the first ones are known; None: nothing changes."""
+    def gate(self, step: int) -> Gate | None:
+        """What the gradient engine lets pass at `step`; None: all."""
+
+    def after(
+        self, batch: Batch, embeddings: Mapping[str, Tensor], terms: Mapping[str, Term], step: int
+    ) -> Batch | None:
+        """What to make the losses from instead, now that embeddings and first losses are known; None:
+        nothing changes."""

@@ -7,16 +7,19 @@ from harmonize_cli.training.config import HarmonizeConfig, PretrainConfig
 
 
 def build_harmonizer(
-    model: nn.Module, loss: nn.Module, config: PretrainConfig, steps: int
+    model: nn.Module, loss: nn.Module, config: PretrainConfig, steps: int, *, gated: bool = False
 ) -> Harmonizer | None:
     """The engine for this mode; with mode none one that only looks, or None where nobody wants to look.
+
+    gated: a plan is going to set its gate.
 
     Chunked batches are made by the engine even then: at scope representation that costs nothing.
     """
     section = config.harmonize
-    if section.mode == "none" and not section.log_every and not config.chunk:
+    looks = bool(section.log_every) or gated
+    if section.mode == "none" and not looks and not config.chunk:
         return None
-    idle = section.mode == "none" and not section.log_every
+    idle = section.mode == "none" and not looks
     return Harmonizer(
         {"": model, "loss": loss},
         rule=section.rule if section.mode in ("realign", "both") else "sum",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonize_cli.curriculum.guide import keep_guide, make_guide
+from harmonize_cli.models.checkpoint import read_manifest
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.data import training_samples
@@ -70,11 +71,8 @@ def pretrain(
         rows = training_samples(store, config.data)
         schedule = Schedule(order or shuffled(rows, config.seed), config.batch, rank=rank(), ranks=ranks())
         steps = planned_steps(config, schedule)
-        parts = build(store, config, steps, device)
-        state = start_state(parts, config)
-        first = 0
-        if resume and (folder := newest_whole(run, warn)):
-            first = state.load(folder)
+        folder = newest_whole(run, warn) if resume else None
+        first = read_manifest(folder)["step"] if folder else 0
         guide = make_guide(
             curriculum,
             run,
@@ -85,9 +83,15 @@ def pretrain(
             seed=config.seed,
             first=first,
         )
+        gated = guide is not None and guide.by_conflict
+        parts = build(store, config, steps, device, gated=gated)
+        state = start_state(parts, config)
+        if folder:
+            state.load(folder)
         if guide is not None:
+            guide.check(config, parts.specs)
             schedule = Schedule(guide.order, config.batch, rank=rank(), ranks=ranks())
-            state.gradients.guide = guide
+            state.gradients.guide, state.gradients.gated = guide, gated
         place = Place(store, run, config, device)
         job = make_job(place, parts, state, schedule, span=(first, steps), recorders=recorders)
         facts = {"store": store.content_hash, "first step": first}

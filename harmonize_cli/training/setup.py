@@ -53,13 +53,15 @@ class Parts:
     specs: dict[str, InputSpec]
 
 
-def build(store: Store, config: PretrainConfig, steps: int, device: torch.device) -> Parts:
-    """Model, losses and harmonizer, the same on every rank for the same seed."""
+def build(
+    store: Store, config: PretrainConfig, steps: int, device: torch.device, *, gated: bool = False
+) -> Parts:
+    """Model, losses and harmonizer, the same on every rank for the same seed; `gated` as there."""
     specs = resolve_inputs(store, config.inputs)
     check_modalities(specs, store, config)
     model, loss = build_model(specs, config, device)
     fit_inputs(model, store, specs, config, device)
-    return Parts(model, loss, build_harmonizer(model, loss, config, steps), specs)
+    return Parts(model, loss, build_harmonizer(model, loss, config, steps, gated=gated), specs)
 
 
 def build_model(
@@ -88,7 +90,7 @@ def start_state(parts: Parts, config: PretrainConfig) -> TrainingState:
         precision=config.precision,
         accumulate=config.accumulate,
         chunk=config.chunk and max(1, config.chunk // ranks()),
-        observe_every=config.harmonize.log_every if config.harmonize.mode == "none" else 0,
+        engine_every=config.harmonize.log_every if config.harmonize.mode == "none" else 1,
     )
     optimiser = build_optimiser(gradients.parameters(), config.optim)
     return TrainingState(gradients, optimiser, Ema(parts.model, config.ema) if config.ema else None)

@@ -14,6 +14,7 @@ from harmonize_cli.models.checkpoint import (
     WEIGHTS,
     find_damage,
     list_checkpoints,
+    put_weights,
     read_manifest,
     write_checkpoint,
 )
@@ -55,17 +56,21 @@ class TrainingState:
         return write_checkpoint(run, step, weights, state, about)
 
     def load(self, folder: Path) -> int:
-        """Put a checkpoint's state back; returns its step."""
+        """Put a checkpoint's state back; returns its step.
+
+        Raises:
+            BadInput: weights of another model than the config describes.
+        """
         weights = load_file(folder / WEIGHTS)
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        put_weights(self.gradients.model, state.get("weights", weights), folder / WEIGHTS)
         if self.ema is not None:
             self.ema.load(weights)
-        self.gradients.model.load_state_dict(state.get("weights", weights))
         self.gradients.loss.load_state_dict(state["loss"])
         self.gradients.scaler.load_state_dict(state["scaler"])
         self.optimiser.load_state_dict(state["optimiser"])
         if self.gradients.harmonizer is not None:
-            self.gradients.harmonizer.load_state_dict(state["harmonizer"])
+            self.gradients.harmonizer.load_state_dict(state.get("harmonizer", {}))
         self.best, self.bad_steps = state["best"], state["bad_steps"]
         step: int = read_manifest(folder)["step"]
         return step

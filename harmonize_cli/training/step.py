@@ -42,11 +42,15 @@ class Gradients:
         precision: str = "fp32",
         accumulate: int = 1,
         chunk: int | None = None,
-        observe_every: int = 0,
+        engine_every: int = 1,
     ) -> None:
         self.guide: Guide | None = None
+        self.gated = False
+        """Whether the guide sets the engine's gate, step by step."""
         self.model, self.loss, self.harmonizer = model, loss, harmonizer
-        self.accumulate, self.chunk, self.observe_every = accumulate, chunk, observe_every
+        self.accumulate, self.chunk = accumulate, chunk
+        self.engine_every = engine_every
+        """Steps between those that the engine makes; 0: only those that a plan gates."""
         self.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         device = next(model.parameters()).device.type
         self.scaler = GradScaler(device, enabled=precision == "fp16")
@@ -58,18 +62,20 @@ class Gradients:
 
     def __call__(self, batch: Batch, step: int) -> Outcome:
         """Gradients of `step` (from 0) on this rank's `batch`; with fp16 they are still scaled."""
-        harmonize = self.harmonizer is not None and (
-            not self.observe_every or (step + 1) % self.observe_every == 0
-        )
+        harmonize = bool(self.engine_every) and (step + 1) % self.engine_every == 0
         if self.guide is not None:
             batch = self.guide.before(batch, step)
+            if self.gated and self.harmonizer is not None:
+                gate = self.guide.gate(step)
+                self.harmonizer.policy = replace(self.harmonizer.policy, gate=gate)
+                harmonize |= gate is not None
         if self.chunk:
             return self._cached(batch, step)
         parts = batch.split(self.accumulate) if self.accumulate > 1 else [batch]
         outcomes = []
         for k, part in enumerate(parts):
             last = k == len(parts) - 1
-            make = self._harmonized if harmonize else self._plain
+            make = self._harmonized if harmonize and self.harmonizer is not None else self._plain
             outcomes.append(make(part, step=step, last=last))
         return outcomes[0] if len(outcomes) == 1 else joined(outcomes)
 
@@ -132,7 +138,7 @@ class Gradients:
         if self.harmonizer is not None:
             embeddings = self.harmonizer.through_gate(embeddings)
         terms = self._terms(embeddings, batch)
-        if self.guide is not None and (kept := self.guide.after(batch, terms, step)) is not None:
+        if self.guide is not None and (kept := self.guide.after(batch, embeddings, terms, step)) is not None:
             terms = self._terms(embeddings, kept)
         return terms
 

@@ -27,6 +27,11 @@ class Indicator:
     pairs: tuple[str, ...]
     needs: str = ""
 
+    @property
+    def online(self) -> bool:
+        """Whether a training step can be gated by it: embeddings and losses, or a cosine of the engine."""
+        return not self.needs or (self.needs.startswith("gram:") and self.name.startswith("cosine_"))
+
 
 REGISTRY: dict[str, Indicator] = {}
 
