@@ -16,7 +16,6 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony.cut import Cut, upstream_cut
 from harmonize_cli.harmony.decide import Decision
 from harmonize_cli.harmony.distributed import reduce_gradients
@@ -45,14 +44,10 @@ class CachedStep(Generic[ChunkT]):
 
     encode: chunk -> pooled vectors by name, [b, ...] each; the same names for all chunks. It must be a pure
     function of chunk, parameters and torch's random numbers (no BatchNorm statistics in the encoder).
-    Works for granularities sample and microbatch (whose size divides every chunk).
+    The size of microbatches divides every chunk's. Granularity `batch` keeps one full gradient per loss.
     """
 
     def __init__(self, harmonizer: Harmonizer, encode: Callable[[ChunkT], Mapping[str, Tensor]]) -> None:
-        if harmonizer.granularity.whole:
-            raise BadInput(
-                "cached batches: granularity batch keeps two full gradients; use sample or microbatch"
-            )
         self.harmonizer, self.encode = harmonizer, encode
 
     def __call__(
@@ -81,11 +76,15 @@ class CachedStep(Generic[ChunkT]):
         units = engine.granularity.units(cut.samples)
         defined = any_in_unit(defined_samples(valid, cut), units)
         replay = _Replay(engine, self.encode, chunks, states, sizes, cut, defined, step)
-        gram, weights, decision = replay.run(_head_gram(engine, cut, units))
-        cut.add_plain()
-        engine.update_heads(cut, weights)
-        if reduce:
-            reduce_gradients(engine.parameters())
+        if engine.granularity.whole:
+            encoded = (part for _, _, part in replay.encoded(record=False))
+            gram, decision = engine.per_batch(cut, 1.0, defined, step, encoded)
+        else:
+            gram, weights, decision = replay.run(_head_gram(engine, cut, units))
+            cut.add_plain()
+            engine.update_heads(cut, weights)
+            if reduce:
+                reduce_gradients(engine.parameters())
         return engine.report(cut, gram, decision, began)
 
 
@@ -117,7 +116,7 @@ class _Replay(Generic[ChunkT]):
         if decision.rejecting and cut.behind is not None:
             weights = engine.close(cut, decision).to(gram)
         if not at_once:
-            for own, _, encoded in self._encoded(record=False):
+            for own, _, encoded in self.encoded(record=False):
                 encoded.backward(spread(weights, cut.samples)[own])
         return gram, weights, decision
 
@@ -125,7 +124,7 @@ class _Replay(Generic[ChunkT]):
         """[U, K, K], chunk by chunk; where asked to, with each chunk's update."""
         engine = self.engine
         grams = []
-        for own, units, encoded in self._encoded(record=True):
+        for own, units, encoded in self.encoded(record=True):
             found = measure(
                 encoded, units.stop - units.start, engine.scope, engine.tape.names.values(), engine.sketch
             )
@@ -140,13 +139,13 @@ class _Replay(Generic[ChunkT]):
                 update(found, encoded, weights, spread(weights, own.stop - own.start))
         return torch.cat(grams)
 
-    def _encoded(self, *, record: bool) -> Iterator[tuple[slice, slice, Cut]]:
+    def encoded(self, *, record: bool) -> Iterator[tuple[slice, slice, Cut]]:
         """Per chunk: its samples, its units, and its part of the cut with a fresh graph."""
         engine, whole = self.engine, self.cut
         start = 0
         for chunk, state, size in zip(self.chunks, self.states, self.sizes, strict=True):
             own = slice(start, start + size)
-            share = engine.granularity.share
+            share = engine.granularity.share or whole.samples
             units = slice(start // share, start // share + engine.granularity.units(size))
             start += size
             with state.replayed():
@@ -159,6 +158,7 @@ class _Replay(Generic[ChunkT]):
             cut = upstream_cut(whole.losses, rooted, size, engine.tape.take())
             cut.delta = [[_rows(d, own, whole.samples) for d in of] for of in whole.delta]
             yield own, units, cut
+            del pooled, rooted, cut  # their graph, before the next one is made
 
 
 def _rows(d: Tensor | None, own: slice, samples: int) -> Tensor | None:

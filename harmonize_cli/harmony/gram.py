@@ -11,7 +11,7 @@ all layers that read it, a bias adds 1 to its entries, for an embedding it is 1 
 - direct form: G_l itself, a chunk of units at a time, and inner products.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,11 +86,21 @@ def _add_pair(one: Segment, two: Segment, M: Tensor, total: GramSum, buffers: Bu
         one, two, M = two, one, M.transpose(1, 2)
         pairs = [(k, i) for i, k in pairs]
     for k in two.losses():
-        d_k = two.cotangent(k)
-        moved = torch.bmm(M.to(d_k.dtype), d_k, out=buffers.like("moved", d_k, one.cotangent().shape))
-        for i in (i for i, other in pairs if other == k):
-            value = buffers.dot(one.cotangent(i), moved)
-            total.add(i, k, value * times[same or i != k])
+        partners = [i for i, other in pairs if other == k]
+        for part in _in_cache(one.cotangent()):
+            d_k, M_part = two.cotangent(k)[part], M[part]
+            shape = len(d_k), M.shape[1], d_k.shape[2]
+            moved = torch.bmm(M_part.to(d_k.dtype), d_k, out=buffers.like("moved", d_k, shape))
+            for i in partners:
+                value = buffers.dot(one.cotangent(i)[part], moved)
+                total.add(i, k, value * times[same or i != k], part)
+
+
+def _in_cache(d: Tensor) -> Iterator[slice]:
+    """Parts of the units small enough that a product is still in a CPU's cache when it is read again."""
+    step = len(d) if d.is_cuda else max(1, 2**21 // (d[0].numel() * d.element_size()))
+    for start in range(0, len(d), step):
+        yield slice(start, start + step)
 
 
 def _direct_form(layer: Factors, total: GramSum, buffers: Buffers) -> None:

@@ -141,10 +141,7 @@ class Harmonizer:
         units = self.granularity.units(cut.samples)
         defined = any_in_unit(defined_samples(valid, cut), units)
         if self.granularity.whole:
-            whole = WholeBatch(cut, self.scope, self._named())
-            gram = whole.gram / scale**2
-            decision = self.decide(gram, defined, step, cut.losses)
-            whole.update(decision.weights)
+            gram, decision = self.per_batch(cut, scale, defined, step)
         else:
             gram, decision = self._per_unit(cut, units, scale, defined, step)
             if reduce:
@@ -198,6 +195,16 @@ class Harmonizer:
         if self.scope.name == "representation":
             return representation_gram(cut, units)
         return measure(cut, units, self.scope, self.tape.names.values(), self.sketch).gram
+
+    def per_batch(
+        self, cut: Cut, scale: float, defined: Tensor, step: int, parts: Iterable[Cut] | None = None
+    ) -> tuple[Tensor, Decision]:
+        """Granularity batch; parts: see `WholeBatch`."""
+        whole = WholeBatch(cut, self.scope, self._named(), parts)
+        gram = whole.gram / scale**2
+        decision = self.decide(gram, defined, step, cut.losses)
+        whole.update(decision.weights)
+        return gram, decision
 
     def _per_unit(
         self, cut: Cut, units: int, scale: float, defined: Tensor, step: int

@@ -1,6 +1,6 @@
 """Granularity `batch`: two (or K) full gradients, summed over ranks, compared once. Works for any layer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +15,28 @@ Grads = list[Tensor | None]
 
 
 class WholeBatch:
-    """The gradients of each loss over all ranks' samples. `gram` is [1, K, K]."""
+    """The gradients of each loss over all ranks' samples. `gram` is [1, K, K].
 
-    def __init__(self, cut: Cut, scope: Scope, named: Mapping[str, nn.Parameter]) -> None:
+    parts: the batch's encoder graphs where it was encoded in chunks, each with its share of `cut`.
+    """
+
+    def __init__(
+        self,
+        cut: Cut,
+        scope: Scope,
+        named: Mapping[str, nn.Parameter],
+        parts: Iterable[Cut] | None = None,
+    ) -> None:
         self.params = list(named.values())
-        inside = _inside(cut, scope, named)
-        rows = [self._upstream(cut, k) for k in range(len(cut.losses))]
+        rows: list[Grads] = [[None] * len(self.params) for _ in cut.losses]
+        inside: list[int] = []
+        for part in [cut] if parts is None else parts:
+            inside = inside or _inside(part, scope, named)
+            rows = [_sum(row, self._upstream(part, k)) for k, row in enumerate(rows)]
+            del part  # its graph, before the next one is made
         heads: list[Grads] = [self._downstream(cut, k) for k in range(len(cut.losses))]
         if scope.name == "all":
-            rows = [_either(row, head) for row, head in zip(rows, heads, strict=True)]
+            rows = [_sum(row, head) for row, head in zip(rows, heads, strict=True)]
             heads = []
         flat = [g for row in [*rows, *heads] for g in row]
         like = [p.detach() for p in self.params] * (len(rows) + len(heads))
@@ -96,5 +109,6 @@ def _inside(cut: Cut, scope: Scope, named: Mapping[str, nn.Parameter]) -> list[i
     return chosen
 
 
-def _either(one: Grads, two: Grads) -> Grads:
-    return [a if b is None else b for a, b in zip(one, two, strict=True)]
+def _sum(total: Grads, more: Grads) -> Grads:
+    # gradients of different parameters may be one tensor, so none is added to in place
+    return [a if b is None else b if a is None else a + b for a, b in zip(total, more, strict=True)]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony.verify import Verification, worst_error
 from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
@@ -30,10 +29,6 @@ def verify_gradients(store_path: Path, config: PretrainConfig) -> Verification:
     if config.harmonize.mode == "none":
         section = config.harmonize.model_copy(update={"mode": "realign"})
         config = config.model_copy(update={"harmonize": section})
-    if config.harmonize.scope == "representation":
-        raise BadInput(
-            "--verify: scope representation reads its Gram off the cotangents; use backbone or all"
-        )
     device = pick_device(config.device)
     store = Store.open(store_path)
     parts = build(store, config, 1, device)

@@ -5,7 +5,6 @@ import torch
 from harmony_models import TriModal, losses_of, make_inputs
 from torch import Tensor
 
-from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony import Gate, Harmonizer
 from harmonize_cli.harmony.cached import CachedStep
 
@@ -13,6 +12,9 @@ Chunk = dict[str, Tensor]
 OPTIONS = {
     "backbone": {},
     "microbatch": {"granularity": "microbatch:2"},
+    "batch": {"granularity": "batch"},
+    "batch all": {"granularity": "batch", "scope": "all"},
+    "batch representation": {"granularity": "batch", "scope": "representation"},
     "representation": {"scope": "representation"},
     "all": {"scope": "all"},
     "gate": {"gate": Gate(schedule="constant", end=0.0)},
@@ -101,13 +103,13 @@ class Held:
         self.meter.now -= self.x.numel() * self.x.element_size()
 
 
-@pytest.mark.parametrize("scope", ["backbone", "representation"])
-def test_memory_does_not_grow_with_the_batch(scope: str) -> None:
+@pytest.mark.parametrize("options", [{}, {"scope": "representation"}], ids=["backbone", "representation"])
+def test_memory_does_not_grow_with_the_batch(options: dict[str, str]) -> None:
     model = make_model(0.0)
     peaks = []
     for B in (8, 32):
         meter = Meter()
-        cached = CachedStep(Harmonizer(model, scope=scope), model.encode)
+        cached = CachedStep(Harmonizer(model, **options), model.encode)
         chunks = chunks_of(make_inputs(B=B, dtype=torch.float64), 4)
 
         def losses(z: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -119,9 +121,3 @@ def test_memory_does_not_grow_with_the_batch(scope: str) -> None:
         assert meter.peak > 0
         peaks.append(meter.peak)
     assert peaks[1] <= peaks[0] * 1.01
-
-
-def test_granularity_batch_is_refused() -> None:
-    model = make_model(0.0)
-    with pytest.raises(BadInput, match="granularity"):
-        CachedStep(Harmonizer(model, granularity="batch"), model.encode)
