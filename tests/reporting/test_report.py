@@ -203,7 +203,7 @@ def _browser() -> str:
 def test_in_a_real_browser(folder: Path, tmp_path: Path) -> None:
     """5,000 samples: loads in under 3 s, sorts, searches, chooses by key, plays, exports."""
     browser = _browser()
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra dev")
     store = Store.open(folder / "store.h5")
     ids = np.array([f"s{i % 30:02d}" for i in range(5000)])
     loss = np.linspace(0, 1, 5000).astype(np.float32)
