@@ -138,7 +138,7 @@ def extract(
         int, typer.Option(min=0, help="Frames through open_clip ViT-B-32; 0 leaves it out.")
     ] = 256,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of which the median counts.")] = 3,
-    decoder: Annotated[str, typer.Option(help="ffmpeg, pyav or auto.")] = "ffmpeg",
+    decoder: Annotated[str, typer.Option(help="ffmpeg, pyav, torchcodec or auto.")] = "ffmpeg",
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)
     ] = None,

@@ -91,7 +91,8 @@ def extract(
     decoder: Annotated[
         str | None,
         typer.Option(
-            help="ffmpeg, pyav (in the process, for files that you trust) or auto, the fastest (decoder).",
+            help="ffmpeg; for files that you trust pyav, torchcodec (NVDEC on a GPU), or auto, the fastest "
+            "that works (decoder).",
             show_default="ffmpeg",
         ),
     ] = None,

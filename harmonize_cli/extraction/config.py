@@ -25,9 +25,9 @@ class ExtractConfig(EncodersConfig):
     """A segment of which a smaller share could be decoded fails; above it the shorter sample is kept."""
     silence_db: float = Field(default=-60.0, le=0)
     """Sound whose loudest sample stays below this level (dB of full scale) has status silent."""
-    decoder: Literal["ffmpeg", "pyav", "auto"] = "ffmpeg"
-    """ffmpeg: a child process that can be killed; pyav: inside the process, faster on short files that you
-    trust; auto: the fastest that is installed."""
+    decoder: Literal["ffmpeg", "pyav", "torchcodec", "auto"] = "ffmpeg"
+    """ffmpeg: a child process that can be killed. For files that you trust: pyav, inside the process, faster
+    on short files; torchcodec, on the GPU's decoder (NVDEC) if there is one; auto, the fastest that works."""
     threads: int = Field(default=0, ge=0, le=256)
     """Decoder threads of one worker; 0: the cores divided by the workers."""
 

@@ -22,6 +22,7 @@ PACKAGES = (
 EXTRAS = (
     ("pyarrow", "parquet", "Parquet manifests, ledgers and exports"),
     ("av", "pyav", "a decoder inside the process (extract --decoder pyav)"),
+    ("torchcodec", "torchcodec", "decoding pictures on a GPU (extract --decoder torchcodec)"),
     ("ray", "ray", "extraction on a cluster (--engine ray)"),
     ("tensorboard", "tensorboard", "event files beside metrics.jsonl"),
     ("torchjd", "torchjd", "the comparison in `harmonize bench harmony`"),

@@ -21,12 +21,14 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """Container, length in seconds (None where the file does not say) and tracks."""
+    """Container, length in seconds (None where the file does not say), tracks, and the time stamp (s) that
+    counts as 0."""
 
     container: str
     duration: float | None
     video: tuple[Track, ...] = field(default=())
     audio: tuple[Track, ...] = field(default=())
+    start: float = 0.0
 
     @property
     def picture(self) -> Track | None:
@@ -41,7 +43,7 @@ class MediaInfo:
 
 # A file's own tags are indented by four blanks or more, so they can't pose as one of these lines.
 _INPUT = re.compile(r"\[info\] Input #0, (.+?), from ")
-_DURATION = re.compile(r"\[info\]   Duration: (?:(\d+):(\d\d):(\d\d(?:\.\d+)?)|N/A)")
+_DURATION = re.compile(r"\[info\]   Duration: (?:(\d+):(\d\d):(\d\d(?:\.\d+)?)|N/A)(?:, start: (-?[\d.]+))?")
 _STREAM = re.compile(r"\[info\]   Stream #0:(\d+)(?:\[0x[0-9a-f]+\])?(?:\([^)]*\))?: (Video|Audio): (.*)")
 
 
@@ -49,6 +51,7 @@ def parse_info(messages: Iterable[str]) -> MediaInfo | None:
     """The description of input 0 among ffmpeg's messages, or None where it could not be opened."""
     container: str | None = None
     duration: float | None = None
+    start = 0.0
     video: list[Track] = []
     audio: list[Track] = []
     for line in messages:
@@ -59,6 +62,7 @@ def parse_info(messages: Iterable[str]) -> MediaInfo | None:
         elif found := _DURATION.match(line):
             if found[1]:
                 duration = int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
+            start = float(found[4] or 0)
         elif found := _STREAM.match(line):
             index, text = int(found[1]), found[3]
             if found[2] == "Video":
@@ -67,7 +71,7 @@ def parse_info(messages: Iterable[str]) -> MediaInfo | None:
                 audio.append(_audio(index, text))
     if container is None:
         return None
-    return MediaInfo(container, duration, tuple(video), tuple(audio))
+    return MediaInfo(container, duration, tuple(video), tuple(audio), start)
 
 
 def _video(index: int, text: str) -> Track:

@@ -23,6 +23,7 @@ from harmonize_cli.media.source import DEMUXERS, MOST_PIXELS, PROTOCOLS
 _BLOCK = 1 << 20
 _MOST_ROWS = 256
 _MOST_ERRORS = 20
+_JUMPS = 0x200  # AVFMT_TS_DISCONT
 _TURN: dict[int, list[tuple[str, Any]]] = {
     90: [("transpose", "clock")],
     180: [("hflip", None), ("vflip", None)],
@@ -73,7 +74,7 @@ class PyAVDecoder:
 
     def _decode(self, container: Any, until: float) -> Iterator[Chunk]:
         streams = self._streams(container)
-        start = (container.start_time or 0) / self._av.time_base
+        start = self._start(container, list(streams.values()))
         offset = seek_point(self._span, self._requests)
         if offset:
             container.seek(int((offset + start) * self._av.time_base))
@@ -97,6 +98,14 @@ class PyAVDecoder:
                 break
         for lane in lanes:
             yield from lane.finish()
+
+    def _start(self, container: Any, used: Sequence[Any]) -> float:
+        """The time stamp (s) that counts as 0, as in ffmpeg: the file's, or that of the tracks in use where
+        time stamps may jump."""
+        starts = [float(s.start_time * s.time_base) for s in used if s.start_time is not None]
+        if starts and container.format.flags & _JUMPS:
+            return min(starts)
+        return float((container.start_time or 0) / self._av.time_base)
 
     def _frames(self, packet: Any) -> Iterator[Any]:
         try:

@@ -1,0 +1,227 @@
+"""Pictures decoded by torchcodec: on the GPU's decoder (NVDEC) where there is one, else on the CPU.
+
+torchcodec opens whatever its FFmpeg knows, playlists among it, and has no option against that. So our own
+ffmpeg looks at every file first and refuses what is not on the list (`media/source.py`). A decoder inside
+this process can't be killed: like PyAV, it is for files that you trust.
+
+It decodes pictures only; sound comes from an ffmpeg child. Where it gives up (broken packets, pictures that
+change their size), ffmpeg goes on from there, and ffmpeg alone reads containers whose time stamps may jump.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harmonize_cli.errors import BadInput, missing_extra
+from harmonize_cli.media.errors import DeadlinePassed, MediaError
+from harmonize_cli.media.ffmpeg_decoder import FFmpegDecoder
+from harmonize_cli.media.filters import LATE
+from harmonize_cli.media.info import MediaInfo
+from harmonize_cli.media.probe import probe
+from harmonize_cli.media.requests import Chunk, FrameRequest, Request, SoundRequest, Span
+from harmonize_cli.media.source import MOST_PIXELS
+from harmonize_cli.media.trial import trial_clip
+
+# decoded pictures held at a time, at their full size
+_BLOCK = 32 << 20
+_MOST_ROWS = 256
+# a scan that ends so much (s) before the track's stated end stopped at a broken packet
+_SHORT = 0.5
+# ffmpeg mends jumps in their time stamps, and counts from the first of the tracks that are decoded
+_JUMPING = ("mpegts", "mpeg", "ogg", "m4v", "live_flv")
+# torchcodec's errors, with those of its FFmpeg inside
+_GIVES_UP = (RuntimeError, ValueError, IndexError)
+
+
+class TorchcodecDecoder:
+    """Decodes `requests` from `path` within `span`; see `harmonize_cli.media.decode.Decoder`.
+
+    Raises:
+        BadInput: torchcodec is not installed, or does not find FFmpeg's shared libraries.
+    """
+
+    def __init__(
+        self, path: Path, requests: Sequence[Request], span: Span, *, deadline: float, threads: int = 0
+    ) -> None:
+        self._open = video_decoder()
+        self._path, self._requests, self._span = path, requests, span
+        self._deadline, self._threads = deadline, threads
+        self._until = 0.0
+        self.info: MediaInfo | None = None
+        self.errors: list[str] = []
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Rows of all requests, about in step.
+
+        Raises:
+            MediaError: after the chunks that could be had.
+        """
+        self._until = time.monotonic() + self._deadline
+        self.info = probe(self._path, deadline=self._deadline)
+        if self.info.container in _JUMPING:
+            yield from self._ffmpeg(range(len(self._requests)))
+            return
+        pictures = [n for n, r in enumerate(self._requests) if isinstance(r, FrameRequest)]
+        sounds = [n for n, r in enumerate(self._requests) if isinstance(r, SoundRequest)]
+        streams: list[Iterator[Chunk]] = []
+        if pictures:
+            track = self.info.picture
+            if track is None:
+                raise MediaError("no picture track")
+            if track.width * track.height > MOST_PIXELS:
+                raise MediaError(f"pictures of {track.width} x {track.height} pixels are refused")
+            streams.append(self._pictures(pictures, track.index, self.info.start))
+        if sounds:
+            if self.info.sound is None:
+                raise MediaError("no sound track")
+            streams.append(self._ffmpeg(sounds))
+        yield from _in_step(streams)
+
+    def _pictures(self, numbers: Sequence[int], stream: int, start: float) -> Iterator[Chunk]:
+        given = dict.fromkeys(numbers, -np.inf)
+        try:
+            for chunk in self._torchcodec(numbers, stream, start):
+                given[chunk.request] = float(chunk.times[-1])
+                yield chunk
+        except _GIVES_UP:
+            for chunk in self._ffmpeg(numbers):
+                new = chunk.times > given[chunk.request] + 1e-6
+                if new.any():
+                    yield Chunk(chunk.request, chunk.times[new], chunk.rows[new])
+
+    def _torchcodec(self, numbers: Sequence[int], stream: int, start: float) -> Iterator[Chunk]:
+        decoder = self._open(
+            f"file:{self._path}",
+            stream_index=stream,
+            num_ffmpeg_threads=self._threads,
+            device=device(),
+            seek_mode="exact",
+        )
+        facts = decoder.metadata
+        first, end = facts.begin_stream_seconds - start, facts.end_stream_seconds - start
+        wanted = min(end, np.inf if self._span.end is None else self._span.end + 1.0)
+        grids = {n: self._grid(n, max(first, self._span.start), wanted) for n in numbers}
+        size = 3 * facts.width * facts.height
+        moments = np.unique(np.concatenate(list(grids.values())))
+        step = max(1, min(_BLOCK // max(1, size), _MOST_ROWS))
+        for block in (moments[i : i + step] for i in range(0, len(moments), step)):
+            if time.monotonic() > self._until:
+                raise DeadlinePassed(f"not done after {self._deadline:g} s")
+            # a frame counts as shown LATE before its time; the last one is shown to the end
+            seconds = np.clip(block + LATE, first, end - 1e-6) + start
+            pictures = decoder.get_frames_played_at(seconds.tolist()).data
+            for n in numbers:
+                mine = np.flatnonzero(np.isin(block, grids[n]))
+                if len(mine):
+                    request = self._requests[n]
+                    assert isinstance(request, FrameRequest)
+                    yield Chunk(n, block[mine], _rows(pictures[mine], request, facts))
+        stated = facts.duration_seconds_from_header
+        if wanted == end and stated is not None and end - first < stated - _SHORT:
+            raise RuntimeError("the scan stopped early")
+
+    def _grid(self, number: int, begin: float, end: float) -> npt.NDArray[np.float64]:
+        """Times n / rate from `begin` to before `end`, as the filter `fps` rounds them."""
+        request = self._requests[number]
+        assert isinstance(request, FrameRequest)
+        rate = float(request.exact_rate)
+        low, high = (np.ceil((t - LATE) * rate - 1e-6) for t in (begin, end))
+        return np.arange(max(0, low), max(0, high)) / rate
+
+    def _ffmpeg(self, numbers: Sequence[int]) -> Iterator[Chunk]:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise DeadlinePassed(f"not done after {self._deadline:g} s")
+        requests = [self._requests[n] for n in numbers]
+        child = FFmpegDecoder(self._path, requests, self._span, deadline=left, threads=self._threads)
+        try:
+            for chunk in child.chunks():
+                yield Chunk(numbers[chunk.request], chunk.times, chunk.rows)
+        finally:
+            self.errors += child.errors
+
+
+@cache
+def video_decoder() -> Any:
+    """torchcodec's `VideoDecoder`.
+
+    Raises:
+        BadInput: it is not installed, or can't be loaded.
+    """
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except ModuleNotFoundError:
+        raise missing_extra("torchcodec", "torchcodec", "decoder torchcodec") from None
+    except (ImportError, OSError, RuntimeError) as e:
+        raise BadInput(
+            "decoder torchcodec (extra torchcodec) is installed but can't be loaded: it needs FFmpeg's "
+            "shared libraries, version 4 to 8 (the system's package ffmpeg, or conda's), and a build that "
+            f"fits torch; its own words: {str(e).strip().splitlines()[0]}"
+        ) from e
+    return VideoDecoder
+
+
+@cache
+def device() -> str:
+    """ "cuda" where torch sees a GPU and torchcodec opens and decodes a file there, else "cpu"."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    try:
+        with trial_clip() as path:
+            decoder = video_decoder()(str(path), device="cuda")
+            decoder.get_frames_played_at([0.0])
+            return "cpu" if decoder.cpu_fallback else "cuda"
+    except (*_GIVES_UP, MediaError):
+        return "cpu"
+
+
+def _rows(pictures: Any, request: FrameRequest, facts: Any) -> npt.NDArray[np.uint8]:
+    """Pictures [N, 3, H, W] uint8 on any device to rows [N, h, w, c], as the filters make them."""
+    import torch
+
+    _, _, high, wide = pictures.shape
+    if request.fit == "crop":
+        aspect = float(facts.pixel_aspect_ratio or 1)
+        if round(facts.rotation or 0) % 180:
+            aspect = 1 / aspect
+        w = round(max(1, min(wide, high * request.width / request.height / aspect)))
+        h = round(max(1, min(high, wide * aspect * request.height / request.width)))
+        x, y = round((wide - w) / 2), round((high - h) / 2)
+        pictures = pictures[:, :, y : y + h, x : x + w]
+    if pictures.is_cuda:  # only the CPU scales uint8
+        pictures = pictures.float()
+    size = (request.height, request.width)
+    small = torch.nn.functional.interpolate(pictures, size, mode="bicubic", antialias=True).float()
+    if request.channels == 1:
+        weights = (0.2126, 0.7152, 0.0722) if facts.color_space == "bt709" else (0.299, 0.587, 0.114)
+        small = (small * small.new_tensor(weights)[:, None, None]).sum(1, keepdim=True)
+    rows = small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    found: npt.NDArray[np.uint8] = rows.cpu().numpy()
+    return found
+
+
+def _in_step(streams: Sequence[Iterator[Chunk]]) -> Iterator[Chunk]:
+    """Chunks of all streams, always from the one that is behind. An error waits until the others ended."""
+    at: dict[int, float] = dict.fromkeys(range(len(streams)), -np.inf)
+    error: MediaError | None = None
+    while at:
+        behind = min(at, key=lambda i: at[i])
+        try:
+            chunk = next(streams[behind])
+        except StopIteration:
+            del at[behind]
+        except MediaError as e:
+            error = error or e
+            del at[behind]
+        else:
+            at[behind] = float(chunk.times[-1])
+            yield chunk
+    if error is not None:
+        raise error
