@@ -90,9 +90,13 @@ class Model(nn.Module):
         """Features [B, T, D] per modality -> pooled [B, D]."""
         return {m: self.transformer(self.stem[m](x)) for m, x in inputs.items()}
 
-    def losses(self, pooled: dict[str, Tensor]) -> dict[str, Tensor]:
+    def embed(self, pooled: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Heads' outputs, [B, 128] each."""
+        return {name: head(pooled[name.split("_")[0]]) for name, head in self.heads.items()}
+
+    def losses(self, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
         """Symmetric NCE, video against audio and video against text."""
-        e = {name: normalize(head(pooled[name.split("_")[0]]).float()) for name, head in self.heads.items()}
+        e = {name: normalize(x.float()) for name, x in embeddings.items()}
         return {"va": _nce(e["video_va"], e["audio_va"]), "vt": _nce(e["video_vt"], e["text_vt"])}
 
 

@@ -10,7 +10,7 @@ from torch.func import functional_call, grad, vmap
 
 from harmonize_cli.benchmarks.harmony_model import Model
 from harmonize_cli.errors import missing_extra
-from harmonize_cli.harmony import Harmonizer
+from harmonize_cli.harmony import Gate, Harmonizer
 
 Run = Callable[[], Tensor | None]
 """Makes one step (or Gram), returns the Gram matrices [B, 2, 2] where it knows them."""
@@ -23,6 +23,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "sketch:64": {"gram": "sketch:64"},
     "microbatch:8": {"granularity": "microbatch:8"},
     "batch": {"granularity": "batch"},
+    "exact, 30% gated": {"gate": Gate(schedule="quantile", start=0.3, end=0.3)},
 }
 GRAMS = ("gram ours", "gram loop", "gram vmap", "gram torchjd")
 NAMES = ("plain", *STEPS, *GRAMS)
@@ -50,7 +51,7 @@ def _plain(model: Model, batch: dict[str, Tensor], mixed: Mixed) -> Run:
     def run() -> None:
         model.zero_grad()
         with mixed():
-            losses = model.losses(model.encode(batch))
+            losses = model.losses(model.embed(model.encode(batch)))
         torch.autograd.backward(list(losses.values()))
 
     return run
@@ -63,7 +64,7 @@ def _harmonized(model: Model, batch: dict[str, Tensor], mixed: Mixed, options: d
         model.zero_grad()
         with mixed(), harmonizer.record():
             pooled = model.encode(batch)
-            losses = model.losses(pooled)
+            losses = model.losses(harmonizer.through_gate(model.embed(pooled)))
         return harmonizer.backward(losses, pooled).gram
 
     return run
@@ -75,7 +76,7 @@ def _ours(model: Model, batch: dict[str, Tensor], mixed: Mixed) -> Run:
     def run() -> Tensor:
         with mixed(), harmonizer.record():
             pooled = model.encode(batch)
-            losses = model.losses(pooled)
+            losses = model.losses(model.embed(pooled))
         return harmonizer.gram(losses, pooled)
 
     return run
@@ -84,7 +85,7 @@ def _ours(model: Model, batch: dict[str, Tensor], mixed: Mixed) -> Run:
 def _cotangents(model: Model, pooled: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     """Per loss: the constant delta at each pooled vector."""
     free = {m: z.detach().requires_grad_() for m, z in pooled.items()}
-    losses = model.losses(free)
+    losses = model.losses(model.embed(free))
     found = []
     for loss in losses.values():
         deltas = torch.autograd.grad(loss, list(free.values()), retain_graph=True, allow_unused=True)
