@@ -48,7 +48,7 @@ def score(
     from harmonize_cli.curriculum.pictures import draw_histograms
     from harmonize_cli.curriculum.score import score as run_scoring
     from harmonize_cli.curriculum.score_parts import ScoreSettings
-    from harmonize_cli.curriculum.scores import read_scores
+    from harmonize_cli.curriculum.scores import column_values
 
     settings = ScoreSettings(
         split=split,
@@ -61,12 +61,12 @@ def score(
     report = run_scoring(run, store, out, settings, jobs=jobs)
     if combine is not None:
         add_combined(out, combine, kind)
-    scores = read_scores(out)
-    draw_histograms(scores, out / "histogram.png")
+    draw_histograms(out, out / "histogram.png")
     conflict = ""
-    if (cosine := scores.columns.get("cosine_backbone")) is not None and np.isfinite(cosine).any():
+    if "cosine_backbone" in report.columns:
+        cosine = column_values(out, "cosine_backbone")
         known = cosine[np.isfinite(cosine)]
-        conflict = f", {np.mean(known < 0):.0%} of {len(known)} in conflict"
+        conflict = f", {np.mean(known < 0):.0%} of {len(known)} in conflict" if len(known) else ""
     rate = f" ({report.scored / report.seconds:.0f} clips/s)" if report.scored else " (all done before)"
     typer.echo(
         f"{report.samples} samples, {len(report.columns)} indicators{conflict}; "

@@ -10,7 +10,8 @@ Every part holds `id` and `index` (row of the store), one float32 column per ind
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,8 @@ def read_scores(folder: Path) -> Scores:
     about = read_about(folder)
     parts = []
     for name in about["parts"]:
-        try:
-            with np.load(folder / name, allow_pickle=False) as part:
-                parts.append({column: part[column] for column in part.files})
-        except (OSError, ValueError) as e:
-            raise BadInput(f"{folder / name}: missing or damaged ({e}); run the scoring again") from e
+        with _reading(folder / name) as part:
+            parts.append(dict(part))
     index = np.concatenate([part["index"] for part in parts])
     order = np.argsort(index, kind="stable")
     columns = {
@@ -122,6 +120,23 @@ def read_scores(folder: Path) -> Scores:
     return Scores(ids, index[order], columns, noisy, about)
 
 
+def column_values(folder: Path, name: str) -> NDArray[np.float32]:
+    """The values of one column, in any order; the other columns stay on disk.
+
+    Raises:
+        BadInput: as `read_scores`.
+    """
+    about = read_about(folder)
+    if name in about.get("added", {}):
+        with _reading(_added(folder, name)) as arrays:
+            return arrays["column"]
+    pieces = []
+    for part in about["parts"]:
+        with _reading(folder / part) as arrays:
+            pieces.append(arrays[name])
+    return np.concatenate(pieces)
+
+
 def add_column(folder: Path, name: str, values: NDArray[np.float32], *, noisy: str, about: str) -> None:
     """Add a column [N], in the order of `read_scores`, to complete scores; an older one is replaced."""
     scores = read_scores(folder)
@@ -129,6 +144,15 @@ def add_column(folder: Path, name: str, values: NDArray[np.float32], *, noisy: s
         np.savez(f, index=scores.index, column=values)
     added = {**scores.about.get("added", {}), name: {"noisy": noisy, "about": about}}
     write_about(folder, {**scores.about, "added": added})
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+    try:
+        with np.load(path, allow_pickle=False) as part:
+            yield part
+    except (OSError, ValueError, KeyError) as e:
+        raise BadInput(f"{path}: missing or damaged ({e}); run the scoring again") from e
 
 
 def _added(folder: Path, name: str) -> Path:

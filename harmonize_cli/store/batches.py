@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from harmonize_cli.store.digest import encode_text
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import Status
 from harmonize_cli.store.windows import InputSpec, captions, cut
@@ -119,7 +120,8 @@ class StoreDataset(Dataset[Item]):
             for m, spec in self.specs.items()
         }
         self._ids = store.ids
-        self._groups = [zlib.crc32(group.encode()) for group in store.groups]
+        keys = (zlib.crc32(encode_text(group)) for group in store.groups)
+        self._groups = np.fromiter(keys, np.int64, len(self._ids))
         self._cached = _Cached(store, cache_bytes)
 
     def __len__(self) -> int:
@@ -127,7 +129,7 @@ class StoreDataset(Dataset[Item]):
 
     def __getitem__(self, draw: "Draw | int") -> Item:
         if isinstance(draw, Draw):
-            key = zlib.crc32(self._ids[draw.index].encode())
+            key = zlib.crc32(encode_text(self._ids[draw.index]))
             rng = np.random.Generator(np.random.Philox(key=[self.seed << 32 | key, draw.epoch]))
             return self._cut(draw.index, float(rng.random()), rng)
         return self._cut(int(draw), self.position, None)
@@ -158,7 +160,7 @@ class StoreDataset(Dataset[Item]):
             inputs,
             present,
             text_present,
-            torch.tensor([self._groups[i] for i in indices]),
+            torch.from_numpy(self._groups[indices]),
             texts,
         )
 

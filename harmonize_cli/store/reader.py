@@ -1,6 +1,7 @@
 """A store: one shard or a folder of them, read as one list of samples."""
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -18,6 +19,7 @@ from harmonize_cli.store.layout import ShardIndex, index_shard
 from harmonize_cli.store.rows import FeatureRows
 from harmonize_cli.store.schema import FeatureSpec, Rows, Sample, Status, modalities_of
 from harmonize_cli.store.shard import Shard
+from harmonize_cli.store.texts import TextColumn
 
 _MANY = 200  # shards that take more than two seconds to look at
 
@@ -79,17 +81,17 @@ class Store:
         return modalities_of(list(self.features.values()))
 
     @cached_property
-    def ids(self) -> list[str]:
+    def ids(self) -> Sequence[str]:
         """Id of every sample."""
         return self._texts("samples/id")
 
     @cached_property
-    def splits(self) -> list[str]:
+    def splits(self) -> Sequence[str]:
         """Split of every sample, "" if unknown."""
         return self._texts("samples/split")
 
     @cached_property
-    def groups(self) -> list[str]:
+    def groups(self) -> Sequence[str]:
         """Group of every sample: samples of one group are never each other's negatives."""
         return self._texts("samples/group")
 
@@ -115,7 +117,7 @@ class Store:
     def vocab(self) -> list[str] | None:
         """Words that token ids stand for; None if the store has none."""
         shard = self._shards[0]
-        return shard.all_texts("vocab") if "vocab/bytes" in shard.index.extents else None
+        return list(shard.all_texts("vocab")) if "vocab/bytes" in shard.index.extents else None
 
     @cached_property
     def content_hash(self) -> str:
@@ -144,7 +146,7 @@ class Store:
         """
         if split is None:
             return np.arange(len(self))
-        found = np.array([i for i, name in enumerate(self.splits) if name == split], np.int64)
+        found = np.flatnonzero(np.fromiter((name == split for name in self.splits), bool, len(self)))
         if not len(found):
             known = ", ".join(sorted(set(self.splits))) or "none"
             raise BadInput(f"{self.path}: no sample of split {split!r}; splits here: {known}")
@@ -342,14 +344,16 @@ class Store:
         shard, j = self._locate(i)
         return shard.json(column, shard.text(column, j), kind)
 
-    def _texts(self, column: str) -> list[str]:
-        return [text for shard in self._shards for text in shard.all_texts(column)]
+    def _texts(self, column: str) -> TextColumn:
+        return TextColumn.joined([shard.all_texts(column) for shard in self._shards])
 
     def _numbers(self, name: str) -> NDArray[Any]:
         return np.concatenate([shard.rows(name) for shard in self._shards])
 
     def _check_ids(self) -> None:
-        if len(self._index) == len(self):
+        # hashes first: a dictionary of all ids takes more memory than all else that is known of them
+        hashes = np.fromiter(map(hash, self.ids), np.int64, len(self))
+        if len(np.unique(hashes)) == len(self):
             return
         for i, sample in enumerate(self.ids):
             if self._index[sample] != i:

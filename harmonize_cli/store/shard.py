@@ -5,7 +5,6 @@ import os
 import resource
 import threading
 import weakref
-from itertools import pairwise
 from typing import Any
 
 import h5py
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from harmonize_cli.errors import BadInput
 from harmonize_cli.store.digest import decode_text
 from harmonize_cli.store.layout import ShardIndex, file_stamp
+from harmonize_cli.store.texts import TextColumn
 
 _MAX_TEXT = 256 << 20
 
@@ -110,14 +110,9 @@ class Shard:
         except UnicodeDecodeError as e:
             raise self.damaged(column, str(e)) from e
 
-    def all_texts(self, column: str) -> list[str]:
+    def all_texts(self, column: str) -> TextColumn:
         """A whole text column."""
-        offsets = self.offsets(f"{column}/offsets").tolist()
-        raw = self.rows(f"{column}/bytes").tobytes()
-        try:
-            return [decode_text(raw[a:b]) for a, b in pairwise(offsets)]
-        except UnicodeDecodeError as e:
-            raise self.damaged(column, str(e)) from e
+        return TextColumn(self.rows(f"{column}/bytes").tobytes(), self.offsets(f"{column}/offsets"))
 
     def json(self, column: str, text: str, kind: type) -> Any:
         """A text of a JSON column as a `kind` (list of texts, or object)."""

@@ -43,7 +43,7 @@ def embed_store(loaded: LoadedModel, store: Store, *, batch: int = 64) -> tuple[
                 kept = z.float().masked_fill(~real.unsqueeze(-1), float("nan"))
                 parts.setdefault(name, []).append(kept.cpu().numpy())
             bar.update(len(rows))
-    return store.ids, {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    return list(store.ids), {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
 def write_embeddings(ids: list[str], table: Table, out: Path) -> list[Path]:
