@@ -25,6 +25,7 @@ class Output:
         self.out = out
         self.is_file = out.suffix == ".h5"
         self.folder = out.with_name(out.name + ".parts") if self.is_file else out
+        self._finish_swap()
         if self.is_file and out.is_dir():
             raise BadInput(f"{out}: is a folder; name the store without .h5, or choose another name")
         if not self.is_file and out.exists() and not out.is_dir():
@@ -89,14 +90,25 @@ class Output:
         """Where the extended shards of a folder wait until all of them are there."""
         return self.out.with_name(self.out.name + ".extending")
 
+    @property
+    def _old(self) -> Path:
+        return self.out.with_name(self.out.name + ".old")
+
+    def _finish_swap(self) -> None:
+        """Once the old shards stepped aside the new ones are complete; a run may be killed in between."""
+        if self.is_file or not self._old.is_dir():
+            return
+        if not self.out.exists() and self.growing.is_dir():
+            self.growing.rename(self.out)
+        if self.out.exists():
+            shutil.rmtree(self._old)
+
     def swap(self) -> None:
         """Put the extended shards in the place of the old ones."""
         if not self.growing.is_dir():
             return
-        old = self.out.with_name(self.out.name + ".old")
-        self.out.rename(old)
-        self.growing.rename(self.out)
-        shutil.rmtree(old)
+        self.out.rename(self._old)
+        self._finish_swap()
 
     def finish(self) -> None:
         """Put a single file together, if that is what was asked for."""

@@ -21,6 +21,7 @@ from harmonize_cli.extraction.counts import Counts, ExtractReport
 from harmonize_cli.extraction.modes import extension, narrowed, retries
 from harmonize_cli.extraction.output import Output
 from harmonize_cli.extraction.plan import plan_units
+from harmonize_cli.extraction.room import named_when_full
 from harmonize_cli.extraction.tasks import Task, write_shard
 from harmonize_cli.extraction.unit import Job, UnitRunner
 from harmonize_cli.progress import progress
@@ -50,7 +51,8 @@ def extract(
 
     Raises:
         BadInput: `out` was made with other encoders or settings, or is no store.
-        OSError: the disk is full; what is complete stays and the same command goes on from there.
+        HarmonizeError: the disk is full; it names the samples that are missing. What is complete stays, and
+            the same command goes on from there.
     """
     options = options or RunOptions()
     started = time.monotonic()
@@ -80,7 +82,7 @@ def extract(
     todo = sum(len(task.unit.ids) for task in tasks)
     counts = Counts()
     bar: tqdm[Any] = progress(desc="extract", total=expected, unit="clip", initial=max(0, expected - todo))
-    with bar:
+    with bar, named_when_full(tasks):
         if cluster is None and (options.workers <= 1 or len(tasks) <= 1):
             for task in tasks:
                 counts.merge(write_shard(runner, task, bar.update))

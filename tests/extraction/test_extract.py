@@ -1,12 +1,18 @@
+import json
+
 import numpy as np
 import pytest
 from media_samples import grey_frames, levels, make_clip, tone
 
 from harmonize_cli.config import load_config
-from harmonize_cli.datasets.manifest import ManifestRow
+from harmonize_cli.datasets.manifest import ManifestRow, read_manifest
 from harmonize_cli.errors import BadInput
 from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.pipeline import RunOptions, extract
+from harmonize_cli.extraction.plan import plan_units
+from harmonize_cli.extraction.ray_engine import DecodeActor
+from harmonize_cli.extraction.tasks import Task
+from harmonize_cli.extraction.unit import Job
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import Status
 
@@ -179,6 +185,42 @@ def test_jobs_of_an_array_fill_one_store(media, tmp_path):
     assert Store.open(tmp_path / "many").content_hash == Store.open(tmp_path / "one").content_hash
 
 
+def test_job_arrays_workers_and_actors_of_a_cluster_resume_each_other(media, tmp_path):
+    names = ("a.mkv", "b.mkv", "mute.mkv", "silent.mkv", "sound.wav", "empty.mp4")
+    rows = [row(media, n) for n in names]
+    settings = config("shard_samples=1")
+    extract(rows, tmp_path / "one", settings)
+    out = tmp_path / "mixed"
+    extract(rows, out, settings, RunOptions(share=(1, 3)))
+    words = tuple(Store.open(out).vocab)
+    units = plan_units(rows, 1)
+    DecodeActor(Job(settings, words, None), [], []).write(Task(units[2], out / "part-00002.h5"))
+    extract(rows[:4], out, settings, RunOptions(workers=2))
+    last = extract(rows, out, settings)
+    assert (last.skipped, last.counts.samples) == (5, 1)
+    assert Store.open(out).content_hash == Store.open(tmp_path / "one").content_hash
+
+
+def test_awkward_names_all_the_way(media, tmp_path):
+    """Blanks, quotes, a dash in front, a new line, other scripts: from the manifest into the store."""
+    names = ["-dash.mkv", "two words.mkv", "quo'te\".mkv", "new\nline.mkv", "näïve-日本.mkv", "a:b %03d.mkv"]
+    root = tmp_path / "ro ot"
+    root.mkdir()
+    for name in names:
+        (root / name).write_bytes((media / "a.mkv").read_bytes())
+    path = root / "m.jsonl"
+    path.write_text(
+        "".join(json.dumps({"id": f"{i}", "video": n, "end": 1.0}) + "\n" for i, n in enumerate(names))
+    )
+    extract(read_manifest(path), tmp_path / "s", config(encoders=("raw", "waveform")), RunOptions(root=root))
+    store = Store.open(tmp_path / "s")
+    assert len(store) == len(names)
+    for i, sample in enumerate(store.ids):
+        assert store.sources(i) == names[int(sample)]
+        assert status(store, sample) == {"video": ("OK", ""), "audio": ("OK", "")}
+        assert store.length("video/frames")[i] == 10
+
+
 def test_workers_give_the_same_store(media, tmp_path):
     rows = [row(media, n) for n in ("a.mkv", "b.mkv", "mute.mkv", "empty.mp4")]
     settings = config("shard_samples=1")
@@ -254,6 +296,19 @@ def test_extend_adds_features_and_keeps_the_rest(media, tmp_path, name):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "direct"])
     with pytest.raises(BadInput, match="nothing to extend"):
         extract(rows, tmp_path / name, both, RunOptions(mode="extend"))
+
+
+def test_an_extension_killed_while_it_takes_the_place_of_the_old_store(media, tmp_path):
+    """Between the two renames nothing has the store's name; the next run mends that."""
+    rows = [row(media, "a.mkv"), row(media, "b.mkv")]
+    extract(rows, tmp_path / "s", config(encoders=("raw",)))
+    both = config(encoders=("raw", "tokens"))
+    extract(rows, tmp_path / "whole", both)
+    (tmp_path / "s").rename(tmp_path / "s.old")
+    (tmp_path / "whole").rename(tmp_path / "s.extending")
+    report = extract(rows, tmp_path / "s", both)
+    assert (report.counts.samples, report.skipped) == (0, 2)
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
 
 def test_extend_wants_the_same_manifest_and_files(media, tmp_path):

@@ -92,7 +92,13 @@ def test_twenty_kills_cost_nothing_but_the_shard_at_hand(manifest, tmp_path, mor
 
 
 def test_a_full_disk_stops_cleanly_and_the_rest_follows(manifest, tmp_path):
+    """The first file's segments are short and fit; the others don't, and are named."""
     out = tmp_path / "s"
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for row in rows[:4]:
+        row["end"] = row["start"] + 0.2
+    manifest = manifest.with_name("short.jsonl")
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     more = ["--set", "shard_samples=4", "--set", "raw.size=64"]
 
     def limit():
@@ -104,10 +110,13 @@ def test_a_full_disk_stops_cleanly_and_the_rest_follows(manifest, tmp_path):
     assert full.returncode == 1, full.stderr
     assert "Traceback" not in full.stderr
     assert "no room left to write" in full.stderr
-    assert "part-0000" in full.stderr
-    assert not list(out.glob("*"))
+    assert "part-00001" in full.stderr
+    assert "Still to do, 20 samples:\n  1-0\n  1-1\n" in full.stderr
+    assert "and 10 more" in full.stderr
+    assert [p.name for p in out.glob("*")] == ["part-00000.h5"]
     done = subprocess.run(command(manifest, out, *more), check=True, capture_output=True, text=True)
-    assert "24 of 24 samples extracted" in done.stdout
+    assert "20 of 24 samples extracted" in done.stdout
+    assert len(Store.open(out)) == 24
 
 
 @pytest.mark.long

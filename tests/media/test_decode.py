@@ -245,6 +245,25 @@ def test_no_time_stamps_at_all(tmp_path):
     assert np.abs(brightness(rows[0])[:19] - levels(20)[:19].astype(int)).max() <= 3
 
 
+def test_time_stamps_that_jump_back(tmp_path):
+    """Two transport streams in one file: the second one's stamps start again, it follows the first."""
+    parts = []
+    for n, frames in enumerate((grey_frames(20)[:10], grey_frames(20)[10:])):
+        part = make_clip(
+            tmp_path / f"{n}.ts", frames, tone(1.0), lossless=False, pix_fmt="yuv420p", bf=0, crf=5
+        )
+        parts.append(part.read_bytes())
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(parts))
+    rows, times, work = decode(path, [FrameRequest(10, 8, 8), SOUND])
+    assert {o.state for o in work.outcome.values()} == {"ok"}
+    assert (np.diff(times[0]) > 0).all()
+    assert abs(len(rows[0]) - 20) <= 2
+    shown = brightness(rows[0])
+    assert all(np.abs(shown - level).min() <= 3 for level in levels(20).astype(int))
+    assert len(rows[1]) == pytest.approx(32000, abs=4000)
+
+
 def test_of_several_tracks_the_first_is_taken(tmp_path):
     one = make_clip(tmp_path / "one.mkv", grey_frames(10), tone(1.0))
     two = make_clip(tmp_path / "two.mkv", grey_frames(10)[::-1], tone(1.0, hz=900))

@@ -1,0 +1,36 @@
+"""A full disk, in words."""
+
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from harmonize_cli.errors import HarmonizeError, list_faults
+from harmonize_cli.extraction.tasks import Task
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def named_when_full(tasks: Sequence[Task]) -> Iterator[None]:
+    """Around the work on `tasks`: where the disk gets full, name the samples that are not in the store.
+
+    Raises:
+        HarmonizeError: in the place of the OSError of a full disk; others pass.
+    """
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in _FULL:
+            raise
+        # a shard that exists is complete, unless it is the old one that was to be replaced
+        missing = [
+            sample
+            for task in tasks
+            if task.path == task.base or not task.path.exists()
+            for sample in task.unit.ids
+        ]
+        head = (
+            f"{e.filename or 'output'}: no room left to write ({e.strerror}); free some and run the same "
+            f"command again: it goes on from the complete shards. Still to do, {len(missing)} samples:"
+        )
+        raise HarmonizeError(list_faults(head, missing, most=10)) from e
