@@ -29,7 +29,6 @@ from harmonize_cli.cli.eval_common import (
     pick_device,
     show_result,
 )
-from harmonize_cli.errors import BadInput
 
 app = typer.Typer(help="Evaluate a run: retrieval, probes, comparisons, tables.", no_args_is_help=True)
 
@@ -185,7 +184,7 @@ def zeroshot(
     no_cache: NoCache = False,
 ) -> None:
     """Classify clips, by picture and by sound, as the class whose prompts lie nearest. No training."""
-    from harmonize_cli.encoders.tokens import Vocab
+    from harmonize_cli.encoders.registry import text_tokeniser
     from harmonize_cli.evaluation.evaluate_zeroshot import Prompts, evaluate_zeroshot
     from harmonize_cli.evaluation.prompts import read_names, read_templates
     from harmonize_cli.evaluation.sources import RunSource
@@ -195,14 +194,13 @@ def zeroshot(
 
     sentences = read_templates(templates)
     loaded = load_model(run, checkpoint, pick_device(device))
-    words = run / "vocab.json"
-    if not words.is_file():
-        raise BadInput(f"{words}: missing; prompts need a run that was trained on word tokens")
+    spec = loaded.specs.get("text")
+    encode = text_tokeniser(spec.encoder if spec else "", run / "vocab.json")
     result, path = evaluate_zeroshot(
         RunSource(loaded, batch_size, not no_cache),
         Store.open(store),
         lambda classes: Prompts(classes, read_names(names, classes), sentences),
-        Vocab.load(words).encode,
+        encode,
         modalities=modality or (),
         label=label,
         split=split,

@@ -73,8 +73,8 @@ def extract(
         typer.Option(
             "--encoder",
             "-e",
-            help="raw, waveform, logmel, mfcc, tokens, open_clip:MODEL/TAG, torchaudio:PIPELINE; may be "
-            "repeated (encoders).",
+            help="raw, waveform, logmel, mfcc, tokens (words), clip_tokens (open_clip's byte pairs), "
+            "open_clip:MODEL/TAG, torchaudio:PIPELINE; may be repeated (encoders).",
             show_default="raw, waveform, tokens",
         ),
     ] = None,

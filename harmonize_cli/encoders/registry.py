@@ -1,9 +1,14 @@
 """Encoders by name."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from harmonize_cli.config import StageConfig
 from harmonize_cli.encoders.base import Encoder
+from harmonize_cli.encoders.clip_tokens import CLIP_BPE, ClipTokens, ClipTokensConfig
 from harmonize_cli.encoders.frames import FramesConfig, RawFrames
 from harmonize_cli.encoders.open_clip import ClipFrames, ClipModel, ClipTexts, OpenClipConfig, split_name
 from harmonize_cli.encoders.sound import LogMel, MelConfig, Mfcc, MfccConfig, Waveform, WaveformConfig
@@ -11,7 +16,7 @@ from harmonize_cli.encoders.speech import SpeechConfig, SpeechFeatures
 from harmonize_cli.encoders.tokens import Tokens, TokensConfig, Vocab
 from harmonize_cli.errors import BadInput
 
-PLAIN = ("raw", "waveform", "logmel", "mfcc", "tokens")
+PLAIN = ("raw", "waveform", "logmel", "mfcc", "tokens", "clip_tokens")
 OPEN_CLIP = "open_clip:"
 SPEECH = "torchaudio:"
 
@@ -24,6 +29,7 @@ class EncodersConfig(StageConfig):
     logmel: MelConfig = MelConfig()
     mfcc: MfccConfig = MfccConfig()
     tokens: TokensConfig = TokensConfig()
+    clip_tokens: ClipTokensConfig = ClipTokensConfig()
     open_clip: OpenClipConfig = OpenClipConfig()
     torchaudio: SpeechConfig = SpeechConfig()
 
@@ -72,6 +78,8 @@ def build_encoders(names: Sequence[str], config: EncodersConfig, vocab: Vocab | 
             if vocab is None:
                 raise ValueError("tokens need a vocabulary")
             encoders.append(Tokens(config.tokens, vocab))
+        elif name == "clip_tokens":
+            encoders.append(ClipTokens(config.clip_tokens))
         elif name.startswith(SPEECH):
             encoders.append(SpeechFeatures(name.removeprefix(SPEECH), config.torchaudio))
         else:
@@ -83,3 +91,16 @@ def build_encoders(names: Sequence[str], config: EncodersConfig, vocab: Vocab | 
 def make_vocab(config: TokensConfig, texts: Iterable[str]) -> Vocab:
     """The vocabulary that the config names, or one made from `texts`."""
     return Vocab.load(config.vocab) if config.vocab else Vocab.build(texts, config.vocab_size)
+
+
+def text_tokeniser(encoder: str, vocab: Path) -> Callable[[str, int], npt.NDArray[np.int32]]:
+    """(text, length) to ids int32 [length], as the text feature of `encoder` has them.
+
+    Raises:
+        BadInput: word tokens without the vocabulary `vocab`.
+    """
+    if encoder == CLIP_BPE:
+        return ClipTokens(ClipTokensConfig()).encode
+    if not vocab.is_file():
+        raise BadInput(f"{vocab}: missing; prompts need a run that was trained on tokens")
+    return Vocab.load(vocab).encode

@@ -13,8 +13,8 @@ class ExtractConfig(EncodersConfig):
     """What to make of every sample, and how."""
 
     encoders: tuple[str, ...] = ("raw", "waveform", "tokens")
-    """raw, waveform, logmel, mfcc, tokens, open_clip:MODEL/TAG, torchaudio:PIPELINE; all in one pass
-    over the video."""
+    """raw, waveform, logmel, mfcc, tokens, clip_tokens, open_clip:MODEL/TAG, torchaudio:PIPELINE; all in
+    one pass over the video."""
     shard_samples: int = Field(default=128, ge=1)
     """Samples in a shard: what a crash may cost, and what one worker takes at a time."""
     compression: Literal["none", "lzf"] = "none"

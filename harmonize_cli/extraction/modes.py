@@ -18,6 +18,7 @@ _KEYS = {
     "logmel": "audio/logmel",
     "mfcc": "audio/mfcc",
     "tokens": "text/tokens",
+    "clip_tokens": "text/clip_tokens",
     "open_clip": "video/open_clip",
     "torchaudio": "audio/speech",
 }

@@ -36,7 +36,7 @@ def export_encoder(loaded: LoadedModel, out: Path, *, heads: bool, vocab: list[s
             "model": loaded.config["model"],
             "inputs": {m: spec.to_dict() for m, spec in loaded.specs.items()},
             "heads": heads,
-            "vocab": vocab if "text" in loaded.specs and loaded.specs["text"].kind == "tokens" else None,
+            "vocab": vocab if _reads_words(loaded) else None,
             "run": {"weights_hash": loaded.weights_hash, "step": loaded.step},
         },
     )
@@ -101,7 +101,14 @@ def _example(loaded: LoadedModel) -> str:
     )
 
 
+def _reads_words(loaded: LoadedModel) -> bool:
+    """Not open_clip's tokens: a store may hold both."""
+    spec = loaded.specs.get("text")
+    return spec is not None and spec.kind == "tokens" and not spec.encoder.startswith("open_clip")
+
+
 def _card(loaded: LoadedModel, *, heads: bool, parameters: int, digest: str) -> str:
+    words = " and the vocabulary" if _reads_words(loaded) else ""
     config, harmony = loaded.config, loaded.config["harmonize"]
     inputs = "\n".join(
         f"| {m} | {spec.kind} | {spec.rows} | {list(spec.row_shape)} | {spec.encoder} |"
@@ -130,8 +137,8 @@ A video-audio-text encoder (VATT, arXiv 2104.11178), pre-trained with `harmonize
 | --- | --- | --- | --- | --- |
 {inputs}
 
-Frames are uint8 or float in [-1, 1]; waveforms are float in [-1, 1]; `{CONFIG}` has all settings and the
-vocabulary. `{EXAMPLE}` loads the model.
+Frames are uint8 or float in [-1, 1]; waveforms are float in [-1, 1]; `{CONFIG}` has all settings{words}.
+`{EXAMPLE}` loads the model.
 
 ## Data, licence, limits
 

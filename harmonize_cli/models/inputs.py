@@ -6,7 +6,7 @@ Tensors that arrive at the model, by kind of input (`InputSpec`):
     waveform  audio [B, rows], float in [-1, 1]
     logmel    audio [B, rows, mels]; mfcc likewise
     embedding video or audio [B, rows, D] with a mask [B, rows]; text [B, C, D], one vector per candidate
-    tokens    text [B, C, rows] word ids, 0 = padding
+    tokens    text [B, C, rows] ids of words or of open_clip's byte pairs, 0 = padding at the end
 """
 
 from harmonize_cli.errors import BadInput

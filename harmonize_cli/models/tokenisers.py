@@ -127,7 +127,7 @@ class FeatureTokens(Tokeniser):
 
 
 class WordTokens(Tokeniser):
-    """A vector per word. x: [N, L] ids, 0 = padding."""
+    """A vector per word, or per byte pair. x: [N, L] ids, 0 = padding at the end."""
 
     drops = False
 

@@ -102,7 +102,9 @@ class Vatt(nn.Module):
             if x.is_floating_point():
                 x = x.unsqueeze(1)  # one vector per candidate is a sequence of one
             else:
-                mask = x != 0
+                # 0 is padding at the end; among open_clip's tokens it is one of the text as well
+                place = torch.arange(1, x.shape[1] + 1, device=x.device)
+                mask = place <= (place * (x != 0)).amax(dim=1, keepdim=True)
         tokens, key_mask = self.stems[modality](x, mask)
         agg = self.stack(modality)(tokens, key_mask, queries=1)[:, 0]
         if modality in self.post_proj:

@@ -148,8 +148,8 @@ class StoreDataset(Dataset[Item]):
                 text_present = torch.from_numpy(real & self.ok["text"][indices][:, None])
                 texts = torch.from_numpy(_caption_keys(stacked))
                 if spec.kind == "tokens":
-                    used = int((stacked != 0).any(axis=(0, 1)).sum())
-                    stacked = stacked[..., : max(1, used)]
+                    used = np.flatnonzero((stacked != 0).any(axis=(0, 1)))
+                    stacked = stacked[..., : used[-1] + 1 if len(used) else 1]
             elif spec.kind == "embedding":
                 counts = np.array([item.real[modality] for item in items])
                 inputs[f"{modality}_mask"] = torch.from_numpy(np.arange(spec.rows) < counts[:, None])
