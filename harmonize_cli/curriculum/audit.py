@@ -31,12 +31,14 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
-    """share of the samples that each kind of misalignment is injected into; most: samples used at most."""
+    """share of the samples that each kind of misalignment is injected into; most: samples used at most.
+    indicators: None for all but the costly ones."""
 
     kinds: tuple[str, ...] = tuple(KINDS)
     split: str | None = None
     share: float = 0.4
     most: int = 4000
+    indicators: tuple[str, ...] | None = None
     checkpoint: str = "last"
     batch: int | None = None
     draws: int = 300
@@ -74,7 +76,7 @@ def audit(run: Path, store_path: Path, out: Path, settings: AuditSettings) -> Au
     dataset = StoreDataset(store, specs, cache_bytes=1 << 28)
     rows, split = held_out(store, settings)
     losses = losses_of(loaded, specs)
-    indicators = pick_indicators(None, losses)
+    indicators = pick_indicators(settings.indicators, losses)
     batch = batch_size(loaded, settings.batch, len(rows))
     others = np.setdiff1d(np.arange(len(store)), rows)
     bank = bank_rows(others if len(others) >= len(rows) else rows, settings.seed)

@@ -31,7 +31,7 @@ def losses_of(loaded: LoadedModel, modalities: Collection[str]) -> list[str]:
 
 
 def pick_indicators(names: Sequence[str] | None, losses: Sequence[str]) -> list[Indicator]:
-    """Indicators by name, or all that these losses allow.
+    """Indicators by name, or all that these losses allow, but the costly ones.
 
     Raises:
         BadInput: an unknown name, or one whose pair of modalities the run does not have.
@@ -39,7 +39,7 @@ def pick_indicators(names: Sequence[str] | None, losses: Sequence[str]) -> list[
     pairs = {*losses, "at"} if {"va", "vt"} <= set(losses) else set(losses)
     able = {n: i for n, i in REGISTRY.items() if set(i.pairs) <= pairs}
     if names is None:
-        return list(able.values())
+        return [indicator for indicator in able.values() if not indicator.costly]
     faults = [
         f"{n}: " + (f"needs the pairs {', '.join(REGISTRY[n].pairs)}" if n in REGISTRY else "unknown")
         for n in names

@@ -118,10 +118,13 @@ def test_audit_finds_captions_and_reports_conflict_as_it_is(world: World, tmp_pa
 
 def test_audit_command(world: World, tmp_path: Path) -> None:
     words = ["curriculum", "audit", str(world.run), str(world.store), "-o", str(tmp_path / "a")]
+    words += ["--indicator", "loss_va", "--indicator", "cosine_all"]
     done = CliRunner().invoke(app, [*words, "--kind", "sound-elsewhere", "--draws", "20"])
     assert done.exit_code == 0, done.output
     assert "trust" in done.output
     assert "loss_va" in done.output
+    assert "cosine_all" in done.output
+    assert "loss_vt" not in done.output
 
 
 def test_what_an_audit_learned_becomes_a_column(world: World, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ Measure = Callable[[BatchView], Tensor]
 @dataclass(frozen=True, slots=True)
 class Indicator:
     """name: column of the scores. pairs: pairs of modalities that it needs. needs: "gram:SCOPE",
-    "agreement" or "bank", what has to be computed for it. measure: view -> [B]."""
+    "agreement" or "bank", what has to be computed for it. measure: view -> [B]. costly: only where asked for
+    by name."""
 
     name: str
     noisy: Literal["high", "low"]
@@ -26,6 +27,7 @@ class Indicator:
     measure: Measure
     pairs: tuple[str, ...]
     needs: str = ""
+    costly: bool = False
 
     @property
     def online(self) -> bool:
@@ -43,13 +45,14 @@ def register(
     about: str,
     pairs: tuple[str, ...],
     needs: str = "",
+    costly: bool = False,
 ) -> Callable[[Measure], Measure]:
     """Decorator: `measure(view) -> [B]` becomes the indicator `name`."""
 
     def put(measure: Measure) -> Measure:
         if name in REGISTRY:
             raise ValueError(f"indicator {name} is registered twice")
-        REGISTRY[name] = Indicator(name, noisy, about, measure, pairs, needs)
+        REGISTRY[name] = Indicator(name, noisy, about, measure, pairs, needs, costly)
         return measure
 
     return put

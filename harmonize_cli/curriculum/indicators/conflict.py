@@ -15,6 +15,7 @@ for _scope in ("all", "backbone", "representation"):
         about=f"cosine of the gradients of va and vt at scope {_scope}",
         pairs=("va", "vt"),
         needs=f"gram:{_scope}",
+        costly=_scope == "all",  # the layers of each modality's own take as long as all the rest
     )
     def _cosine(view: BatchView, scope: str = _scope) -> Tensor:
         pick = torch.tensor([view.losses.index(name) for name in ("va", "vt")])
