@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from harmonize_cli.cli.options import JsonFile
+
 app = typer.Typer(help="Measure speed here, as ratios to the obvious alternative.", no_args_is_help=True)
 
 
@@ -24,9 +26,7 @@ def train(
     store: Annotated[
         Path | None, typer.Option(help="Store for the loading test. [default: noise]", show_default=False)
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Whole training steps: clips/s, utilisation, plain against harmonized, waiting for data, scaling.
 
@@ -34,7 +34,6 @@ def train(
     """
     from harmonize_cli.benchmarks.train_report import bench_train, show_bench
     from harmonize_cli.errors import BadInput
-    from harmonize_cli.files import write_json
     from harmonize_cli.models.config import SIZES
     from harmonize_cli.training.parallel import pick_device
 
@@ -50,8 +49,7 @@ def train(
         rounds=rounds,
         store=store,
     )
-    if json_file:
-        write_json(json_file, found)
+    _keep(found, json_file)
     typer.echo(show_bench(found))
 
 
@@ -63,23 +61,15 @@ def store(
     folder: Annotated[
         Path | None, typer.Option(help="Disk to measure. [default: temporary files]", show_default=False)
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Random clips from the feature store against np.memmap on the same bytes; writing; size.
 
     Example: harmonize bench store --workers 8 --json store.json
     """
     from harmonize_cli.benchmarks.store import bench_store
-    from harmonize_cli.files import write_json
 
-    found = bench_store(clips=clips, workers=workers, folder=folder)
-    if json_file:
-        write_json(json_file, found)
-    for row in found:
-        ratio = f"  {row['ratio']:.3f}" if row["ratio"] is not None else ""
-        typer.echo(f"{row['name']:<56} {row['value']:>10.1f} {row['unit']:<5}{ratio}")
+    _show(bench_store(clips=clips, workers=workers, folder=folder), json_file)
 
 
 @app.command()
@@ -92,9 +82,7 @@ def retrieval(
     dims: Annotated[int, typer.Option(min=1, help="Of the embeddings.")] = 256,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of which the median counts.")] = 5,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Exact ranks by blocks against a plain full matrix in numpy; 100,000 x 100,000 with its peak memory.
 
@@ -113,9 +101,7 @@ def probe(
     classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
     c: Annotated[float, typer.Option(help="Weight of the losses.")] = 0.1,
     device: Annotated[str, typer.Option(help="cpu or cuda; scikit-learn stays on the CPU.")] = "cpu",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Logistic regression: the torch solver against scikit-learn, until both stand at the same optimum.
 
@@ -139,9 +125,7 @@ def extract(
     ] = 256,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of which the median counts.")] = 3,
     decoder: Annotated[str, typer.Option(help="ffmpeg, pyav, torchcodec or auto.")] = "ffmpeg",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Extraction against ffmpeg alone with the same filters, and against one call per segment; open_clip.
 
@@ -160,16 +144,6 @@ def extract(
     _show(found, json_file)
 
 
-def _show(found: list[dict[str, Any]], json_file: Path | None) -> None:
-    from harmonize_cli.files import write_json
-
-    if json_file:
-        write_json(json_file, found)
-    for row in found:
-        ratio = f"  {row['ratio']:.3f}" if row["ratio"] is not None else ""
-        typer.echo(f"{row['name']:<64} {row['value']:>10.3f} {row['unit']:<4}{ratio}")
-
-
 @app.command()
 def harmony(
     *,
@@ -179,18 +153,28 @@ def harmony(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seconds: Annotated[float, typer.Option(min=0, help="Time to measure each variant.")] = 10.0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """What harmonization costs: each way to harmonize, and other engines, against the plain step.
 
     Example: harmonize bench harmony --json harmony.json
     """
     from harmonize_cli.benchmarks.harmony import bench_harmony, show_harmony
-    from harmonize_cli.files import write_json
 
     rows = bench_harmony(preset, device, seconds, threads)
-    if json_file:
-        write_json(json_file, rows)
+    _keep(rows, json_file)
     typer.echo(show_harmony(rows))
+
+
+def _show(found: list[dict[str, Any]], json_file: Path | None) -> None:
+    _keep(found, json_file)
+    for row in found:
+        ratio = f"  {row['ratio']:.3f}" if row["ratio"] is not None else ""
+        typer.echo(f"{row['name']:<64} {row['value']:>10.3f} {row['unit']:<5}{ratio}")
+
+
+def _keep(found: Any, json_file: Path | None) -> None:
+    from harmonize_cli.files import write_json
+
+    if json_file:
+        write_json(json_file, found)

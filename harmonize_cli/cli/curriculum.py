@@ -5,6 +5,14 @@ from typing import Annotated
 
 import typer
 
+from harmonize_cli.cli.eval_common import pick_device
+from harmonize_cli.cli.options import Checkpoint, Device, RunFolder, Set, StorePath
+
+Indicators = Annotated[
+    list[str] | None,
+    typer.Option(show_default="all but cosine_all", help="Only these indicators (may be repeated)."),
+]
+
 app = typer.Typer(
     help="Score every sample for noise, audit the scores, plan a curriculum.", no_args_is_help=True
 )
@@ -12,17 +20,15 @@ app = typer.Typer(
 
 @app.command()
 def score(
-    run: Annotated[Path, typer.Argument(help="Run folder of `harmonize pretrain`.")],
-    store: Annotated[Path, typer.Argument(help="Feature store.")],
+    run: RunFolder,
+    store: StorePath,
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder for the scores.")],
     *,
     split: Annotated[
         str | None, typer.Option(show_default="all samples", help="Score one split of the store.")
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="last, best or a name such as step-00000100.")] = "last",
-    indicator: Annotated[
-        list[str] | None, typer.Option(show_default="all", help="Only these indicators (may be repeated).")
-    ] = None,
+    checkpoint: Checkpoint = "last",
+    indicator: Indicators = None,
     batch: Annotated[
         int | None,
         typer.Option(min=2, show_default="the run's", help="Samples that are each other's negatives."),
@@ -34,7 +40,7 @@ def score(
     kind: Annotated[str, typer.Option(help="With --combine: noise of this kind.")] = "caption-elsewhere",
     seed: Annotated[int, typer.Option(help="Deals the samples to batches.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Score every sample of a store: gradient conflict, norms, losses, similarities and more.
 
@@ -56,7 +62,7 @@ def score(
         batch=batch,
         indicators=tuple(indicator) if indicator else None,
         seed=seed,
-        device=device,
+        device=pick_device(device),
     )
     report = run_scoring(run, store, out, settings, jobs=jobs)
     if combine is not None:
@@ -76,8 +82,8 @@ def score(
 
 @app.command()
 def audit(
-    run: Annotated[Path, typer.Argument(help="Run folder of `harmonize pretrain`.")],
-    store: Annotated[Path, typer.Argument(help="Feature store.")],
+    run: RunFolder,
+    store: StorePath,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", show_default="RUN/audit", help="Folder for the result.")
     ] = None,
@@ -93,11 +99,12 @@ def audit(
         str | None, typer.Option(show_default="val, else test, else all", help="Samples to audit on.")
     ] = None,
     share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share to misalign.")] = 0.4,
-    checkpoint: Annotated[str, typer.Option(help="last, best or a name such as step-00000100.")] = "last",
+    indicator: Indicators = None,
+    checkpoint: Checkpoint = "last",
     batch: Annotated[int | None, typer.Option(min=2, show_default="the run's")] = None,
     draws: Annotated[int, typer.Option(min=10, help="Resamples of the bootstrap.")] = 300,
     seed: Annotated[int, typer.Option(help="Chooses what is misaligned.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Misalign held-out samples on purpose and see which indicator finds them: which one to trust.
 
@@ -113,11 +120,12 @@ def audit(
         kinds=tuple(kind) if kind else tuple(KINDS),
         split=split,
         share=share,
+        indicators=tuple(indicator) if indicator else None,
         checkpoint=checkpoint,
         batch=batch,
         draws=draws,
         seed=seed,
-        device=device,
+        device=pick_device(device),
     )
     folder = out or run / "audit"
     result = run_audit(run, store, folder, settings)
@@ -131,9 +139,7 @@ def compare(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder; finished runs in it are not repeated.")],
     *,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Of `harmonize pretrain`.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value over the config; may be repeated.")
-    ] = None,
+    set_: Set = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -232,7 +238,7 @@ def plan(
 
 @app.command()
 def ledger(
-    run: Annotated[Path, typer.Argument(help="Run folder of `harmonize pretrain`.")],
+    run: RunFolder,
     store: Annotated[Path, typer.Argument(help="The store that it was trained on.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder of scores.")],
     *,

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from harmonize_cli.cli import eval_results
-from harmonize_cli.cli.eval_common import (
+from harmonize_cli.cli.eval_common import divisions, open_source, pick_device, show_result
+from harmonize_cli.cli.options import (
     Annotations,
     BatchSize,
     Checkpoint,
@@ -15,19 +16,18 @@ from harmonize_cli.cli.eval_common import (
     Device,
     Draws,
     Keys,
+    Label,
     NoCache,
     Official,
     Out,
     Overwrite,
-    Run,
+    RunFolder,
+    RunOrStore,
     Seed,
     Set,
+    Split,
     StorePath,
     Untrained,
-    divisions,
-    open_source,
-    pick_device,
-    show_result,
 )
 
 app = typer.Typer(help="Evaluate a run: retrieval, probes, comparisons, tables.", no_args_is_help=True)
@@ -37,15 +37,13 @@ app = typer.Typer(help="Evaluate a run: retrieval, probes, comparisons, tables."
     epilog="Example: harmonize eval retrieval runs/mine features --split test --protocol vatt",
 )
 def retrieval(
-    run: Run,
+    run: RunOrStore,
     store: StorePath,
     *,
     protocol: Annotated[str, typer.Option(help="vatt, mil-nce or clip.")] = "vatt",
     config: Config = None,
     settings: Set = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split(s), or all. Default: test if there is one.")
-    ] = None,
+    split: Split = None,
     official: Official = None,
     annotations: Annotations = None,
     key: Keys = None,
@@ -95,7 +93,7 @@ def retrieval(
 
 @app.command(epilog="Example: harmonize eval probe runs/mine features --modality audio --label 0")
 def probe(
-    run: Run,
+    run: RunOrStore,
     store: StorePath,
     *,
     protocol: Annotated[
@@ -106,7 +104,7 @@ def probe(
     modality: Annotated[
         list[str] | None, typer.Option(help="video, audio or text; repeatable. Default: the run's first.")
     ] = None,
-    label: Annotated[int, typer.Option(min=0, help="Which of a sample's labels, from 0.")] = 0,
+    label: Label = 0,
     train: Annotated[str, typer.Option(help="Training split(s), where the store has no folds.")] = "train",
     test: Annotated[str, typer.Option(help="Test split(s), where the store has no folds.")] = "test",
     official: Official = None,
@@ -162,16 +160,14 @@ def probe(
     epilog="Example: harmonize eval zeroshot runs/mine features --templates prompts.txt --modality video"
 )
 def zeroshot(
-    run: Annotated[Path, typer.Argument(help="Run folder of `harmonize pretrain`.")],
+    run: RunFolder,
     store: StorePath,
     *,
     templates: Annotated[Path | None, typer.Option(help="A sentence a line, {} for the class name.")] = None,
     names: Annotated[Path | None, typer.Option(help="CSV of label,words: how classes are said.")] = None,
     modality: Annotated[list[str] | None, typer.Option(help="video or audio; both by default.")] = None,
-    label: Annotated[int, typer.Option(min=0, help="Which of a sample's labels, from 0.")] = 0,
-    split: Annotated[
-        str | None, typer.Option(help="Split(s), or all. Default: test if there is one.")
-    ] = None,
+    label: Label = 0,
+    split: Split = None,
     windows: Annotated[int, typer.Option(min=1, help="Windows per clip.")] = 4,
     checkpoint: Checkpoint = "last",
     device: Device = "auto",
@@ -212,7 +208,7 @@ def zeroshot(
 
 @app.command(epilog="Example: harmonize eval finetune runs/mine features -o runs/mine-tuned --set steps=5000")
 def finetune(
-    run: Annotated[Path, typer.Argument(help="Run folder of `harmonize pretrain`.")],
+    run: RunFolder,
     store: StorePath,
     *,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the fine-tuned model.")],

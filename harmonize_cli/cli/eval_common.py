@@ -1,7 +1,7 @@
-"""Options that the commands of `harmonize eval` share, and how they are opened."""
+"""What the commands of `harmonize eval` share: how a run, a store and lists are opened, a result shown."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -11,32 +11,6 @@ if TYPE_CHECKING:
     from harmonize_cli.evaluation.results import Result
     from harmonize_cli.evaluation.sources import Source
     from harmonize_cli.store.reader import Store
-
-Run = Annotated[
-    str,
-    typer.Argument(
-        help="Run folder of `harmonize pretrain`, or - for what the store itself holds (CLIP, log-mel)."
-    ),
-]
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Feature store of `harmonize extract`.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Change one setting: key=value. Repeatable.")]
-Config = Annotated[Path | None, typer.Option(help="YAML with settings of the protocol.")]
-Keys = Annotated[list[str] | None, typer.Option("--key", help="With RUN -: features to use. Repeatable.")]
-Untrained = Annotated[
-    int | None, typer.Option(help="Judge the run's architecture with fresh weights of this seed.")
-]
-Official = Annotated[str | None, typer.Option(help="Data set whose official lists decide, such as ucf101.")]
-Annotations = Annotated[Path | None, typer.Option(help="Folder of those lists.")]
-Checkpoint = Annotated[str, typer.Option(help="last, best or a name such as step-00001000.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Clips per forward pass.")]
-Draws = Annotated[int, typer.Option(min=10, help="Resamples of the bootstrap.")]
-Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
-Clusters = Annotated[bool, typer.Option("--by-group", help="Resample source groups, not single queries.")]
-Out = Annotated[Path | None, typer.Option("-o", "--out", help="Result file; default under RUN/eval.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another result at that place.")]
-FormatOption = Annotated[str, typer.Option("--format", help="terminal, markdown, csv or latex.")]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no embeddings under RUN/cache.")]
 
 
 def open_source(

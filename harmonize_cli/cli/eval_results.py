@@ -5,18 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harmonize_cli.cli.eval_common import (
+from harmonize_cli.cli.eval_common import open_source
+from harmonize_cli.cli.options import (
     BatchSize,
     Checkpoint,
     Device,
     Draws,
     FormatOption,
     Keys,
-    Run,
+    RunOrStore,
     Seed,
     Set,
+    Split,
     StorePath,
-    open_source,
 )
 from harmonize_cli.errors import BadInput
 
@@ -85,15 +86,13 @@ def table(
 
 
 def export(
-    run: Run,
+    run: RunOrStore,
     store: StorePath,
     *,
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder.")],
     protocol: Annotated[str, typer.Option(help="vatt, mil-nce or clip.")] = "vatt",
     settings: Set = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split(s), or all. Default: test if there is one.")
-    ] = None,
+    split: Split = None,
     key: Keys = None,
     checkpoint: Checkpoint = "last",
     device: Device = "auto",
