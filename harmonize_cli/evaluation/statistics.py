@@ -57,12 +57,9 @@ def bootstrap(
         clusters: a key per query; queries of one key (clips of one source video) are drawn together.
         level: two-sided confidence level.
     """
-    numbers = _cluster_numbers(clusters, len(values))
-    point = _summaries(values, np.ones((1, len(values)), dtype=np.int64), statistic)[0]
-    drawn = np.concatenate(
-        [_summaries(values, w, statistic) for w in _resamples(numbers, draws, np.random.default_rng(seed))]
+    return bootstrap_over_seeds(
+        values[None], statistic, clusters=clusters, draws=draws, level=level, seed=seed
     )
-    return _interval(float(point), drawn, level)
 
 
 def bootstrap_over_seeds(

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from harmonize_cli.evaluation.classifiers.base import Floats, Labels, Scaler
-from harmonize_cli.evaluation.classifiers.choose import Fitted, choose
+from harmonize_cli.evaluation.classifiers.base import Floats, Labels
+from harmonize_cli.evaluation.classifiers.choose import Fitted
 from harmonize_cli.evaluation.classifiers.lbfgs import fit_softmax
+from harmonize_cli.evaluation.classifiers.linear import LinearClassifier
 
 GRID = tuple(10.0**e for e in range(-5, 3))
 Solver = Literal["auto", "sklearn", "torch"]
@@ -20,12 +21,10 @@ LARGE = 4_000_000
 """Values of a training matrix from which `auto` takes the torch solver."""
 
 
-class Logistic:
-    """Standardised with training statistics; C chosen by inner folds of the training part.
+class Logistic(LinearClassifier):
+    """Probabilities as scores.
 
     Attributes:
-        grid: values of C to choose from; one value is taken as it is.
-        folds: inner folds, over groups.
         solver: scikit-learn's, the torch one (same optimum, `device`), or by size.
     """
 
@@ -38,32 +37,10 @@ class Logistic:
         solver: Solver = "auto",
         device: str = "cpu",
     ) -> None:
-        self.grid, self.folds = tuple(grid), folds
+        super().__init__(grid, folds=folds, scaling=scaling)
         self.solver, self.device = solver, device
-        self._scaler = Scaler(scaling)
-        self._chosen: dict[str, Any] = {}
 
-    def fit(self, x: Floats, y: Labels, groups: NDArray[np.int64]) -> None:
-        classes = int(y.max()) + 1
-        c, tried = choose(
-            x,
-            y,
-            groups,
-            grid=self.grid,
-            scaling=self._scaler.kind,
-            path=lambda a, b, values: self._path(a, b, values, classes),
-            folds=self.folds,
-        )
-        self._score = next(self._path(self._scaler.fit(x)(x), y, [c], classes))
-        self._chosen = {"C": c, "inner_accuracy": tried}
-
-    def scores(self, x: Floats) -> NDArray[np.float64]:
-        return self._score(self._scaler(x))
-
-    def facts(self) -> dict[str, Any]:
-        return self._chosen
-
-    def _path(self, x: Floats, y: Labels, grid: Sequence[float], classes: int) -> Iterator[Fitted]:
+    def path(self, x: Floats, y: Labels, grid: Sequence[float], classes: int) -> Iterator[Fitted]:
         large = self.device != "cpu" or x.size >= LARGE
         if self.solver == "torch" or (self.solver == "auto" and large):
             return torch_path(x, y, grid, classes, device=self.device)
