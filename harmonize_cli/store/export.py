@@ -10,31 +10,23 @@ from typing import Any
 import numpy as np
 
 from harmonize_cli.errors import BadInput, missing_extra
+from harmonize_cli.store.description import description
 from harmonize_cli.store.digest import encode_text
 from harmonize_cli.store.output import new_folder
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.schema import FeatureSpec
+from harmonize_cli.store.schema import FeatureSpec, Status
 
 OnSample = Callable[[], Any]
 
 
 def described(store: Store, i: int) -> dict[str, Any]:
     """All that is known of a sample beside its rows, as JSON: where it comes from and what became of it."""
-    start, end = store.span(i)
+    known = description(store, i)
     regular = [key for key, spec in store.features.items() if spec.regular and store.length(key)[i]]
     return {
-        "id": store.ids[i],
-        "group": store.groups[i],
-        "split": store.splits[i],
-        "fold": store.folds[i],
-        "labels": list(store.labels[i]),
-        "texts": list(store.texts(i)),
-        "source": store.sources(i),
-        "start": start,
-        "end": end,
-        "status": {m: _status(store, m, i) for m in store.modalities},
-        "reason": {m: text for m in store.modalities if (text := store.reason(m, i))},
-        "facts": store.facts(i),
+        **known,
+        "status": {m: Status(status).name.lower() for m, status in known["status"].items()},
+        "reason": {m: text for m, text in known["reason"].items() if text},
         "start_times": {key: store.start_time(key, i) for key in regular},
         "rates": {key: spec.rate for key, spec in store.features.items() if spec.rate is not None},
         "rows": {key: int(store.length(key)[i]) for key in store.features},
@@ -186,9 +178,3 @@ def chosen_features(store: Store, features: Sequence[str] | None) -> list[str]:
         if key not in store.features:
             raise BadInput(f"{store.path}: no feature {key!r}; it has {', '.join(store.features)}")
     return list(store.features if features is None else features)
-
-
-def _status(store: Store, modality: str, i: int) -> str:
-    from harmonize_cli.store.schema import Status
-
-    return Status(int(store.status(modality)[i])).name.lower()

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.store.description import description
 from harmonize_cli.store.digest import feature_digest, sample_digest
 from harmonize_cli.store.kind import shard_paths
 from harmonize_cli.store.layout import index_shard
@@ -110,8 +111,7 @@ def _sample(part: Path, store: Store, shard: Shard, i: int) -> Iterator[Problem]
         except BadInput as e:
             yield Problem(part, dataset, _plain(e, part, dataset), name)
     try:
-        facts = _facts(store, name, i)
-        if sample_digest(facts, digests) != shard.rows("samples/digest", i, i + 1).tobytes():
+        if sample_digest(description(store, i), digests) != shard.rows("samples/digest", i, i + 1).tobytes():
             yield Problem(part, "samples", "its description differs from what was written", name)
     except (BadInput, ValueError, TypeError) as e:
         yield Problem(part, "samples", str(e), name)
@@ -145,24 +145,6 @@ def _sha256(shard: Shard, name: str) -> str:
     for block in _blocks(shard, name, 0, shard.index.extents[name].rows):
         sha.update(block.data)
     return sha.hexdigest()
-
-
-def _facts(store: Store, name: str, i: int) -> dict[str, Any]:
-    start, end = store.span(i)
-    return {
-        "id": name,
-        "group": store.groups[i],
-        "split": store.splits[i],
-        "fold": store.folds[i],
-        "labels": list(store.labels[i]),
-        "texts": list(store.texts(i)),
-        "source": store.sources(i),
-        "start": start,
-        "end": end,
-        "facts": store.facts(i),
-        "status": {m: int(store.status(m)[i]) for m in store.modalities},
-        "reason": {m: store.reason(m, i) for m in store.modalities},
-    }
 
 
 def _plain(error: BadInput, part: Path, name: str) -> str:
