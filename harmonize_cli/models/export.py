@@ -74,7 +74,8 @@ def _tensors(loaded: LoadedModel) -> dict[str, str]:
         if spec.kind == "tokens":
             shapes[modality] = f"torch.zeros(1, {spec.candidates}, {spec.rows}, dtype=torch.long)"
         elif modality == "text":
-            shapes[modality] = f"torch.zeros(1, {spec.candidates}, {spec.row_shape[0]})"
+            sizes = ", ".join(str(n) for n in (1, spec.candidates, *spec.row_shape))
+            shapes[modality] = f"torch.zeros({sizes})"
         else:
             sizes = ", ".join(str(n) for n in (1, spec.rows, *spec.row_shape))
             dtype = ", dtype=torch.uint8" if spec.kind == "frames" else ""

@@ -5,7 +5,8 @@ Tensors that arrive at the model, by kind of input (`InputSpec`):
     frames    video [B, rows, H, W, C], uint8 in [0, 255] or float in [-1, 1]
     waveform  audio [B, rows], float in [-1, 1]
     logmel    audio [B, rows, mels]; mfcc likewise
-    embedding video or audio [B, rows, D] with a mask [B, rows]; text [B, C, D], one vector per candidate
+    embedding video or audio [B, rows, *row_shape] with a mask [B, rows], a token a row;
+              text [B, C, D], a vector per candidate, or [B, C, rows, D], a sequence of them
     tokens    text [B, C, rows] ids of words or of open_clip's byte pairs, 0 = padding at the end
 """
 

@@ -89,5 +89,12 @@ def _tokeniser(
         words = WordTokens(shape.vocabulary, config.word_dim, frozen=config.freeze_words)
         return words, (shape.rows,)
     if shape.kind == "embedding":
-        return FeatureTokens(math.prod(shape.row_shape), width, drops=modality != "text"), (shape.rows,)
+        if modality == "text":
+            if len(shape.row_shape) > 2:
+                raise BadInput(
+                    f"{shape.key}: rows of shape {shape.row_shape}; a text feature is a vector (D,) or a "
+                    "sequence (L, D) for each candidate"
+                )
+            return FeatureTokens(shape.row_shape[-1], width, drops=False), (shape.rows,)
+        return FeatureTokens(math.prod(shape.row_shape), width), (shape.rows,)
     raise BadInput(f"{modality}: the model can't read features of kind {shape.kind!r}")

@@ -109,7 +109,7 @@ class SpectrumPatches(PatchTokens):
 
 
 class FeatureTokens(Tokeniser):
-    """One token per feature row, a linear map each. x: [N, T, D]."""
+    """One token per feature row, a linear map each. x: [N, T, *row_shape]."""
 
     def __init__(self, features: int, width: int, *, drops: bool = True) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class FeatureTokens(Tokeniser):
 
     def forward(self, x: Tensor, keep: Tensor | None) -> Tensor:
         """See the class."""
-        tokens: Tensor = self.proj(pick(x, keep).to(self.proj.weight.dtype))
+        tokens: Tensor = self.proj(pick(x.flatten(2), keep).to(self.proj.weight.dtype))
         return tokens
 
 

@@ -100,7 +100,7 @@ class Vatt(nn.Module):
         if modality == "text":  # [B, C, ...] -> [B * C, ...]
             lead, x = x.shape[:2], x.flatten(0, 1)
             if x.is_floating_point():
-                x = x.unsqueeze(1)  # one vector per candidate is a sequence of one
+                x = x.unsqueeze(1) if x.dim() == 2 else x  # a vector is a sequence of one
             else:
                 # 0 is padding at the end; among open_clip's tokens it is one of the text as well
                 place = torch.arange(1, x.shape[1] + 1, device=x.device)

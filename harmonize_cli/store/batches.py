@@ -225,7 +225,7 @@ class _Cached:
 
 def _blank_text(spec: InputSpec) -> tuple[np.ndarray, np.ndarray]:
     words = spec.kind == "tokens"
-    shape = (spec.candidates, spec.rows if words else spec.row_shape[0])
+    shape = (spec.candidates, *((spec.rows,) if words else spec.row_shape))
     return np.zeros(shape, np.int32 if words else np.float32), np.zeros(spec.candidates, dtype=bool)
 
 

@@ -57,7 +57,8 @@ class InputsConfig(StageConfig):
 class InputSpec:
     """A resolved input: windows of `rows` rows of shape `row_shape` from feature `key`.
 
-    For word tokens a row of the store is a whole caption: `rows` is its words, `row_shape` ().
+    For word tokens a row of the store is a whole caption: `rows` is its words, `row_shape` (). Of text
+    features it is a candidate: a vector (D,), or a sequence (rows, D).
     """
 
     modality: str
@@ -140,7 +141,8 @@ def cut(store: Rows, spec: InputSpec, index: int, position: float) -> tuple[np.n
 
 
 def captions(store: Rows, spec: InputSpec, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Text of one sample: [C, rows] ids or [C, D] vectors, and [C] bool where a candidate is real."""
+    """Text of one sample: [C, rows] ids, or [C, *row_shape], a vector or a sequence of them a candidate; and
+    [C] bool where a candidate is real."""
     rows = store.read(spec.key, index)[: spec.candidates]
     if spec.kind == "tokens":
         rows = rows[:, : spec.rows].astype(np.int32)
@@ -149,7 +151,7 @@ def captions(store: Rows, spec: InputSpec, index: int) -> tuple[np.ndarray, np.n
         rows = rows.astype(np.float32)
         real = np.ones(len(rows), dtype=bool)
     short = spec.candidates - len(rows)
-    return np.pad(rows, ((0, short), (0, 0))), np.pad(real, (0, short))
+    return np.pad(rows, ((0, short), *[(0, 0)] * (rows.ndim - 1))), np.pad(real, (0, short))
 
 
 def store_name(store: Store) -> str:
@@ -181,8 +183,9 @@ def _spec(store: Store, feature: FeatureSpec, window: WindowConfig) -> InputSpec
     if not len(lengths):
         raise BadInput(f"{store_name(store)}: {feature.key}: no sample has any row")
     if text:
-        rows = feature.row_shape[0] if feature.kind == "tokens" else 1
-        rows = min(rows, window.rows or rows)
+        rows = feature.row_shape[0] if feature.kind == "tokens" or len(feature.row_shape) > 1 else 1
+        if feature.kind == "tokens":
+            rows = min(rows, window.rows or rows)
     else:
         rows = window.rows or max(1, int(np.median(lengths)) // window.stride)
     spec = InputSpec(
