@@ -64,13 +64,13 @@ def test_two_processes_keep_one_ledger_and_share_the_gate(
     gate = {"by": "loss_vt", "start": SHARE, "end": SHARE}
     write_plan(Plan.model_validate({"phases": [{"until": 1.0, "gate": gate}]}), tmp_path / "plan.yaml")
     run = tmp_path / "run"
-    more = [*_settings(tmp_path), "--set", "steps=10", "--curriculum", str(tmp_path / "plan.yaml")]
+    more = [*_settings(tmp_path), "--set", "steps=6", "--curriculum", str(tmp_path / "plan.yaml")]
     _finish(_command(world, run, *more, processes=2))
     assert {path.name[:8] for path in (run / "ledger").iterdir()} == {"rank-000", "rank-001"}
-    first = unbroken["step"] <= 10
+    first = unbroken["step"] <= 6
     visits = read_ledger(run)
     _assert_same_visits(visits, {name: column[first] for name, column in unbroken.items()})
-    for step in range(1, 11):
+    for step in range(1, 7):
         # the share is one of the samples of both processes
         has = int(np.isfinite(unbroken["loss_vt"][unbroken["step"] == step]).sum())
         left = int(np.isfinite(visits["loss_vt"][visits["step"] == step]).sum())
