@@ -194,8 +194,11 @@ def plan(
     softness: Annotated[float, typer.Option(help="action sample: width of a soft edge.")] = 0.0,
     floor: Annotated[float | None, typer.Option(help="Share of each source that always takes part.")] = None,
     gate: Annotated[
-        float | None, typer.Option(help="Also gate online: share of each batch with the highest loss_vt.")
+        float | None, typer.Option(help="Also gate online: this share of each batch, by --gate-by.")
     ] = None,
+    gate_by: Annotated[
+        str, typer.Option(help="A loss, similarity, margin, or cosine_SCOPE: what the gate looks at.")
+    ] = "loss_vt",
 ) -> None:
     """Write a curriculum as a file to edit, and simulate it: who takes part when, and which sources suffer.
 
@@ -218,7 +221,7 @@ def plan(
     }
     last |= {"weight": weight, "softness": softness}
     if gate is not None:
-        last["gate"] = {"start": gate, "end": gate}
+        last["gate"] = {"by": gate_by, "start": gate, "end": gate}
     values = {
         "scores": os.path.relpath(scores, out),
         "phases": [*([{"until": warmup}] if warmup else []), last],

@@ -208,20 +208,23 @@ def _rows(pictures: Any, request: FrameRequest, facts: Any) -> npt.NDArray[np.ui
 
 
 def _in_step(streams: Sequence[Iterator[Chunk]]) -> Iterator[Chunk]:
-    """Chunks of all streams, always from the one that is behind. An error waits until the others ended."""
-    at: dict[int, float] = dict.fromkeys(range(len(streams)), -np.inf)
+    """Chunks of all streams, always from the one that is behind.
+
+    Each stream's first chunk is fetched before any is given: a track that can't be decoded at all is told
+    before rows of the other came, and `FileDecode` tries each on its own. A later error waits until the
+    others ended.
+    """
+    ahead = {n: chunk for n, stream in enumerate(streams) if (chunk := next(stream, None)) is not None}
     error: MediaError | None = None
-    while at:
-        behind = min(at, key=lambda i: at[i])
+    while ahead:
+        behind = min(ahead, key=lambda n: float(ahead[n].times[0]))
+        yield ahead.pop(behind)
         try:
-            chunk = next(streams[behind])
-        except StopIteration:
-            del at[behind]
+            chunk = next(streams[behind], None)
         except MediaError as e:
             error = error or e
-            del at[behind]
         else:
-            at[behind] = float(chunk.times[-1])
-            yield chunk
+            if chunk is not None:
+                ahead[behind] = chunk
     if error is not None:
         raise error

@@ -41,6 +41,14 @@ def test_command_writes_a_plan_that_pretrain_reads(world: World, tmp_path: Path)
     assert plan.scores == "../scores"
     assert plan.phases[-1].action == "caption"
     assert (tmp_path / "plan" / "plan.png").stat().st_size > 5000
+    gated = [*words, "--indicator", "loss_vt", "--gate", "0.2", "--gate-by"]
+    done = CliRunner().invoke(app, [*gated, "similarity_va"])
+    assert "similarity_va: 20% to 20%" in done.output
+    gate = read_plan(tmp_path / "plan").phases[-1].gate
+    assert gate is not None
+    assert gate.takes == "sound"
+    refused = CliRunner().invoke(app, [*gated, "neighbours_va"])
+    assert "neighbours_va needs more than a training step has" in str(refused.exception)
     refused = CliRunner().invoke(app, [*words, "--indicator", "smell"])
     assert "no indicator 'smell'" in str(refused.exception)
 

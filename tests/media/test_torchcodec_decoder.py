@@ -149,6 +149,18 @@ def test_silent_and_blind_files(tmp_path):
         assert {o.state for o in work.outcome.values()} == {"ok", "missing"}
 
 
+def test_a_broken_sound_track_leaves_the_pictures_whole(tmp_path):
+    """Its codec is unknown: the sound fails alone, as with ffmpeg."""
+    path = make_clip(tmp_path / "a.mkv", grey_frames(12, 16, 16), tone(1.2))
+    data = path.read_bytes()
+    assert data.count(b"A_FLAC") == 1
+    path.write_bytes(data.replace(b"A_FLAC", b"A_FLOP"))
+    for name in ("ffmpeg", "torchcodec"):
+        segment, work = decode(path, name)
+        assert {k: o.state for k, o in work.outcome.items()} == {"video": "ok", "audio": "failed"}, name
+        assert len(segment.rows[1]) == 12
+
+
 def test_a_name_can_not_become_an_address(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     clip = make_clip(tmp_path / "a.mkv", grey_frames(3, 8, 8))
