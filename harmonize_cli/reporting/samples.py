@@ -2,7 +2,6 @@
 
 import base64
 import io
-import wave
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +11,11 @@ from PIL import Image
 
 from harmonize_cli.curriculum.hints import hints_of, repeated_captions
 from harmonize_cli.curriculum.scores import Scores
+from harmonize_cli.reporting.sound import sound_url
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import Status
 
-FRAMES, HEIGHT, SECONDS = 5, 48, 4.0
+FRAMES, HEIGHT = 5, 48
 
 
 def pick(scores: Scores, indicator: str, most: int) -> NDArray[np.int64]:
@@ -47,7 +47,7 @@ def describe(store: Store, scores: Scores, places: Sequence[int]) -> list[dict[s
                 "scores": values,
                 "hints": hints_of(store, i, repeated),
                 "strip": _strip(store, i),
-                "sound": _sound(store, i),
+                "sound": sound_url(store, i),
                 "spectrum": _spectrum(store, i),
             }
         )
@@ -69,27 +69,8 @@ def _strip(store: Store, i: int) -> str | None:
     return _data_url(sheet, "JPEG")
 
 
-def _sound(store: Store, i: int) -> str | None:
-    """The first seconds of the waveform, where the store keeps one, as WAV of 8 bits."""
-    key = next((k for k, f in store.features.items() if f.kind == "waveform"), None)
-    if key is None or store.status("audio")[i] != Status.OK:
-        return None
-    rate = int(store.features[key].rate or 16000)
-    x = store.read_rows(key, i, 0, min(int(store.length(key)[i]), int(SECONDS * rate)))
-    step = max(1, rate // 8000)
-    x = x.astype(np.float32)[: len(x) // step * step].reshape(-1, step).mean(1)
-    x = x / 32767 if store.features[key].dtype.startswith("int") else x
-    out = io.BytesIO()
-    with wave.open(out, "wb") as f:
-        f.setnchannels(1)
-        f.setsampwidth(1)
-        f.setframerate(rate // step)
-        f.writeframes((np.clip(x, -1, 1) * 127 + 128).astype(np.uint8).tobytes())
-    return "data:audio/wav;base64," + base64.b64encode(out.getvalue()).decode()
-
-
 def _spectrum(store: Store, i: int) -> str | None:
-    """The log-mel bands as a picture, where the store keeps no waveform."""
+    """The log-mel bands as a picture, where the store keeps them."""
     key = next((k for k, f in store.features.items() if f.kind == "logmel"), None)
     if key is None or store.status("audio")[i] != Status.OK:
         return None
