@@ -28,7 +28,7 @@ def sound_url(store: Store, i: int) -> str | None:
         feature = store.features[key]
         rate = int(feature.rate or 16000)
         x = store.read_rows(key, i, 0, min(int(store.length(key)[i]), int(SECONDS * rate)))
-        full = 32767 if feature.dtype.startswith("int") else 1
+        full = np.float32(32767 if feature.dtype.startswith("int") else 1)
         return _wav(x.astype(np.float32) / full, rate)
     if "logmel" in kinds:
         key = kinds["logmel"]
