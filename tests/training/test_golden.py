@@ -47,9 +47,12 @@ def losses(store: Path, run: Path, case: dict) -> list[float]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_losses_are_the_recorded_ones(store_path, tmp_path, name):
+    recorded = json.loads(GOLDEN.read_text())
+    if not torch.__version__.startswith(recorded["torch"]):
+        pytest.skip(f"recorded with torch {recorded['torch']}; others start from other weights")
     found = losses(store_path, tmp_path / "run", CASES[name])
     # machines differ in the last bits of a matrix product; a changed algorithm shows far above that
-    assert found == pytest.approx(json.loads(GOLDEN.read_text())[name], rel=2e-5)
+    assert found == pytest.approx(recorded[name], rel=2e-5)
 
 
 if __name__ == "__main__":
@@ -58,4 +61,5 @@ if __name__ == "__main__":
 
     with tempfile.TemporaryDirectory() as folder:
         store = make_store(Path(folder) / "store.h5")
-        print(json.dumps({n: losses(store, Path(folder) / n, case) for n, case in CASES.items()}, indent=1))
+        found = {n: losses(store, Path(folder) / n, case) for n, case in CASES.items()}
+        print(json.dumps({"torch": ".".join(torch.__version__.split(".")[:2]), **found}, indent=1))
