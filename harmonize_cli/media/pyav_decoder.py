@@ -242,9 +242,11 @@ def _escape(text: str) -> str:
 
 
 def _info(container: Any) -> MediaInfo:
+    from av.stream import Disposition
+
     video, audio = [], []
     for stream in container.streams.video:
-        cover = bool(int(stream.disposition) & 0x400)  # AV_DISPOSITION_ATTACHED_PIC
+        cover = bool(stream.disposition & Disposition.attached_pic)
         rate = float(stream.average_rate) if stream.average_rate else None
         context = stream.codec_context
         name = context.name if context is not None else "unknown"
