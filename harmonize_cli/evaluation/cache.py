@@ -66,7 +66,7 @@ def _read(file: Path) -> Arrays | None:
 def _write(file: Path, arrays: Arrays) -> bool:
     try:
         with atomic_path(file) as tmp, tmp.open("wb") as f:
-            np.savez(f, **arrays)
+            np.savez(f, **arrays)  # type: ignore[arg-type]
     except PermissionError:
         return False
     except OSError as e:

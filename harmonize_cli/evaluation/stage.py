@@ -55,7 +55,7 @@ def finish(
     result, queries = work()
     file = path.with_suffix(".queries.npz")
     with atomic_path(file) as tmp, tmp.open("wb") as f:
-        np.savez_compressed(f, **dict(queries))
+        np.savez_compressed(f, **dict(queries))  # type: ignore[arg-type]
     result = replace(
         result,
         seconds=round(time.perf_counter() - started, 3),
