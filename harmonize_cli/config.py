@@ -62,7 +62,8 @@ def validate(kind: type[ConfigT], values: Mapping[str, Any], *, source: str) -> 
 
 def dump_yaml(config: StageConfig) -> str:
     """The resolved config as YAML, in the order of its fields."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = config.model_dump(mode="json")
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def describe(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
@@ -86,12 +87,17 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads 1e-4 as a string; people who set learning rates mean the number."""
 
 
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around a text that `_Loader` would take for a number."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.yaml_implicit_resolvers = {k: list(v) for k, v in _side.yaml_implicit_resolvers.items()}
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+        list("-+0123456789."),
+    )
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -85,6 +85,7 @@ def test_yaml_can_not_run_code(tmp_path: Path) -> None:
     st.floats(1e-9, 1e3),
     st.text(st.characters(codec="utf-8", exclude_categories=["C"])),
 )
+@example(1, 1.0, "0E0")
 def test_dump_and_load_are_inverse(steps: int, lr: float, name: str) -> None:
     import tempfile  # hypothesis and function-scoped fixtures don't mix
 
