@@ -21,14 +21,7 @@ from harmonize_cli.harmony.decide import Decision
 from harmonize_cli.harmony.distributed import reduce_gradients
 from harmonize_cli.harmony.granularity import any_in_unit, spread
 from harmonize_cli.harmony.harmonizer import Harmonizer, defined_samples
-from harmonize_cli.harmony.measure import (
-    Measurement,
-    add_grams,
-    heads_by_module,
-    measure,
-    read_layers,
-    update,
-)
+from harmonize_cli.harmony.measure import add_grams, heads_by_module, measure, read_layers, update
 from harmonize_cli.harmony.report import HarmonyReport
 from harmonize_cli.harmony.representation import representation_gram
 from harmonize_cli.harmony.sums import GramSum
@@ -44,6 +37,7 @@ class CachedStep(Generic[ChunkT]):
 
     encode: chunk -> pooled vectors by name, [b, ...] each; the same names for all chunks. It must be a pure
     function of chunk, parameters and torch's random numbers (no BatchNorm statistics in the encoder).
+    With a gate: `losses(harmonizer.through_gate(model.heads(pooled)))`.
     The size of microbatches divides every chunk's. Granularity `batch` keeps one full gradient per loss.
     """
 
@@ -173,10 +167,10 @@ def _head_gram(engine: Harmonizer, cut: Cut, units: int) -> Tensor | None:
     if engine.scope.name != "all" or not cut.head_calls:
         return None
     chosen = {call.name for call, _ in cut.head_calls}
-    layers, in_scope = read_layers(heads_by_module(cut), units, chosen)
+    _, in_scope = read_layers(heads_by_module(cut), units, chosen)
     total = GramSum(units, len(cut.losses), cut.pooled[0])
     add_grams(in_scope, total, engine.sketch)
-    return Measurement(total.table(), layers, []).gram
+    return total.table()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, normalize, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from harmonize_cli.models.norm import BatchNorm
 
@@ -25,6 +26,18 @@ class Block(nn.Module):
         q, k, v = (f(h).view(N, T, self.heads, -1).transpose(1, 2) for f in (self.q, self.k, self.v))
         x = x + self.drop(self.o(scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(N, T, D)))
         return x + self.drop(self.down(gelu(self.up(self.norm2(x)))))
+
+
+class Checkpointed(nn.Module):
+    """A block whose activations are made again in the backward pass."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = checkpoint(self.block, x, use_reentrant=False)
+        return y
 
 
 class Token(nn.Module):

@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
-from harmony_models import TriModal, losses_of, make_inputs
+from harmony_models import Checkpointed, TriModal, losses_of, make_inputs
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony import Gate, Harmonizer, HarmonyReport
@@ -84,15 +83,6 @@ def test_accumulated_steps_add_up(model: TriModal, options: dict[str, str]) -> N
 
 def test_activation_checkpointing_changes_nothing(model: TriModal) -> None:
     model.blocks[0].drop.p = 0.3  # the recomputation must draw the same numbers
-
-    class Checkpointed(nn.Module):
-        def __init__(self, block: nn.Module) -> None:
-            super().__init__()
-            self.block = block
-
-        def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = checkpoint(self.block, x, use_reentrant=False)
-            return y
 
     torch.manual_seed(5)
     plain = step(model, make_inputs())

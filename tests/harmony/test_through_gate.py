@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from harmony_models import TriModal, losses_of, make_inputs
+from harmony_models import Checkpointed, TriModal, losses_of, make_inputs
 from torch import Tensor, nn
 from torch.nn.functional import relu
-from torch.utils.checkpoint import checkpoint
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony import Gate, Harmonizer, HarmonyReport
@@ -143,15 +142,6 @@ def test_a_learned_temperature_is_not_gated() -> None:
 
 
 def test_checkpointed_blocks_can_be_gated() -> None:
-    class Checkpointed(nn.Module):
-        def __init__(self, block: nn.Module) -> None:
-            super().__init__()
-            self.block = block
-
-        def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = checkpoint(self.block, x, use_reentrant=False)
-            return y
-
     torch.manual_seed(0)
     model, inputs = Nested(), make_inputs(B=6)
     step(model, inputs, gate=HALF)

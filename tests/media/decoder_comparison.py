@@ -9,6 +9,15 @@ from harmonize_cli.media.segments import Cutter
 
 REQUESTS = [FrameRequest(7, 16, 16), FrameRequest(10, 8, 12, 1, "stretch"), SoundRequest(16000)]
 WHOLE = Span()
+CLIPS = [
+    ("a.mkv", {}),
+    ("a.mp4", {"lossless": False, "pix_fmt": "yuv420p"}),
+    ("a.webm", {"vcodec": "libvpx", "acodec": "libvorbis", "pix_fmt": "yuv420p"}),
+    ("a.ts", {"lossless": False, "pix_fmt": "yuv420p", "acodec": "mp2"}),
+    ("wide.mp4", {"lossless": False, "pix_fmt": "yuv420p", "aspect": "3:1"}),
+    ("ten.mkv", {"pix_fmt": "yuv444p10le"}),
+]
+"""Names and options of `make_clip` that cover containers, codecs, shapes and depths."""
 
 
 def decode(path, name, span=WHOLE, requests=REQUESTS):

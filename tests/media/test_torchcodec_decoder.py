@@ -7,7 +7,7 @@ picture (beyond that the two scale differently), at the file's end one row more 
 import ffmpeg
 import numpy as np
 import pytest
-from decoder_comparison import WHOLE, decode, differences
+from decoder_comparison import CLIPS, WHOLE, decode, differences
 from media_samples import grey_frames, make_clip, tone
 
 from harmonize_cli.errors import BadInput
@@ -43,14 +43,7 @@ def gave_up(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [
-        ("a.mkv", {}),
-        ("a.mp4", {"lossless": False, "pix_fmt": "yuv420p"}),
-        ("a.webm", {"vcodec": "libvpx", "acodec": "libvorbis", "pix_fmt": "yuv420p"}),
-        ("a.ts", {"lossless": False, "pix_fmt": "yuv420p", "acodec": "mp2"}),
-        ("wide.mp4", {"lossless": False, "pix_fmt": "yuv420p", "aspect": "3:1"}),
-        ("ten.mkv", {"pix_fmt": "yuv444p10le"}),
-    ],
+    CLIPS,
 )
 @pytest.mark.parametrize("span", [WHOLE, Span(0.65, 1.9)])
 def test_same_frames_and_sound(tmp_path, gave_up, name, options, span):
