@@ -182,16 +182,14 @@ class StoreDataset(Dataset[Item]):
                 if self.ok["text"][index]:
                     arrays["text"], text_real = captions(self._cached, spec, index)
                 else:
-                    arrays["text"], text_real = _blank_text(spec)
+                    arrays["text"], text_real = spec.blank(), np.zeros(spec.candidates, bool)
             elif self.ok[modality][index]:
                 rows, real[modality] = cut(self._cached, spec, index, position)
                 if self.augment and rng is not None:
                     rows = self.augment(spec.kind, rows, rng)
                 arrays[modality] = rows
             else:
-                dtype = np.uint8 if spec.kind == "frames" else np.float32
-                arrays[modality] = np.zeros((spec.rows, *spec.row_shape), dtype)
-                real[modality] = 0
+                arrays[modality], real[modality] = spec.blank(), 0
         return Item(index, arrays, real, text_real)
 
 
@@ -218,15 +216,11 @@ class _Cached:
         return kept
 
     def read_rows(self, key: str, index: int, start: int, stop: int) -> np.ndarray:
-        if self.budget or (key, index) in self._kept:
+        # what will not be kept is read only as far as it is wanted
+        size = int(self.length(key)[index]) * self.store.features[key].row_bytes
+        if size <= self.budget or (key, index) in self._kept:
             return self.read(key, index)[start:stop]
         return self.store.read_rows(key, index, start, stop)
-
-
-def _blank_text(spec: InputSpec) -> tuple[np.ndarray, np.ndarray]:
-    words = spec.kind == "tokens"
-    shape = (spec.candidates, *((spec.rows,) if words else spec.row_shape))
-    return np.zeros(shape, np.int32 if words else np.float32), np.zeros(spec.candidates, dtype=bool)
 
 
 def _caption_keys(stacked: np.ndarray) -> np.ndarray:

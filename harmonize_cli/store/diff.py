@@ -4,10 +4,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from harmonize_cli.store.description import description
 from harmonize_cli.store.kind import difference
 from harmonize_cli.store.reader import Store
-
-_FIELDS = ("group", "split", "fold", "labels", "texts", "source", "start", "end", "facts", "status", "reason")
 
 
 @dataclass
@@ -45,8 +44,8 @@ def diff(a: Store, b: Store) -> Difference:
 
 
 def _what_differs(a: Store, i: int, b: Store, j: int) -> list[str]:
-    one, other = a.sample(i), b.sample(j)
-    names = [name for name in _FIELDS if getattr(one, name) != getattr(other, name)]
+    one, other = description(a, i), description(b, j)
+    names = [name for name in one if one[name] != other[name]]
     shared = a.features.keys() & b.features.keys()
     names += sorted(key for key in shared if a.feature_digest(key, i) != b.feature_digest(key, j))
     return names + sorted(a.features.keys() ^ b.features.keys())

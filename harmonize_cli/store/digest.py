@@ -19,7 +19,7 @@ def encode_text(text: str) -> bytes:
 
 
 def decode_text(raw: bytes) -> str:
-    """The reverse of `encode_text`."""
+    """The reverse of `encode_text`; any bytes can be decoded."""
     return raw.decode("utf-8", "surrogateescape")
 
 

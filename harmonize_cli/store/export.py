@@ -25,6 +25,7 @@ def described(store: Store, i: int) -> dict[str, Any]:
     regular = [key for key, spec in store.features.items() if spec.regular and store.length(key)[i]]
     return {
         **known,
+        "source": _printable(known["source"]),
         "status": {m: Status(status).name.lower() for m, status in known["status"].items()},
         "reason": {m: text for m, text in known["reason"].items() if text},
         "start_times": {key: store.start_time(key, i) for key in regular},
@@ -32,6 +33,11 @@ def described(store: Store, i: int) -> dict[str, Any]:
         "rows": {key: int(store.length(key)[i]) for key in store.features},
         "digest": store.digest(i),
     }
+
+
+def _printable(path: str) -> str:
+    """A file name that is no UTF-8 with its odd bytes as escapes: JSON and Parquet hold UTF-8 alone."""
+    return encode_text(path).decode("utf-8", "backslashreplace")
 
 
 def to_webdataset(

@@ -40,5 +40,5 @@ def _decode(file: bytes, spec: FeatureSpec, shard: Shard) -> NDArray[Any]:
                 raise ValueError(f"a picture of {picture.size}, expected {(width, height)}")
             decoded = np.asarray(picture.convert("RGB" if channels == 3 else "L"))
             return decoded.reshape(spec.row_shape)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as e:
+    except (Image.DecompressionBombError, UnidentifiedImageError, OSError, ValueError, SyntaxError) as e:
         raise shard.damaged(f"features/{spec.key}/data", str(e)) from e

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.files import sync_folder
+from harmonize_cli.files import sync_file, sync_folder
 from harmonize_cli.store.schema import FeatureSpec, Sample
 from harmonize_cli.store.writer import ShardWriter
 
@@ -110,6 +110,8 @@ def new_folder(out: Path) -> Iterator[Path]:
     try:
         tmp.mkdir(parents=True)
         yield tmp
+        for path in tmp.iterdir():
+            sync_file(path)
         sync_folder(tmp)
         tmp.rename(out)
         sync_folder(out.parent)

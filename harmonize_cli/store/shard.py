@@ -95,20 +95,13 @@ class Shard:
             self._offsets[name] = found
         return found
 
-    def raw_text(self, column: str, i: int) -> bytes:
-        """Bytes of text `i` of a text column such as "samples/texts"."""
+    def text(self, column: str, i: int) -> str:
+        """Text `i` of a text column such as "samples/texts"."""
         offsets = self.offsets(f"{column}/offsets")
         start, stop = int(offsets[i]), int(offsets[i + 1])
         if stop - start > _MAX_TEXT:
             raise self.damaged(column, f"a text of {stop - start} bytes")
-        return self.rows(f"{column}/bytes", start, stop).tobytes()
-
-    def text(self, column: str, i: int) -> str:
-        """Text `i` of a text column."""
-        try:
-            return decode_text(self.raw_text(column, i))
-        except UnicodeDecodeError as e:
-            raise self.damaged(column, str(e)) from e
+        return decode_text(self.rows(f"{column}/bytes", start, stop).tobytes())
 
     def all_texts(self, column: str) -> TextColumn:
         """A whole text column."""
@@ -186,7 +179,8 @@ class _Quota:
 
     def __init__(self, most: int) -> None:
         self._left = most
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        """Reentrant: the garbage collector may close a shard while this very thread holds it."""
 
     def take(self) -> bool:
         with self.lock:
@@ -206,7 +200,7 @@ class _Quota:
 
 def _fresh_locks() -> None:
     # another thread may hold a lock at the moment of a fork; nobody in the child would ever release it
-    _KEPT_OPEN.lock = threading.Lock()
+    _KEPT_OPEN.lock = threading.RLock()
     for shard in _LIVE:
         shard.lock = threading.Lock()
 

@@ -41,7 +41,8 @@ class Problem:
 def verify(path: Path, on_sample: Callable[[], Any] = lambda: None) -> Iterator[Problem]:
     """Yield what is wrong with a store, shard by shard; nothing if all is well.
 
-    `on_sample` is called after each sample, for a progress bar. Memory is constant.
+    `on_sample` is called after each sample, for a progress bar. Rows are read by blocks; what grows with the
+    store are the ids, some 100 bytes each, kept to find one that is there twice.
 
     Raises:
         BadInput: there is no store at all.

@@ -72,6 +72,14 @@ class InputSpec:
     encoder: str = ""
     params_hash: str = ""
 
+    def blank(self) -> np.ndarray:
+        """Zeros shaped as a sample: [rows, *row_shape], of text [C, rows] (words) or [C, *row_shape]."""
+        words = self.kind == "tokens"
+        shape = (self.rows,) if words else self.row_shape
+        if self.modality == "text":
+            return np.zeros((self.candidates, *shape), np.int32 if words else np.float32)
+        return np.zeros((self.rows, *shape), np.uint8 if self.kind == "frames" else np.float32)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {**asdict(self), "row_shape": list(self.row_shape)}
@@ -144,14 +152,15 @@ def captions(store: Rows, spec: InputSpec, index: int) -> tuple[np.ndarray, np.n
     """Text of one sample: [C, rows] ids, or [C, *row_shape], a vector or a sequence of them a candidate; and
     [C] bool where a candidate is real."""
     rows = store.read(spec.key, index)[: spec.candidates]
+    out, real = spec.blank(), np.zeros(spec.candidates, bool)
     if spec.kind == "tokens":
-        rows = rows[:, : spec.rows].astype(np.int32)
-        real = (rows != 0).any(axis=1)
+        rows = rows[:, : spec.rows]
+        out[: len(rows), : rows.shape[1]] = rows
+        real[: len(rows)] = (rows != 0).any(axis=1)
     else:
-        rows = rows.astype(np.float32)
-        real = np.ones(len(rows), dtype=bool)
-    short = spec.candidates - len(rows)
-    return np.pad(rows, ((0, short), *[(0, 0)] * (rows.ndim - 1))), np.pad(real, (0, short))
+        out[: len(rows)] = rows
+        real[: len(rows)] = True
+    return out, real
 
 
 def store_name(store: Store) -> str:

@@ -1,4 +1,4 @@
-"""Writing one shard: constant memory, complete or not there."""
+"""Writing one shard: complete or not there; in memory are a few blocks of each dataset, and the ids."""
 
 import errno
 import os

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from store_builders import FEATURES, FRAMES, make_sample, write_shard
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.schema import FeatureSpec
+from harmonize_cli.store.schema import FeatureSpec, Sample
 from harmonize_cli.store.writer import ShardWriter
 
 FULL_DISK = """
@@ -295,6 +296,40 @@ def test_hostile_shards_are_refused(tmp_path: Path, case: str) -> None:
     assert str(path) in str(caught.value)
     assert re.search(complaint, str(caught.value)), str(caught.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10, "KiB"
+
+
+def test_a_jpeg_row_that_claims_a_huge_picture_is_refused(tmp_path: Path) -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    spec = FeatureSpec("video/jpeg", "jpeg", "raw", "uint8", (16, 24, 3), rate=1.0)
+    buffer = BytesIO()
+    Image.new("RGB", (24, 16)).save(buffer, "JPEG")
+    file = bytearray(buffer.getvalue())
+    size = file.index(b"\xff\xc0") + 5  # of the frame header: height and width, two bytes each
+    file[size : size + 4] = b"\xff\xff\xff\xff"
+    sample = Sample("a", features={spec.key: [bytes(file)]}, times={spec.key: np.zeros(1)})
+    store = Store.open(write_shard(tmp_path / "s.h5", [sample], [spec]))
+    with pytest.raises(BadInput, match=r"s\.h5: features/video/jpeg/data: damaged"):
+        store.read(spec.key, 0)
+
+
+def test_a_shard_collected_while_another_is_opened_does_not_block(tmp_path: Path) -> None:
+    """The collector may run at any moment, also while its thread counts the open files."""
+    from harmonize_cli.store import shard
+
+    store = Store.open(write_shard(tmp_path / "s.h5", [make_sample("a")]))
+    store.read("video/frames", 0)
+
+    def collected() -> None:
+        with shard._KEPT_OPEN.lock:
+            store.close()
+
+    thread = threading.Thread(target=collected, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 def _use_everything(path: Path) -> None:

@@ -287,6 +287,17 @@ def test_export_to_parquet(store: Store, tmp_path: Path) -> None:
     assert json.loads(field.metadata[b"harmonize"]) == FRAMES.to_json()
 
 
+def test_a_file_name_that_is_no_utf8_is_exported_readably(tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    made = [make_sample("a", source="clips/\udcff.mp4")]
+    store = Store.open(write_shard(tmp_path / "s.h5", made))
+    to_parquet(store, tmp_path / "pq")
+    assert pq.read_table(tmp_path / "pq")["source"].to_pylist() == [r"clips/\xff.mp4"]
+    to_webdataset(store, tmp_path / "tar")
+    with tarfile.open(tmp_path / "tar" / "shard-000000.tar") as tar:
+        assert json.loads(tar.extractfile("000000000.json").read())["source"] == r"clips/\xff.mp4"
+
+
 def test_jpeg_rows_survive_merge_verify_and_export(tmp_path: Path) -> None:
     from PIL import Image
 

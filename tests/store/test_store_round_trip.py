@@ -219,7 +219,7 @@ def test_writer_memory_is_constant(tmp_path: Path) -> None:
         write_shard(tmp_path / f"{count}.h5", made, [spec])
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < peaks[0] + (1 << 20), "ten times the samples need no more memory"
+    assert peaks[1] < peaks[0] + (1 << 20), "eight times the samples need no more memory"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Batches cut from a store: windows, masks, randomness, cache, workers' pickling."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,36 @@ def test_the_cache_changes_nothing_and_the_dataset_survives_pickling(store_path)
     for batch in (cached.batch(list(range(8))), copy.batch(list(range(8)))):
         for name, tensor in plain.inputs.items():
             assert torch.equal(tensor, batch.inputs[name])
+
+
+def test_a_sample_that_does_not_fit_the_cache_is_read_no_further_than_its_window(ramp):
+    read = []
+
+    class Counting(Store):
+        def read(self, key, i):
+            read.append(i)
+            return super().read(key, i)
+
+    store = Counting.open(ramp.path)
+    specs = specs_of(store, video={"key": "video/clip", "rows": 3}, audio={"use": False})
+    # rows of 8 bytes: samples 0 (4 rows) and 2 (7) fit together, 1 (10) does not beside them
+    dataset = StoreDataset(store, specs, cache_bytes=100)
+    for _ in range(2):
+        assert dataset.batch([0, 2, 1]).inputs["video"].shape == (3, 3, 2)
+    assert read == [0, 2]
+
+
+def test_a_store_of_shorter_captions_can_be_read(tmp_path):
+    """A run's captions have five words here; another store's have three, and one sample has none at all."""
+    spec = FeatureSpec("text/tokens", "tokens", "raw", "int32", (3,), params={"vocab_size": 9})
+    with ShardWriter(tmp_path / "s.h5", [spec]) as writer:
+        writer.add(Sample(id="a", features={spec.key: np.array([[4, 5, 0]], np.int32)}))
+        writer.add(Sample(id="b"))
+    store = Store.open(tmp_path / "s.h5")
+    wider = replace(specs_of(store)["text"], rows=5, candidates=2)
+    batch = StoreDataset(store, check_inputs(store, {"text": wider})).batch([0, 1])
+    assert batch.inputs["text"].tolist() == [[[4, 5], [0, 0]], [[0, 0], [0, 0]]]
+    assert batch.text_present.tolist() == [[True, False], [False, False]]
 
 
 def test_batches_iterates_everything_in_order(store_path):
