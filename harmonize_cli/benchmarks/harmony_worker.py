@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from harmonize_cli.benchmarks.harmony_model import PRESETS, make_batch, make_model
 from harmonize_cli.benchmarks.harmony_variants import Run, make_run
+from harmonize_cli.heap import keep_freed_memory
 
 
 def measure(name: str, preset: str, device_name: str, seconds: float, gram_file: str) -> dict[str, Any]:
@@ -128,6 +129,7 @@ def _register_counts() -> None:
 
 if __name__ == "__main__":
     _register_counts()
+    keep_freed_memory()  # as `harmonize pretrain` does
     # attention is taken apart sample by sample by the engines compared with; that is their measured time
     warnings.filterwarnings("ignore", "There is a performance drop")
     variant, preset_name, on, budget, threads, file = sys.argv[1:]

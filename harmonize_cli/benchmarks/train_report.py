@@ -10,12 +10,14 @@ import torch
 
 from harmonize_cli.benchmarks.train import Case, bench_steps
 from harmonize_cli.benchmarks.train_runs import bench_scaling, bench_waiting, noise_store
+from harmonize_cli.heap import keep_freed_memory
 
 
 def bench_train(
     *, preset: str, batch: int, precision: str, device: torch.device, rounds: int, store: Path | None
 ) -> dict[str, Any]:
     """Steps, waiting and, on a CPU, scaling. store: to read from; default noise in the demo's shapes."""
+    keep_freed_memory()  # as `harmonize pretrain` does
     found = bench_steps(preset, batch, precision, device, rounds)
     found["cases"] = [asdict(case) for case in found["cases"]]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"

@@ -52,6 +52,7 @@ def pretrain(
     """
     from harmonize_cli.config import load_config
     from harmonize_cli.curriculum.ledger import Ledger
+    from harmonize_cli.heap import keep_freed_memory
     from harmonize_cli.training.config import PretrainConfig
     from harmonize_cli.training.parallel import is_first
     from harmonize_cli.training.pretrain import pretrain as run_pretrain
@@ -76,6 +77,7 @@ def pretrain(
         return
     if out is None:
         raise BadInput("-o is missing: name the run folder, for example -o runs/first")
+    keep_freed_memory()
     recorders = [Ledger(out)] if ledger else []
     done = run_pretrain(store, out, settings, recorders=recorders, curriculum=curriculum)
     if is_first():
