@@ -8,7 +8,7 @@ from harmonize_cli.harmony.segments import Segment
 if TYPE_CHECKING:
     from harmonize_cli.harmony.gram import Factors
 
-DOT = 16
+DOT = 8
 """What a multiply-add of an inner product costs in those of a matrix product: memory binds it."""
 
 

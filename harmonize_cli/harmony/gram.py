@@ -11,6 +11,7 @@ all layers that read it, a bias adds 1 to its entries, for an embedding it is 1 
 - direct form: G_l itself, a chunk of units at a time, and inner products.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -79,7 +80,7 @@ def _add_pair(one: Segment, two: Segment, M: Tensor, total: GramSum, buffers: Bu
             d_i, d_k = one.cotangent(i), two.cotangent(k)
             product = torch.bmm(d_i, d_k.transpose(1, 2), out=buffers.like("pair", d_i, M.shape))
             value = buffers.dot(product, M.to(product.dtype))
-            total.add(i, k, value * times[same or i != k])
+            total.add(i, k, value, times=times[same or i != k])
         return
     if len(left) < len(right):
         # M multiplies the side that fewer losses reach
@@ -93,12 +94,13 @@ def _add_pair(one: Segment, two: Segment, M: Tensor, total: GramSum, buffers: Bu
             moved = torch.bmm(M_part.to(d_k.dtype), d_k, out=buffers.like("moved", d_k, shape))
             for i in partners:
                 value = buffers.dot(one.cotangent(i)[part], moved)
-                total.add(i, k, value * times[same or i != k], part)
+                total.add(i, k, value, part, times[same or i != k])
 
 
 def _in_cache(d: Tensor) -> Iterator[slice]:
     """Parts of the units small enough that a product is still in a CPU's cache when it is read again."""
-    step = len(d) if d.is_cuda else max(1, 2**21 // (d[0].numel() * d.element_size()))
+    parts = 1 if d.is_cuda else math.ceil(d.numel() * d.element_size() / 2**22)
+    step = math.ceil(len(d) / parts)
     for start in range(0, len(d), step):
         yield slice(start, start + step)
 

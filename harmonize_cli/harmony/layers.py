@@ -76,7 +76,7 @@ class RowLayer:
     weight: nn.Parameter | None
     bias: nn.Parameter | None
 
-    def settle(self) -> "SettledLayer":
+    def settle(self, buffers: Buffers) -> "SettledLayer":
         """The per-unit gradients in place of the cotangents."""
         x = self.segments[0].x
         shape = x.shape[0], len(self.segments[0].d), x.shape[2]
@@ -87,7 +87,7 @@ class RowLayer:
                 d = segment.d[k]
                 assert d is not None
                 if normed is not None:
-                    scale[:, k] += (d * normed).sum(1)
+                    scale[:, k] += torch.mul(d, normed, out=buffers.like("scale", normed)).sum(1)
                 shift[:, k] += d.sum(1, dtype=shift.dtype)
         pairs = (self.weight, scale), (self.bias, shift)
         return SettledLayer(self.name, [(p, grad) for p, grad in pairs if p is not None])

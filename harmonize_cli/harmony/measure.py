@@ -99,7 +99,8 @@ def read_layers(
         else:
             read.append(reader(name, module, calls, units))
     drop_dead_tokens([segment for layer in read for segment in layer.segments])
-    layers.extend(layer.settle() if isinstance(layer, RowLayer) else layer for layer in read)
+    buffers = Buffers()
+    layers.extend(layer.settle(buffers) if isinstance(layer, RowLayer) else layer for layer in read)
     return layers, [layer for layer in layers if layer.name in chosen]
 
 

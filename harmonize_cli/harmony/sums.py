@@ -40,10 +40,11 @@ class GramSum:
     def __init__(self, units: int, losses: int, like: Tensor) -> None:
         self.units, self.losses = units, losses
         self._rows = torch.zeros(losses, losses, units, dtype=wide(like.dtype), device=like.device)
+        self._row = [list(of) for of in self._rows]
 
-    def add(self, i: int, k: int, value: Tensor, part: slice = slice(None)) -> None:
-        """Add value [U] to the entries (i, k) and (k, i) of the units in `part`."""
-        self._rows[max(i, k), min(i, k), part] += value
+    def add(self, i: int, k: int, value: Tensor, part: slice = slice(None), times: int = 1) -> None:
+        """Add value [U], so many times, to the entries (i, k) and (k, i) of the units in `part`."""
+        self._row[max(i, k)][min(i, k)][part].add_(value, alpha=times)
 
     def add_all(self, grads: Sequence[Sequence[Tensor]], buffers: Buffers, part: slice = slice(None)) -> None:
         """Add the inner products of gradients: per loss a list of [U, ...], empty for zero."""
