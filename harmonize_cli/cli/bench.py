@@ -1,5 +1,6 @@
 """`harmonize bench ...`: measured ratios against the obvious alternative, in the same run."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -166,11 +167,14 @@ def harmony(
     typer.echo(show_harmony(rows))
 
 
-def _show(found: list[dict[str, Any]], json_file: Path | None) -> None:
-    _keep(found, json_file)
+def _show(found: Iterable[dict[str, Any]], json_file: Path | None) -> None:
+    """Print each row as it comes, keep them all."""
+    rows = []
     for row in found:
         ratio = f"  {row['ratio']:.3f}" if row["ratio"] is not None else ""
         typer.echo(f"{row['name']:<64} {row['value']:>10.3f} {row['unit']:<5}{ratio}")
+        rows.append(row)
+    _keep(rows, json_file)
 
 
 def _keep(found: Any, json_file: Path | None) -> None:

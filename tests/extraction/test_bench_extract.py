@@ -20,5 +20,5 @@ def test_own_videos_can_be_measured(tmp_path):
     from media_samples import grey_frames, make_clip, tone
 
     make_clip(tmp_path / "own.mkv", grey_frames(10), tone(1.0))
-    rows = bench_extract(folder=tmp_path, minutes=0.1, clip_frames=0, rounds=1)
+    rows = [*bench_extract(folder=tmp_path, minutes=0.1, clip_frames=0, rounds=1)]
     assert rows[0]["name"].startswith("raw extraction of 1 clips")
