@@ -10,7 +10,6 @@ from typing import Any
 
 import ffmpeg
 import numpy as np
-from tqdm import tqdm
 
 from harmonize_cli.config import load_config
 from harmonize_cli.datasets.manifest import ManifestRow
@@ -22,6 +21,7 @@ from harmonize_cli.media.filters import filters_for
 from harmonize_cli.media.requests import FrameRequest, SoundRequest
 from harmonize_cli.media.run import command, run
 from harmonize_cli.media.source import input_node
+from harmonize_cli.progress import progress
 from harmonize_cli.store.schema import Sample
 
 FRAMES = FrameRequest(10, 112, 112)
@@ -47,8 +47,7 @@ def bench_extract(
         scratch = Path(scratch_name)
         files = sorted(p for p in folder.iterdir() if p.is_file())[:clips] if folder else []
         files = files or [
-            _make(scratch / f"clip{i}.mp4", 3.0, 160, i)
-            for i in tqdm(range(clips), "making clips", leave=False)
+            _make(scratch / f"clip{i}.mp4", 3.0, 160, i) for i in progress(range(clips), desc="making clips")
         ]
         long = _make(scratch / "long.mp4", 60 * minutes, 320, 7)
         config = load_config(
@@ -148,7 +147,7 @@ def _compare(
 ) -> dict[str, Any]:
     """Both in turns; medians. Rates are work per second; `plain_work` where the plain way did but a part."""
     times: dict[str, list[float]] = {"ours": [], "plain": []}
-    for _ in tqdm(range(rounds), name, leave=False):
+    for _ in progress(range(rounds), desc=name):
         for key, act in (("ours", ours), ("plain", plain)):
             started = time.perf_counter()
             act()
