@@ -1,11 +1,11 @@
 """Decode one file whatever it is: a missing or broken track never takes the other one down."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from harmonize_cli.media.deadline import Deadline
 from harmonize_cli.media.errors import DeadlinePassed, MediaError
 from harmonize_cli.media.ffmpeg_decoder import FFmpegDecoder
 from harmonize_cli.media.info import MediaInfo
@@ -30,7 +30,7 @@ class DecoderFactory(Protocol):
     """How to make a decoder; `threads` 0 lets it choose."""
 
     def __call__(
-        self, path: Path, requests: Sequence[Request], span: Span, *, deadline: float, threads: int
+        self, path: Path, requests: Sequence[Request], span: Span, *, deadline: Deadline, threads: int
     ) -> Decoder: ...
 
 
@@ -47,6 +47,8 @@ class FileDecode:
 
     All wanted tracks are decoded in one go. Only when that fails before the first row (a track is missing, or
     its codec unknown) it starts again with what is there, each track on its own.
+
+    `deadline` is in seconds of decoding; the time between two chunks that the caller takes does not count.
     """
 
     def __init__(
@@ -58,12 +60,10 @@ class FileDecode:
         deadline: float = 600.0,
         threads: int = 0,
         decoder: DecoderFactory = FFmpegDecoder,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path, self._requests, self._span = path, list(requests), span
         self._threads, self._decoder = threads, decoder
-        self._clock, self._deadline = clock, deadline
-        self._until = clock() + deadline
+        self._seconds = deadline
         self.info: MediaInfo | None = None
         self.errors: list[str] = []
         self.outcome: dict[Kind, TrackOutcome] = {}
@@ -76,19 +76,19 @@ class FileDecode:
         except MediaError as e:
             self._end(kinds, "failed", str(e))
             return
+        self._deadline = Deadline(self._seconds)
         yield from self._attempt(kinds)
 
     def _attempt(self, kinds: Sequence[Kind]) -> Iterator[Chunk]:
         numbers = [n for n, r in enumerate(self._requests) if r.kind in kinds]
-        left = self._until - self._clock()
-        if not numbers or left <= 0:
-            self._end(kinds, "failed", f"not done after {self._deadline:g} s")
+        if not numbers or self._deadline.left() <= 0:
+            self._end(kinds, "failed", f"not done after {self._seconds:g} s")
             return
         decoder = self._decoder(
             self._path,
             [self._requests[n] for n in numbers],
             self._span,
-            deadline=left,
+            deadline=self._deadline,
             threads=self._threads,
         )
         started: set[Kind] = set()
@@ -96,7 +96,8 @@ class FileDecode:
         try:
             for chunk in decoder.chunks():
                 started.add(self._requests[numbers[chunk.request]].kind)
-                yield Chunk(numbers[chunk.request], chunk.times, chunk.rows)
+                with self._deadline.paused():
+                    yield Chunk(numbers[chunk.request], chunk.times, chunk.rows)
         except MediaError as e:
             error = e
         self.info = decoder.info or self.info

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from harmonize_cli.media.deadline import Deadline
 from harmonize_cli.media.errors import MediaError
 from harmonize_cli.media.filters import filters_for, pixel_format
 from harmonize_cli.media.info import MediaInfo, parse_info
@@ -34,7 +35,7 @@ class FFmpegDecoder:
     """
 
     def __init__(
-        self, path: Path, requests: Sequence[Request], span: Span, *, deadline: float, threads: int = 0
+        self, path: Path, requests: Sequence[Request], span: Span, *, deadline: Deadline, threads: int = 0
     ) -> None:
         self._path, self._requests, self._span = path, requests, span
         self._deadline, self._threads = deadline, threads
@@ -49,6 +50,7 @@ class FFmpegDecoder:
         """
         offset = seek_point(self._span, self._requests)
         pipes = [_Pipe(r) for r in self._requests]
+        readers = _Readers(pipes, offset)
         try:
             args = self._command(offset, pipes)
             keep = [fd for p in pipes for fd in (p.data_write, p.times_write)]
@@ -56,14 +58,17 @@ class FFmpegDecoder:
                 for pipe in pipes:
                     pipe.close_write()
                 try:
-                    with _Readers(pipes, offset) as readers:
-                        yield from readers
+                    yield from readers.chunks()
                     running.wait()
                 finally:
                     messages = running.messages()
                     self.info = parse_info(messages)
                     self.errors = list(error_lines(messages))
         finally:
+            # the child is gone: the threads come to the ends of their pipes, which may be closed after that
+            for pipe in pipes:
+                pipe.close_write()
+            readers.stop()
             for pipe in pipes:
                 pipe.close()
 
@@ -187,15 +192,17 @@ class _Readers:
             for n, pipe in enumerate(pipes)
         ]
 
-    def __enter__(self) -> Iterator[Chunk]:
+    def stop(self) -> None:
+        """End the threads."""
+        self._stop.set()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def chunks(self) -> Iterator[Chunk]:
+        """What comes, until all pipes ended; then the first error, if there was one."""
         for thread in self._threads:
             thread.start()
-        return self._drain()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-
-    def _drain(self) -> Iterator[Chunk]:
         open_pipes = len(self._threads)
         trouble: BaseException | None = None
         while open_pipes:
@@ -214,7 +221,7 @@ class _Readers:
             for chunk in pipe.chunks(number, offset):
                 if not self._put(chunk):
                     return
-        except (MediaError, OSError, ValueError) as e:
+        except Exception as e:  # whatever it is: without a word from here the reader would wait for ever
             end = e if isinstance(e, MediaError) else MediaError(f"reading from ffmpeg failed: {e}")
         self._put(end)
 

@@ -5,13 +5,14 @@ from pathlib import Path
 import ffmpeg
 
 from harmonize_cli.media.binary import find_ffmpeg
+from harmonize_cli.media.deadline import Deadline
 from harmonize_cli.media.errors import MediaError
 from harmonize_cli.media.info import MediaInfo, parse_info
 from harmonize_cli.media.run import LOG, QUIET, Running, reason_from
 from harmonize_cli.media.source import check_file, input_node
 
 
-def probe(path: Path, *, deadline: float = 30.0) -> MediaInfo:
+def probe(path: Path, *, deadline: float | Deadline = 30.0) -> MediaInfo:
     """Container, length and tracks of `path`.
 
     Raises:

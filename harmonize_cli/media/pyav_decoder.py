@@ -4,7 +4,6 @@ Faster on many short files. What it can't do is kill a decoder that hangs or cra
 the default: use it for files that you trust.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from harmonize_cli.errors import missing_extra
+from harmonize_cli.media.deadline import Deadline
 from harmonize_cli.media.errors import DeadlinePassed, MediaError
 from harmonize_cli.media.ffmpeg_decoder import seek_point
 from harmonize_cli.media.filters import filters_for, pixel_format
@@ -39,7 +39,7 @@ class PyAVDecoder:
     """
 
     def __init__(
-        self, path: Path, requests: Sequence[Request], span: Span, *, deadline: float, threads: int = 0
+        self, path: Path, requests: Sequence[Request], span: Span, *, deadline: Deadline, threads: int = 0
     ) -> None:
         try:
             import av
@@ -57,7 +57,6 @@ class PyAVDecoder:
         Raises:
             MediaError: after the chunks that could be had.
         """
-        until = time.monotonic() + self._deadline
         options = {
             "protocol_whitelist": PROTOCOLS,
             "format_whitelist": DEMUXERS,
@@ -68,11 +67,11 @@ class PyAVDecoder:
         try:
             with self._av.open(f"file:{self._path}", options=options, metadata_errors="ignore") as container:
                 self.info = _info(container)
-                yield from self._decode(container, until)
+                yield from self._decode(container)
         except (error, ValueError, UnicodeDecodeError) as e:
             raise MediaError(_words(e)) from e
 
-    def _decode(self, container: Any, until: float) -> Iterator[Chunk]:
+    def _decode(self, container: Any) -> Iterator[Chunk]:
         streams = self._streams(container)
         start = self._start(container, list(streams.values()))
         offset = seek_point(self._span, self._requests)
@@ -82,8 +81,8 @@ class PyAVDecoder:
         end = self._span.end
         open_kinds = {r.kind for r in self._requests}
         for packet in container.demux(list(streams.values())):
-            if time.monotonic() > until:
-                raise DeadlinePassed(f"not done after {self._deadline:g} s")
+            if self._deadline.left() <= 0:
+                raise DeadlinePassed(f"not done after {self._deadline.seconds:g} s")
             kind = packet.stream.type
             if kind not in open_kinds:
                 continue

@@ -20,6 +20,7 @@ from typing import IO, Any, Self
 import ffmpeg
 
 from harmonize_cli.media.binary import find_ffmpeg
+from harmonize_cli.media.deadline import Deadline
 from harmonize_cli.media.errors import DeadlinePassed, MediaError
 
 QUIET = ("-hide_banner", "-nostdin", "-nostats")
@@ -42,14 +43,15 @@ def command(*outputs: Any) -> list[str]:
 class Running:
     """A started ffmpeg. Leaving the `with` block kills whatever of it is still there.
 
-    `deadline` is in seconds of wall time from the start. `keep_open` are descriptors that the child inherits.
+    `deadline` is in seconds from the start, or one that runs already. `keep_open` are descriptors that the
+    child inherits.
     """
 
     def __init__(
         self,
         args: Sequence[str],
         *,
-        deadline: float,
+        deadline: float | Deadline,
         stdin: Iterable[bytes] | None = None,
         keep_open: Sequence[int] = (),
     ) -> None:
@@ -68,11 +70,9 @@ class Running:
             raise MediaError(f"can't start {args[0]}: {e}") from e
         assert self._process.stdout is not None
         self.stdout: IO[bytes] = self._process.stdout
-        self._deadline = deadline
-        self._late = threading.Event()
-        self._watch = threading.Timer(deadline, self._expire)
-        self._watch.daemon = True
-        self._watch.start()
+        self._deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
+        self._late, self._ended = threading.Event(), threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
         self._feeder: threading.Thread | None = None
         if stdin is not None:
             self._feeder = threading.Thread(target=self._feed, args=(stdin,), daemon=True)
@@ -85,7 +85,7 @@ class Running:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._watch.cancel()
+        self._ended.set()
         self.kill()
         self._process.wait()
         self.stdout.close()
@@ -101,13 +101,13 @@ class Running:
             MediaError: it failed; the message is the tail of what it said.
         """
         code = self._process.wait()
-        self._watch.cancel()
+        self._ended.set()
         if self._feeder is not None:
             self._feeder.join(timeout=10)
             if self._feed_error is not None and not isinstance(self._feed_error, OSError):
                 raise self._feed_error
         if self._late.is_set():
-            raise DeadlinePassed(f"not done after {self._deadline:g} s, killed")
+            raise DeadlinePassed(f"not done after {self._deadline.seconds:g} s, killed")
         if code != 0:
             raise MediaError(reason_from(self.messages(), code))
 
@@ -115,7 +115,8 @@ class Running:
         """What ffmpeg said so far, one line each with its level in front (the last 1 MiB of it)."""
         size = os.fstat(self._log.fileno()).st_size
         tail = os.pread(self._log.fileno(), _MOST_LOG, max(0, size - _MOST_LOG))
-        return tail.decode("utf-8", errors="replace").splitlines()
+        # not `splitlines`: a file's tags may hold other separators, and must not begin lines of ffmpeg's
+        return tail.decode("utf-8", errors="replace").split("\n")
 
     def kill(self) -> None:
         """Kill the whole process group, if it is still there."""
@@ -123,7 +124,10 @@ class Running:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _expire(self) -> None:
+    def _watch(self) -> None:
+        while (left := self._deadline.left()) > 0:
+            if self._ended.wait(max(left, 0.05)):
+                return
         if self._process.poll() is None:
             self._late.set()
             self.kill()

@@ -8,7 +8,6 @@ It decodes pictures only; sound comes from an ffmpeg child. Where it gives up (b
 change their size), ffmpeg goes on from there, and ffmpeg alone reads containers whose time stamps may jump.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harmonize_cli.errors import BadInput, missing_extra
+from harmonize_cli.media.deadline import Deadline
 from harmonize_cli.media.errors import DeadlinePassed, MediaError
 from harmonize_cli.media.ffmpeg_decoder import FFmpegDecoder
 from harmonize_cli.media.filters import LATE
@@ -46,12 +46,11 @@ class TorchcodecDecoder:
     """
 
     def __init__(
-        self, path: Path, requests: Sequence[Request], span: Span, *, deadline: float, threads: int = 0
+        self, path: Path, requests: Sequence[Request], span: Span, *, deadline: Deadline, threads: int = 0
     ) -> None:
         self._open = video_decoder()
         self._path, self._requests, self._span = path, requests, span
         self._deadline, self._threads = deadline, threads
-        self._until = 0.0
         self.info: MediaInfo | None = None
         self.errors: list[str] = []
 
@@ -61,7 +60,6 @@ class TorchcodecDecoder:
         Raises:
             MediaError: after the chunks that could be had.
         """
-        self._until = time.monotonic() + self._deadline
         self.info = probe(self._path, deadline=self._deadline)
         if self.info.container in _JUMPING:
             yield from self._ffmpeg(range(len(self._requests)))
@@ -110,8 +108,8 @@ class TorchcodecDecoder:
         moments = np.unique(np.concatenate(list(grids.values())))
         step = max(1, min(_BLOCK // max(1, size), _MOST_ROWS))
         for block in (moments[i : i + step] for i in range(0, len(moments), step)):
-            if time.monotonic() > self._until:
-                raise DeadlinePassed(f"not done after {self._deadline:g} s")
+            if self._deadline.left() <= 0:
+                raise DeadlinePassed(f"not done after {self._deadline.seconds:g} s")
             # a frame counts as shown LATE before its time; the last one is shown to the end
             seconds = np.clip(block + LATE, first, end - 1e-6) + start
             pictures = decoder.get_frames_played_at(seconds.tolist()).data
@@ -134,11 +132,10 @@ class TorchcodecDecoder:
         return np.arange(max(0, low), max(0, high)) / rate
 
     def _ffmpeg(self, numbers: Sequence[int]) -> Iterator[Chunk]:
-        left = self._until - time.monotonic()
-        if left <= 0:
-            raise DeadlinePassed(f"not done after {self._deadline:g} s")
         requests = [self._requests[n] for n in numbers]
-        child = FFmpegDecoder(self._path, requests, self._span, deadline=left, threads=self._threads)
+        child = FFmpegDecoder(
+            self._path, requests, self._span, deadline=self._deadline, threads=self._threads
+        )
         try:
             for chunk in child.chunks():
                 yield Chunk(numbers[chunk.request], chunk.times, chunk.rows)

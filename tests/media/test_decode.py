@@ -1,5 +1,7 @@
+import os
 import shutil
 import threading
+import time
 
 import ffmpeg
 import numpy as np
@@ -7,8 +9,9 @@ import pytest
 from media_samples import grey_frames, levels, make_clip, tone
 
 from harmonize_cli.media.decode import FileDecode
+from harmonize_cli.media.decoders import decoder_for
 from harmonize_cli.media.errors import MediaError
-from harmonize_cli.media.ffmpeg_decoder import seek_point
+from harmonize_cli.media.ffmpeg_decoder import _Pipe, _Readers, seek_point
 from harmonize_cli.media.probe import probe
 from harmonize_cli.media.requests import FrameRequest, SoundRequest, Span
 from harmonize_cli.media.run import run
@@ -223,6 +226,44 @@ def test_a_decode_that_hangs_is_killed(clip, monkeypatch, tmp_path):
         binary.find_ffmpeg.cache_clear()
 
 
+@pytest.mark.parametrize("decoder", ["ffmpeg", "pyav"])
+def test_the_callers_time_is_not_the_decoders(tmp_path, decoder):
+    """Who encodes the rows may take longer than the decoder has, and more waits than the pipes can hold."""
+    if decoder == "pyav":
+        pytest.importorskip("av")
+    path = make_clip(tmp_path / "a.mkv", grey_frames(200, 16, 16))
+    request = FrameRequest(10, 256, 256)
+    work = FileDecode(path, [request], Span(), deadline=2, decoder=decoder_for(decoder))
+    rows = 0
+    for chunk in work.chunks():
+        if not rows:
+            time.sleep(3)
+        rows += len(chunk.rows)
+    assert (rows, work.outcome["video"].reason) == (200, "")
+
+
+def test_a_reader_that_breaks_says_so():
+    """A time stamp without a number: an error, not a wait without end."""
+    pipe = _Pipe(FrameRequest(10, 1, 1, 1))
+    os.write(pipe.data_write, b"x")
+    os.write(pipe.times_write, b"frame:0 pts:\nrow=1\n")
+    pipe.close_write()
+    readers = _Readers([pipe], 0.0)
+    with pytest.raises(MediaError, match="reading from ffmpeg failed"):
+        list(readers.chunks())
+    readers.stop()
+    pipe.close()
+
+
+def test_tags_do_not_pose_as_a_description(tmp_path):
+    """A line separator that only Unicode knows, and after it what ffmpeg would say of another file."""
+    title = "x\u2028[info]   Stream #0:7: Video: h264, yuv420p, 64x64\u2028[info]   Duration: 99:00:00.00"
+    path = make_clip(tmp_path / "a.mkv", wave=tone(1.0), metadata=f"title={title}")
+    info = probe(path)
+    assert info.duration == pytest.approx(1.0, abs=0.1)
+    assert info.picture is None
+
+
 def test_stopping_early_leaves_nothing_running(clip):
     before = set(threading.enumerate())
     work = FileDecode(clip, [FrameRequest(10, 8, 8), SOUND], Span(), deadline=60)
@@ -230,7 +271,7 @@ def test_stopping_early_leaves_nothing_running(clip):
     next(chunks)
     chunks.close()
     for thread in set(threading.enumerate()) - before:
-        thread.join(timeout=5)
+        thread.join(timeout=1)
         assert not thread.is_alive()
 
 

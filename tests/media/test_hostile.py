@@ -5,6 +5,7 @@ import random
 import shutil
 import threading
 
+import ffmpeg
 import pytest
 from media_samples import grey_frames, make_clip, tone
 
@@ -12,6 +13,7 @@ from harmonize_cli.media.decode import FileDecode
 from harmonize_cli.media.errors import MediaError
 from harmonize_cli.media.probe import probe
 from harmonize_cli.media.requests import FrameRequest, SoundRequest, Span
+from harmonize_cli.media.run import run
 
 REQUESTS = [FrameRequest(10, 8, 8), SoundRequest(8000)]
 DEADLINE = 20.0
@@ -106,15 +108,43 @@ def test_pictures_are_no_videos(tmp_path):
 
 
 def test_external_tracks_of_quicktime_are_not_followed(tmp_path, secret):
-    """A `dref` that names another file: ffmpeg's own default, kept."""
+    """The tracks of a file whose own media are zeros lie in another file, says its `dref`.
+
+    An ffmpeg that is told to follow it gives the other file's frames; ours leaves it at the default.
+    """
     data = secret.read_bytes()
-    at = data.index(b"url ")
-    # flag 1 means "in this file"; 0 with a path means elsewhere
-    forged = data[: at + 4] + b"\0\0\0\0" + data[at + 8 :]
+    at = data.index(b"mdat")
+    end = at - 4 + int.from_bytes(data[at - 4 : at])
+    hollow = data[: at + 4] + bytes(end - at - 4) + data[end:]
     path = tmp_path / "dref.mp4"
-    path.write_bytes(forged)
-    _, work = decode(path)
-    assert not any("secret" in line for line in work.errors)
+    where = [b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"]
+    path.write_bytes(_with_box(hollow, where, bytes(7) + b"\1" + _alias(secret)))
+    follow = ffmpeg.input(f"file:{path}", enable_drefs=1, use_absolute_path=1)
+    assert len(run(follow["v"].output("pipe:1", format="rawvideo", pix_fmt="gray"))) == 10 * 16 * 16
+    work = FileDecode(path, REQUESTS[:1], Span(), deadline=DEADLINE)
+    assert list(work.chunks()) == []
+    assert work.outcome["video"].state == "failed"
+
+
+def _with_box(data, where, content):
+    """Boxes of an mp4 with `content` in the one that lies at `where`, in every track."""
+    out, at = b"", 0
+    while at < len(data):
+        size, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        inside = data[at + 8 : at + size]
+        if kind == where[0]:
+            inside = _with_box(inside, where[1:], content) if where[1:] else content
+        out += (len(inside) + 8).to_bytes(4) + kind + inside
+        at += size
+    return out
+
+
+def _alias(target):
+    """An entry of a `dref`: a Macintosh alias record with an absolute path (type 2)."""
+    path = str(target).encode()
+    path += bytes(len(path) % 2)
+    record = bytes(10 + 28 + 12 + 64 + 16 + 4 + 16) + b"\0\2" + len(path).to_bytes(2) + path + b"\xff\xff\0\0"
+    return (len(record) + 12).to_bytes(4) + b"alis" + bytes(4) + record
 
 
 def test_a_device_and_a_pipe_are_refused(tmp_path):

@@ -11,7 +11,9 @@ from decoder_comparison import CLIPS, WHOLE, decode, differences
 from media_samples import grey_frames, make_clip, tone
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.media.deadline import Deadline
 from harmonize_cli.media.decoders import decoder_for
+from harmonize_cli.media.errors import DeadlinePassed
 from harmonize_cli.media.requests import FrameRequest, SoundRequest, Span
 from harmonize_cli.media.run import run
 from harmonize_cli.media.torchcodec_decoder import TorchcodecDecoder
@@ -166,9 +168,8 @@ def test_a_name_can_not_become_an_address(tmp_path, monkeypatch):
 
 def test_the_deadline(tmp_path):
     path = make_clip(tmp_path / "a.mkv", grey_frames(3, 8, 8))
-    work = TorchcodecDecoder(path, LARGE[:1], WHOLE, deadline=10)
-    work._until = -1.0
-    with pytest.raises(Exception, match="not done after 10 s"):
+    work = TorchcodecDecoder(path, LARGE[:1], WHOLE, deadline=Deadline(0))
+    with pytest.raises(DeadlinePassed, match="not done after 0 s"):
         list(work._pictures([0], 0, 0.0))
 
 
