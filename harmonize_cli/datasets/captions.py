@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from harmonize_cli.datasets.fields import MAX_SECONDS
 
+MOST_SECONDS = MAX_SECONDS / 100
+"""A file that claims to last longer is not cut in windows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Caption:

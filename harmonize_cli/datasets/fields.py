@@ -11,6 +11,8 @@ MAX_TEXT = 100_000
 MAX_LIST = 10_000
 MAX_SECONDS = 1e7  # 115 days: longer "videos" are a mistaken unit
 
+_UNFIT = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, separators of lines
+
 
 class FieldError(ValueError):
     """What is wrong with one field."""
@@ -40,9 +42,23 @@ def checked_name(field: str, value: str) -> str:
         raise FieldError(field, f"{len(value)} characters; at most {MAX_ID}")
     if not (value.isascii() and value.isprintable()):
         for char in value:
-            if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp"):
+            if unicodedata.category(char) in _UNFIT:
                 raise FieldError(field, f"holds a control character (U+{ord(char):04X})")
     return value
+
+
+def escaped_name(path: str) -> str:
+    """A file's path as a name: what a name can't hold stands there as an escape, such as `\\n`."""
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in _UNFIT else char
+        for char in path
+    )
+
+
+def mended_text(text: str) -> str:
+    """A text of a data set's own lists without what can't be kept: NUL, halves of characters, more than
+    `MAX_TEXT`. A manifest is its author's to mend; one bad caption of a million must not stop the rest."""
+    return text[:MAX_TEXT].replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def path_text(row: Mapping[str, Any], field: str) -> str | None:

@@ -13,10 +13,9 @@ class PathGuard:
     Each distinct path and folder is looked up once, so that a million rows of few videos stay cheap.
     """
 
-    def __init__(self, root: Path, *, allow_outside: bool = False, must_exist: bool = True) -> None:
+    def __init__(self, root: Path, *, allow_outside: bool = False) -> None:
         self.root = os.path.realpath(root)
         self._allow_outside = allow_outside
-        self._must_exist = must_exist
         self._known: dict[str, Path | str] = {}
         self._folders: dict[str, str] = {}
 
@@ -42,7 +41,7 @@ class PathGuard:
         try:
             regular = stat.S_ISREG(found.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError):
-            return f"no such file: {written!r}" if self._must_exist else found
+            return f"no such file: {written!r}"
         except OSError as e:
             return f"{written!r}: {e.strerror}"
         return found if regular else f"{written!r} is no regular file"

@@ -49,6 +49,33 @@ def test_folder_with_captions_beside(tmp_path: Path) -> None:
     assert "no such folder" in refusal("folder", tmp_path / "absent")
 
 
+def test_folder_with_awkward_names(tmp_path: Path) -> None:
+    """A new line, and bytes that are no UTF-8: ids that can be written down, paths as they are."""
+    touch(tmp_path, "new\nline.mp4", "bytes\udcff.mp4", "-näïve '日本'.mp4")
+    rows = find("folder", tmp_path).rows
+    assert {r.id: r.video.name for r in rows} == {
+        r"new\nline.mp4": "new\nline.mp4",
+        r"bytes\udcff.mp4": "bytes\udcff.mp4",
+        "-näïve '日本'.mp4": "-näïve '日本'.mp4",
+    }
+
+
+def test_captions_belong_to_one_video(tmp_path: Path) -> None:
+    """`cat.1.txt` is about `cat.1.mp4`; were there none, it would be about `cat.mp4` in the language "1"."""
+    touch(tmp_path, "cat.mp4", "cat.1.mp4")
+    write(tmp_path / "cat.1.txt", "one")
+    assert {r.id: r.texts for r in find("folder", tmp_path).rows} == {"cat.mp4": (), "cat.1.mp4": ("one",)}
+    (tmp_path / "cat.1.mp4").unlink()
+    assert [r.texts for r in find("folder", tmp_path).rows] == [("one",)]
+
+
+def test_half_a_character_in_a_caption_is_mended(tmp_path: Path) -> None:
+    """JSON can say it, UTF-8 can't: a store could not keep such a text."""
+    touch(tmp_path, "a.mp4")
+    write(tmp_path / "a.json", r'{"caption": "a dog \ud83d barks"}')
+    assert [r.texts for r in find("folder", tmp_path).rows] == [("a dog ? barks",)]
+
+
 def test_folder_in_windows(tmp_path: Path, shared_data: SharedData) -> None:
     clip = shared_data("clips") / "normalised" / "flute_guitar.mp4"  # 10.0 s
     shutil.copy(clip, tmp_path / "a.mp4")
@@ -102,6 +129,13 @@ def test_webdataset(tmp_path: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in unpacked.rglob("*.mp4")}
     assert find("webdataset", root).rows == found.rows
     assert {p: p.stat().st_mtime_ns for p in unpacked.rglob("*.mp4")} == before, "unpacked once"
+    _tar(root / "a-b.tar", {"k.mp4": b"first"})
+    (root / "a").mkdir()
+    _tar(root / "a" / "b.tar", {"k.mp4": b"other"})
+    rows = [r for r in find("webdataset", root).rows if r.group == "k" and r.video]
+    assert [(r.id, r.video.read_bytes()) for r in rows] == [("a-b/k", b"first"), ("a/b/k", b"other")]
+    _tar(root / "a-b.tar", {"k.mp4": b"again"})  # of the same size
+    assert [r.video.read_bytes() for r in find("webdataset", root).rows if r.id == "a-b/k"] == [b"again"]
     data = (root / "0.tar").read_bytes()
     for end in (1300, 1024, 900):  # in a header, between members, in the data of the first
         (root / "0.tar").write_bytes(data[:end])
@@ -109,3 +143,19 @@ def test_webdataset(tmp_path: Path) -> None:
         assert cut.problems.count == 1
         assert "0.tar: damaged; what comes before is taken" in cut.problems.first[0]
         assert len(cut.rows) >= 3
+
+
+def test_a_tar_that_claims_more_than_it_has_is_not_unpacked(tmp_path: Path) -> None:
+    """A sparse member: a few bytes on disk, 64 MiB of zeros (or as many TB) once it is read."""
+    root = tmp_path / "shards"
+    root.mkdir()
+    info = tarfile.TarInfo("k.mp4")
+    info.size = 512
+    info.pax_headers = {"GNU.sparse.map": "0,512", "GNU.sparse.size": str(64 << 20)}
+    with tarfile.open(root / "0.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(info, io.BytesIO(bytes(512)))
+        words = tarfile.TarInfo("w.txt")
+        words.size = 5
+        tar.addfile(words, io.BytesIO(b"words"))
+    assert [(r.id, r.video) for r in find("webdataset", root).rows] == [("0/w", None)]
+    assert not (tmp_path / "shards-unpacked").exists()

@@ -80,6 +80,14 @@ def test_howto100m(tmp_path: Path, form: str) -> None:
     assert found.rows[0].labels == ("Food", "77")
     assert (found.expected, found.missing) == (4, ["gone"])
     assert found.problems.count == (1 if form == "whole" else 0)
+    if form == "csv":  # a row without words is left out and told
+        write(tmp_path / "captions/abc.csv", "start,end,text\n0,4,cut\n4,9,\nx,12,fry\n")
+        again = find("howto100m", tmp_path)
+        assert [r.texts for r in again.rows] == [("cut",)]
+        assert [line.rpartition(":")[0].rpartition("abc.csv:")[2] for line in again.problems.first] == [
+            "3: text",
+            "4: start",
+        ]
 
 
 def test_youtube8m(tmp_path: Path) -> None:

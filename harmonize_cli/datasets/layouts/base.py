@@ -13,7 +13,7 @@ from pydantic import Field
 
 from harmonize_cli.config import StageConfig, validate
 from harmonize_cli.datasets.faults import Faults
-from harmonize_cli.datasets.fields import MAX_SECONDS, FieldError, checked_name
+from harmonize_cli.datasets.fields import MAX_SECONDS, FieldError, checked_name, mended_text
 from harmonize_cli.datasets.locate import AUDIO, VIDEO, MediaIndex, find_list
 from harmonize_cli.datasets.manifest import ManifestRow
 from harmonize_cli.datasets.tables import read_lines, read_table
@@ -164,12 +164,16 @@ class Source:
         assert found is not None
         return found
 
-    def table(self, path: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
-        """Rows of a CSV list as (file:line, values); rows without one of `columns` are faults."""
-        for line, row in read_table(path, frozenset(columns), self.faults, _needs_columns(columns)):
+    def table(
+        self, path: Path, *columns: str, faults: Faults | None = None
+    ) -> Iterator[tuple[str, dict[str, str]]]:
+        """Rows of a CSV list as (file:line, values); rows without one of `columns` go to `faults` (default:
+        those that refuse the data set)."""
+        faults = self.faults if faults is None else faults
+        for line, row in read_table(path, frozenset(columns), faults, _needs_columns(columns)):
             lacking = [name for name in columns if name not in row]
             if lacking:
-                self.faults.add(f"{path}:{line}", lacking[0], "is empty")
+                faults.add(f"{path}:{line}", lacking[0], "is empty")
             else:
                 yield f"{path}:{line}", row
 
@@ -193,14 +197,15 @@ class Source:
         except (ValueError, RecursionError) as e:
             raise BadInput(f"{path}: no valid JSON ({e})") from None
 
-    def number(self, where: str, name: str, text: Any) -> float | None:
+    def number(self, where: str, name: str, text: Any, *, faults: Faults | None = None) -> float | None:
         """A time in seconds; a fault and None if it is none."""
         try:
             value = float(text)
         except (TypeError, ValueError, OverflowError):
             value = math.nan
         if not 0 <= value <= MAX_SECONDS:
-            self.faults.add(where, name, f"expected seconds, found {str(text)[:40]!r}")
+            faults = self.faults if faults is None else faults
+            faults.add(where, name, f"expected seconds, found {str(text)[:40]!r}")
             return None
         return value
 
@@ -282,7 +287,7 @@ class Layout:
             start=start,
             end=end,
             audio=path if sound else None,
-            texts=entry.texts,
+            texts=tuple(map(mended_text, entry.texts)),
             labels=entry.labels,
             split=entry.split,
             fold=entry.fold,

@@ -1,11 +1,13 @@
 """A plain folder of videos with captions beside them: `cat.mp4` with `cat.vtt`, `cat.en.srt`, `cat.json`."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from harmonize_cli.datasets.caption_files import CAPTION_SUFFIXES, read_captions
 from harmonize_cli.datasets.captions import Caption
+from harmonize_cli.datasets.fields import escaped_name
 from harmonize_cli.datasets.layouts.base import Entry, Layout, Source
 from harmonize_cli.datasets.layouts.segments import caption_entries
 from harmonize_cli.datasets.locate import AUDIO, VIDEO, MediaIndex
@@ -18,14 +20,14 @@ def _entries(source: Source) -> Iterator[Entry]:
     index = MediaIndex(source.root, (*VIDEO, *AUDIO), allow_outside=source.options.allow_outside)
     if not len(index):
         raise BadInput(f"{source.root}: no video or sound file in this folder or below")
-    captions = _caption_files(source)
+    captions = _caption_files(source, {_stem(relative) for relative, _ in index.all()})
     for relative, path in index.all():
-        stem = relative[: -len(path.suffix)]
         if path.suffix.lower() in AUDIO and any(path.with_suffix(suffix).is_file() for suffix in VIDEO):
             continue  # the video's own sound, laid beside it
         split = next((_SPLITS[name] for name in Path(relative).parts[:-1] if name in _SPLITS), "")
-        base = Entry(relative, split=split, group=relative, where=str(path), path=path)
-        yield from _of_video(source, base, path, captions.get(stem, []))
+        name = escaped_name(relative)
+        base = Entry(name, split=split, group=name, where=str(path), path=path)
+        yield from _of_video(source, base, path, captions.get(_stem(relative), []))
 
 
 def _of_video(source: Source, base: Entry, path: Path, files: list[Path]) -> Iterator[Entry]:
@@ -45,17 +47,19 @@ def _of_video(source: Source, base: Entry, path: Path, files: list[Path]) -> Ite
         yield replace(base, texts=tuple(texts))
 
 
-def _caption_files(source: Source) -> dict[str, list[Path]]:
+def _stem(relative: str) -> str:
+    return os.path.splitext(relative)[0]  # noqa: PTH122
+
+
+def _caption_files(source: Source, videos: set[str]) -> dict[str, list[Path]]:
     """Path of a video without suffix -> its caption files, best first: timed ones, then by name."""
     index = MediaIndex(source.root, CAPTION_SUFFIXES, allow_outside=source.options.allow_outside)
     found: dict[str, list[Path]] = {}
     for relative, path in index.all():
-        stem = relative[: -len(path.suffix)]
-        names = [stem]
-        if "." in Path(stem).name:
-            names.append(stem.rpartition(".")[0])  # cat.en.vtt
-        for name in names:
-            found.setdefault(name, []).append(path)
+        stem = _stem(relative)
+        if stem not in videos and "." in Path(stem).name:
+            stem = stem.rpartition(".")[0]  # cat.en.vtt
+        found.setdefault(stem, []).append(path)
     for files in found.values():
         files.sort(key=lambda path: (CAPTION_SUFFIXES.index(path.suffix.lower()), path.name))
     return found

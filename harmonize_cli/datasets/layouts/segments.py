@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harmonize_cli.datasets.captions import Caption, caption_segments, window_segments
-from harmonize_cli.datasets.fields import MAX_SECONDS
+from harmonize_cli.datasets.captions import MOST_SECONDS, Caption, caption_segments, window_segments
 from harmonize_cli.datasets.layouts.base import Entry, Source
 from harmonize_cli.errors import HarmonizeError
 
@@ -40,7 +39,7 @@ def _seconds(video: Path, source: Source) -> float | None:
     except HarmonizeError as e:
         source.problems.add(str(video), "", f"can't be cut in windows: {e}")
         return None
-    if not length or length > MAX_SECONDS / 100:
+    if not length or length > MOST_SECONDS:
         told = "the file does not say how long it is" if not length else f"it claims to last {length:g} s"
         source.problems.add(str(video), "", f"can't be cut in windows: {told}")
         return None

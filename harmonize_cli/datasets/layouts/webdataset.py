@@ -4,6 +4,7 @@ Members are unpacked under names of our own making, so a tar from a stranger can
 """
 
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ def _entries(source: Source) -> Iterator[Entry]:
     root = source.root.resolve()
     target = source.options.unpack or root.with_name(f"{root.name}-unpacked")
     for relative, path in shards:
-        for member in _members(path, target / relative.removesuffix(".tar").replace("/", "-"), source):
+        for member in _members(path, target / relative.removesuffix(".tar"), source):
             yield from _samples(source, member, relative, path)
 
 
@@ -44,12 +45,14 @@ def _members(path: Path, target: Path, source: Source) -> Iterator[_Member]:
     """Samples of one tar, their media files unpacked (those unpacked before are kept)."""
     current: _Member | None = None
     count = 0
+    age = path.stat().st_mtime_ns
     try:
         with tarfile.open(path, "r:") as tar:
             for info in tar:
                 folder, _, name = info.name.rpartition("/")
                 stem, dot, suffix = name.partition(".")
-                if not info.isreg() or not stem or not dot:
+                # a sparse member is small, but may claim to unpack to any size
+                if not info.isreg() or info.issparse() or not stem or not dot:
                     continue
                 key = f"{folder}/{stem}".lstrip("/")
                 if current is None or current.key != key:
@@ -61,8 +64,9 @@ def _members(path: Path, target: Path, source: Source) -> Iterator[_Member]:
                 assert data is not None  # a regular member has data
                 if suffix in (*VIDEO, *AUDIO):
                     unpacked = target / f"{count:08d}{suffix}"
-                    if not unpacked.is_file() or unpacked.stat().st_size != info.size:
+                    if not _is_there(unpacked, info.size, age):
                         _copy(data, unpacked, info.size)
+                        os.utime(unpacked, ns=(age, age))
                     if current.media is None or suffix in VIDEO:
                         current.media = unpacked
                 elif suffix in _SIDE and info.size <= MAX_FILE:
@@ -75,6 +79,15 @@ def _members(path: Path, target: Path, source: Source) -> Iterator[_Member]:
         source.problems.add(str(path), "", f"damaged; what comes before is taken ({e})")
     if current:
         yield current
+
+
+def _is_there(unpacked: Path, size: int, age: int) -> bool:
+    """Whether this member was unpacked before, from a tar of the same age: sounds may all be of one size."""
+    try:
+        found = unpacked.stat()
+    except FileNotFoundError:
+        return False
+    return (found.st_size, found.st_mtime_ns) == (size, age)
 
 
 def _copy(data: IO[bytes], target: Path, size: int) -> None:
