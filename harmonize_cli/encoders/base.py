@@ -39,9 +39,10 @@ class SoundEncoder(Protocol):
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """All text candidates of some samples."""
+    """Each text on its own. `batch` is how many it likes at once, across samples; 0: as they come."""
 
     spec: FeatureSpec
+    batch: int
 
     def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[Any]:
         """C texts to [C, *row_shape]."""

@@ -28,6 +28,8 @@ class ClipTokens:
     open_clip. A text without words is all padding, as with word tokens: no candidate.
     """
 
+    batch = 0
+
     def __init__(self, config: ClipTokensConfig) -> None:
         import open_clip
 

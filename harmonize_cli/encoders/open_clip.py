@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,7 +28,7 @@ class OpenClipConfig(StageConfig):
     rate: float = Field(default=1.0, gt=0, le=240)
     """Frames a second that are encoded."""
     batch: int = Field(default=64, ge=1, le=65_536)
-    """Frames at once, gathered across clips."""
+    """Frames or texts at once, gathered across clips."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -204,7 +203,8 @@ class ClipTexts:
 
     def __init__(self, model: ClipModel) -> None:
         self._model = model
-        self.spec = replace(model.spec("text/open_clip", None))
+        self.batch = model.config.batch
+        self.spec = model.spec("text/open_clip", None)
 
     def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """C texts to float16 [C, D]."""

@@ -98,6 +98,8 @@ class Vocab:
 class Tokens:
     """One row of word ids for each text candidate, int32 [C, max_words]. Key text/tokens."""
 
+    batch = 0
+
     def __init__(self, config: TokensConfig, vocab: Vocab) -> None:
         self.vocab = vocab
         self._length = config.max_words

@@ -87,7 +87,7 @@ def _judge_group(
         report.store_bytes += sum(_bytes(row, 0.0, features, False, False) for row in group.rows)
         return False
     infos: dict[Path, MediaInfo] = {}
-    for file in {p for p in (group.video, group.audio) if p}:
+    for file in dict.fromkeys(p for p in (group.video, group.audio) if p):
         found = seen[file]
         if isinstance(found, str):
             where = group.rows[0].source or group.rows[0].id
@@ -102,6 +102,7 @@ def _judge_group(
     sound_info = infos.get(group.audio) if group.audio else info
     has_video = group.video is not None and info.picture is not None
     has_audio = sound_info is not None and sound_info.sound is not None
+    lost = sound_info is None and any(spec.modality == "audio" for spec in features)
     report.without_video += 0 if has_video else len(group.rows)
     report.without_audio += 0 if has_audio else len(group.rows)
     if not has_video and not has_audio:
@@ -114,6 +115,7 @@ def _judge_group(
             where, length = row.source or row.id, info.duration
             report.bad.append(f"{where}: start: {row.start:g} s lies behind the end of {path} ({length:g} s)")
             continue
+        report.bad_samples += lost
         if end is not None and info.duration is not None:
             end = min(end, info.duration)
         length = max(0.0, (end if end is not None else row.start + _GUESS) - row.start)

@@ -20,7 +20,8 @@ class ExtractConfig(EncodersConfig):
     compression: Literal["none", "lzf"] = "none"
     """lzf: smaller, slower to read."""
     deadline: float = Field(default=600.0, gt=0)
-    """Seconds that one video may take before its decoder is killed and its samples fail."""
+    """Seconds of decoding that one video may take before its decoder is killed and its samples fail; waiting
+    for encoders does not count."""
     min_coverage: float = Field(default=0.5, ge=0, le=1)
     """A segment of which a smaller share could be decoded fails; above it the shorter sample is kept."""
     silence_db: float = Field(default=-60.0, le=0)

@@ -64,7 +64,7 @@ def extension(
     """One task for every shard of `store`.
 
     Raises:
-        BadInput: the manifest lacks samples of the store, or has them with other times.
+        BadInput: the manifest lacks samples of the store, or has them with other times or texts.
     """
     by_id = {row.id: row for row in rows}
     faults = []
@@ -76,6 +76,8 @@ def extension(
             faults.append(
                 f"{sample}: is {store.span(i)} in the store, {(row.start, row.end)} in the manifest"
             )
+        elif store.texts(i) != row.texts:
+            faults.append(f"{sample}: has other texts in the store than in the manifest")
     if faults:
         raise BadInput(
             list_faults(f"{store.path}: extend needs the manifest that the store was made from", faults)
@@ -91,7 +93,7 @@ def extension(
             continue
         output.growing.mkdir(exist_ok=True)
         target = output.growing / path.name
-        if not _is_done(target, features):
+        if not _is_done(target, path, features):
             tasks.append(Task(unit, target, base=path, extend=True))
     return tasks
 
@@ -101,12 +103,14 @@ def _one_unit(rows: Sequence[ManifestRow]) -> Unit:
     return unit
 
 
-def _is_done(path: Path, features: Sequence[FeatureSpec]) -> bool:
-    """Whether an interrupted extension left this shard complete; one made with other settings goes."""
+def _is_done(path: Path, base: Path, features: Sequence[FeatureSpec]) -> bool:
+    """Whether an interrupted extension left this shard complete; one made with other settings goes, and one
+    made of a shard that has changed since."""
     if not path.exists():
         return False
     have = Store.open(path).features
-    if all(have.get(spec.key) == spec for spec in features):
+    newer = path.stat().st_mtime_ns >= base.stat().st_mtime_ns
+    if newer and all(have.get(spec.key) == spec for spec in features):
         return True
     path.unlink()
     return False

@@ -14,7 +14,8 @@ from harmonize_cli.store.writer import ShardWriter
 
 _PART = re.compile(r"part-(\d+)\.h5")
 _LEFT = re.compile(r"part-\d+\.h5\.\d+\.tmp")
-_ROUND = 100_000
+# more than any plan has units: a second name for one unit is never another one's first
+_ROUND = 10**9
 
 
 class Output:
@@ -25,6 +26,7 @@ class Output:
         self.out = out
         self.is_file = out.suffix == ".h5"
         self.folder = out.with_name(out.name + ".parts") if self.is_file else out
+        self._anew = mode == "overwrite"
         self._finish_swap()
         if self.is_file and out.is_dir():
             raise BadInput(f"{out}: is a folder; name the store without .h5, or choose another name")
@@ -36,11 +38,24 @@ class Output:
                 raise BadInput(
                     f"{out}: is a folder that holds other things ({foreign[0]}, ...); name a new or empty one"
                 )
-        if mode == "overwrite":
-            self._clear()
+        self._drop_gathered()
+
+    def start(self) -> None:
+        """Remove what is to be overwritten: to be called when nothing but the work itself can fail."""
+        if not self._anew:
+            return
+        self._anew = False
+        if self.is_file:
+            self.out.unlink(missing_ok=True)
+        for path in self._parts():
+            path.unlink()
+        if self.growing.is_dir():
+            shutil.rmtree(self.growing)
 
     def stores(self) -> list[Store]:
-        """What is there: the finished file and the folder of parts, each if present."""
+        """What is there to go on from: the finished file and the folder of parts, each if present."""
+        if self._anew:
+            return []
         found = [self.out] if self.is_file and self.out.is_file() else []
         if self._parts():
             found.append(self.folder)
@@ -92,7 +107,8 @@ class Output:
 
     @property
     def _old(self) -> Path:
-        return self.out.with_name(self.out.name + ".old")
+        # no name that a user would give to a copy of his own
+        return self.out.with_name(self.out.name + ".replaced-by-extend")
 
     def _finish_swap(self) -> None:
         """Once the old shards stepped aside the new ones are complete; a run may be killed in between."""
@@ -129,11 +145,17 @@ class Output:
     def _parts(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("part-*.h5") if _PART.fullmatch(p.name))
 
-    def _clear(self) -> None:
-        if self.is_file:
-            self.out.unlink(missing_ok=True)
-        for path in self._parts():
-            path.unlink()
+    def _drop_gathered(self) -> None:
+        """Remove parts that are in the file already: a run was killed before it could."""
+        parts = self._parts()
+        if self._anew or not (self.is_file and self.out.is_file() and parts):
+            return
+        gathered = Store.open(self.out)
+        for part in parts:
+            if all(sample in gathered for sample in Store.open(part).ids):
+                part.unlink()
+        if not self._parts():
+            shutil.rmtree(self.folder)
 
 
 def _difference(old: dict[str, FeatureSpec], new: dict[str, FeatureSpec]) -> str:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from harmonize_cli.datasets.manifest import ManifestRow
 from harmonize_cli.encoders.tokens import Vocab
-from harmonize_cli.errors import HarmonizeError
+from harmonize_cli.errors import BadInput, HarmonizeError
 from harmonize_cli.extraction.config import ExtractConfig, Mode
 from harmonize_cli.extraction.counts import Counts, ExtractReport
 from harmonize_cli.extraction.modes import extension, narrowed, retries
@@ -50,12 +50,16 @@ def extract(
     the store lacks; overwrite starts anew.
 
     Raises:
-        BadInput: `out` was made with other encoders or settings, or is no store.
+        BadInput: `out` was made with other encoders or settings, or is no store; a mode for one job alone.
         HarmonizeError: the disk is full; it names the samples that are missing. What is complete stays, and
             the same command goes on from there.
     """
     options = options or RunOptions()
     started = time.monotonic()
+    if options.share[1] > 1 and options.mode in ("overwrite", "extend"):
+        raise BadInput(
+            f"--mode {options.mode}: is for one job alone (--workers), jobs of --shard would collide"
+        )
     output = Output(out, options.mode)
     if options.mode == "extend":
         config, base = narrowed(config, output)
@@ -74,6 +78,7 @@ def extract(
     if options.mode == "extend":
         tasks = extension(base, rows, runner.features, output)
     else:
+        output.start()
         output.check(runner.features)
         tasks = retries(output, rows) if options.mode == "retry-failed" else []
         done = output.done_ids()

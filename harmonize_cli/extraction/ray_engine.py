@@ -31,10 +31,11 @@ class EncodeActor:
         self._encoders = {e.spec.key: e for e in build_encoders([name], job.config, None)}
 
     def describe(self) -> list[tuple[FeatureSpec, FrameRequest | None, int]]:
-        """What a stand-in needs to know of each encoder: spec, request and batch (frames only)."""
+        """What a stand-in needs to know of each encoder: spec, request (frames only) and batch."""
         return [
-            (e.spec, e.request, e.batch) if isinstance(e, FrameEncoder) else (e.spec, None, 0)
+            (e.spec, e.request if isinstance(e, FrameEncoder) else None, e.batch)
             for e in self._encoders.values()
+            if isinstance(e, FrameEncoder | TextEncoder)
         ]
 
     def encode(self, key: str, values: Any) -> Any:
@@ -79,8 +80,8 @@ class RemoteFrames:
 class RemoteTexts:
     """Stands in for a text encoder that lives in encode actors."""
 
-    def __init__(self, remote: _Remote, spec: FeatureSpec) -> None:
-        self._remote, self.spec = remote, spec
+    def __init__(self, remote: _Remote, spec: FeatureSpec, batch: int) -> None:
+        self._remote, self.spec, self.batch = remote, spec, batch
 
     def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[Any]:
         """C texts to [C, *row_shape]."""
@@ -110,7 +111,9 @@ def cluster_encoders(job: Job, actors: Sequence[Any], described: Sequence[Any]) 
         for spec, request, batch in described:
             remote = _Remote(actors, spec.key)
             found.append(
-                RemoteTexts(remote, spec) if request is None else RemoteFrames(remote, spec, request, batch)
+                RemoteTexts(remote, spec, batch)
+                if request is None
+                else RemoteFrames(remote, spec, request, batch)
             )
     return found
 

@@ -61,7 +61,7 @@ def write_shard(runner: UnitRunner, task: Task, each: Callable[[], object] = lam
             renewed = set(task.unit.ids)
             for i, sample_id in enumerate(base.ids):
                 if sample_id not in renewed:
-                    shard.add(copy_sample(base, i))
+                    shard.add(base.sample(i))
         for made in samples:
             sample = made
             if base is not None:
@@ -74,17 +74,9 @@ def write_shard(runner: UnitRunner, task: Task, each: Callable[[], object] = lam
     return counts
 
 
-def copy_sample(store: Store, i: int) -> Sample:
-    """Sample `i` as a writer takes it."""
-    sample = store.sample(i)
-    for key in [key for key, spec in store.features.items() if spec.rate is None]:
-        sample.times.pop(key, None)  # text candidates have no place in time
-    return sample
-
-
 def copies(store: Store) -> Iterator[Sample]:
     """All samples, as a writer takes them."""
-    return (copy_sample(store, i) for i in range(len(store)))
+    return (store.sample(i) for i in range(len(store)))
 
 
 def _again(base: Store, sample: Sample) -> Sample:
@@ -97,7 +89,7 @@ def _again(base: Store, sample: Sample) -> Sample:
 
 def _join(base: Store, new: Sample, features: list[FeatureSpec]) -> Sample:
     """The old sample with the new one's features."""
-    old = copy_sample(base, base.index(new.id))
+    old = base.sample(base.index(new.id))
     for modality, status in new.status.items():
         before = old.status.get(modality)
         usable = (Status.OK, Status.SILENT)
@@ -107,6 +99,9 @@ def _join(base: Store, new: Sample, features: list[FeatureSpec]) -> Sample:
                 f"{base.path}: {new.id}: {change} "
                 f"({new.reason.get(modality) or 'no reason'}); extend needs the files as they were"
             )
+    hashes = {sample.facts["content_hash"] for sample in (old, new) if sample.facts.get("content_hash")}
+    if len(hashes) > 1:
+        raise BadInput(f"{base.path}: {new.id}: its file has changed; extend needs the files as they were")
     facts: dict[str, Any] = {**new.facts, **old.facts}
     keys = {spec.key for spec in features}
     return replace(

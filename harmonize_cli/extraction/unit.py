@@ -8,14 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from harmonize_cli.encoders.base import Encoder, FrameEncoder, SoundEncoder, TextEncoder
 from harmonize_cli.encoders.registry import build_encoders
 from harmonize_cli.encoders.tokens import Tokens, Vocab, clean_words
 from harmonize_cli.extraction.ahead import run_ahead
-from harmonize_cli.extraction.batches import FrameBatcher
+from harmonize_cli.extraction.batches import FrameBatcher, Inputs
 from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.plan import FileGroup
 from harmonize_cli.extraction.samples import (
@@ -74,21 +71,22 @@ class UnitRunner:
 
     def samples(self, groups: Sequence[FileGroup]) -> Generator[Sample, None, None]:
         """All samples of some groups, batched across them."""
-        batcher = FrameBatcher([e for e in self._frames if e.batch])
+        batched: list[FrameEncoder | TextEncoder] = [e for e in self._frames if e.batch]
+        batcher = FrameBatcher([*batched, *(e for e in self._texts if e.batch)])
         with closing(run_ahead(partial(self._group, group) for group in groups)) as done:
-            for sample, frames in done:
-                yield from batcher.add(sample, frames)
+            for sample, inputs in done:
+                yield from batcher.add(sample, inputs)
         yield from batcher.flush()
 
-    def _group(self, group: FileGroup) -> Iterator[tuple[Sample, dict[str, npt.NDArray[np.uint8]]]]:
+    def _group(self, group: FileGroup) -> Iterator[tuple[Sample, Inputs]]:
+        """Samples, and what the batched encoders are to make of them."""
         spans = [span_of(row) for row in group.rows]
         decodes = self._open(group, spans)
         if not decodes:
             for row in group.rows:
                 sample = new_sample(row, self.job.root)
                 self._no_media(sample)
-                self._add_texts(sample)
-                yield sample, {}
+                yield sample, self._add_texts(sample)
             return
         digest = _digest(group)
         cutter = Cutter(self.requests, spans)
@@ -97,8 +95,7 @@ class UnitRunner:
             sample = new_sample(row, self.job.root)
             facts = _file_facts(group, decodes, cutter, digest)
             frames = self._add_media(sample, segment, spans[segment.index], facts)
-            self._add_texts(sample)
-            yield sample, frames
+            yield sample, frames | self._add_texts(sample)
 
     def _open(self, group: FileGroup, spans: Sequence[Span]) -> list["_Numbered"]:
         """Decodes that together serve all requests: one, or two where the sound lies in a file of its own."""
@@ -127,9 +124,7 @@ class UnitRunner:
             for path, numbers in by_file.items()
         ]
 
-    def _add_media(
-        self, sample: Sample, segment: Segment, span: Span, file: FileFacts
-    ) -> dict[str, npt.NDArray[np.uint8]]:
+    def _add_media(self, sample: Sample, segment: Segment, span: Span, file: FileFacts) -> Inputs:
         """Sound and raw frames into the sample; frames for the batched encoders are returned."""
         sample.facts.update(sync_facts(segment, self.requests, file.duration), content_hash=file.digest)
         if file.errors:
@@ -140,7 +135,7 @@ class UnitRunner:
             verdict = judge(segment, number, request, span, file, min_coverage=coverage)
             if request.kind not in verdicts or verdict.status > verdicts[request.kind].status:
                 verdicts[request.kind] = verdict
-        later: dict[str, npt.NDArray[np.uint8]] = {}
+        later: Inputs = {}
         if self._frames:
             verdict = verdicts["video"]
             sample.status["video"], reason = verdict.status, verdict.reason
@@ -174,16 +169,19 @@ class UnitRunner:
         if reason:
             sample.reason["audio"] = reason
 
-    def _add_texts(self, sample: Sample) -> None:
+    def _add_texts(self, sample: Sample) -> Inputs:
+        """Tokens into the sample; texts for the batched encoders are returned."""
         if not self._texts:
-            return
+            return {}
         if not any(clean_words(text) for text in sample.texts):
             sample.status["text"] = Status.MISSING
             sample.reason["text"] = "no words in the text" if sample.texts else "no text in the manifest"
-            return
+            return {}
         sample.status["text"] = Status.OK
         for encoder in self._texts:
-            sample.features[encoder.spec.key] = encoder.encode_texts(sample.texts)
+            if not encoder.batch:
+                sample.features[encoder.spec.key] = encoder.encode_texts(sample.texts)
+        return {encoder.spec.key: list(sample.texts) for encoder in self._texts if encoder.batch}
 
     def _no_media(self, sample: Sample) -> None:
         for modality, wanted in (("video", self._frames), ("audio", self._sounds)):

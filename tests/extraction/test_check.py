@@ -52,6 +52,16 @@ def test_every_bad_file_and_row_is_named(folder):
     assert not (folder / "m.h5").exists()
 
 
+def test_a_broken_sound_file_beside_a_good_video_fails_its_samples(folder):
+    rows = read_manifest(
+        manifest(folder, {"id": "a", "video": "a.mkv"}, {"id": "b", "video": "a.mkv", "audio": "bad.mp4"})
+    )
+    config = load_config(ExtractConfig, None, SETS)
+    assert check(rows, config).bad_samples == extract(rows, folder / "s", config).counts.failed == 1
+    pictures = load_config(ExtractConfig, None, SETS, {"encoders": ("raw",)})
+    assert check(rows, pictures).bad_samples == extract(rows, folder / "p", pictures).counts.failed == 0
+
+
 def test_the_expected_size_is_about_right(folder):
     path = manifest(folder, *({"id": f"a{i}", "video": "a.mkv", "text": "one two"} for i in range(50)))
     config = load_config(ExtractConfig, None, SETS)
@@ -74,6 +84,21 @@ def test_windows_cover_a_long_video(folder):
         ("a_00002", 3.0, 4.0),
         ("b", 0.0, None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [{"id": "a", "video": "a.mkv"}, {"id": "a_00001", "video": "mute.mkv", "end": 1}],
+            "m.jsonl:2: id: 'a_",
+        ),
+        ([{"id": "a", "video": "a.mkv", "end": 9e6}], "m.jsonl:1: end: too many windows"),
+    ],
+)
+def test_windows_that_cannot_be(folder, rows, message):
+    with pytest.raises(BadInput, match=message):
+        cut_in_windows(read_manifest(manifest(folder, *rows)), 1.5)
 
 
 def test_a_folder_of_videos_with_captions_beside_them(folder):

@@ -1,4 +1,6 @@
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from harmonize_cli.config import load_config
 from harmonize_cli.datasets.manifest import ManifestRow, read_manifest
 from harmonize_cli.errors import BadInput
 from harmonize_cli.extraction.config import ExtractConfig
+from harmonize_cli.extraction.output import Output
 from harmonize_cli.extraction.pipeline import RunOptions, extract
 from harmonize_cli.extraction.plan import plan_units
 from harmonize_cli.extraction.ray_engine import DecodeActor
@@ -304,11 +307,75 @@ def test_an_extension_killed_while_it_takes_the_place_of_the_old_store(media, tm
     extract(rows, tmp_path / "s", config(encoders=("raw",)))
     both = config(encoders=("raw", "tokens"))
     extract(rows, tmp_path / "whole", both)
-    (tmp_path / "s").rename(tmp_path / "s.old")
+    (tmp_path / "s").rename(tmp_path / "s.replaced-by-extend")
     (tmp_path / "whole").rename(tmp_path / "s.extending")
     report = extract(rows, tmp_path / "s", both)
     assert (report.counts.samples, report.skipped) == (0, 2)
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_copy_that_a_user_made_is_left_alone(media, tmp_path):
+    rows = [row(media, "a.mkv")]
+    extract(rows, tmp_path / "s", config(encoders=("raw",)))
+    shutil.copytree(tmp_path / "s", tmp_path / "s.old")
+    extract(rows, tmp_path / "s", config(encoders=("raw", "tokens")), RunOptions(mode="extend"))
+    assert set(Store.open(tmp_path / "s.old").features) == {"video/frames"}
+
+
+def test_a_run_killed_after_it_put_the_file_together(media, tmp_path):
+    """The parts are still there beside the finished file; they are no second set of samples."""
+    rows = [row(media, "a.mkv"), row(media, "b.mkv")]
+    settings = config("shard_samples=1")
+    extract(rows[:1], tmp_path / "parts", settings)
+    extract(rows, tmp_path / "s.h5", settings)
+    shutil.copytree(tmp_path / "parts", tmp_path / "s.h5.parts")
+    more = [*rows, row(media, "mute.mkv")]
+    report = extract(more, tmp_path / "s.h5", settings)
+    assert (report.counts.samples, report.skipped) == (1, 2)
+    assert sorted(Store.open(tmp_path / "s.h5").ids) == ["a.mkv", "b.mkv", "mute.mkv"]
+    assert not (tmp_path / "s.h5.parts").exists()
+
+
+def test_overwrite_keeps_the_old_store_until_the_new_run_can_start(media, tmp_path):
+    rows = [row(media, "a.mkv")]
+    extract(rows, tmp_path / "s", config())
+    before = Store.open(tmp_path / "s").content_hash
+    broken = config(encoders=("raw", "open_clip:no-such-model/random"))
+    with pytest.raises(BadInput, match="unknown model"):
+        extract(rows, tmp_path / "s", broken, RunOptions(mode="overwrite"))
+    assert Store.open(tmp_path / "s").content_hash == before
+
+
+@pytest.mark.parametrize("mode", ["overwrite", "extend"])
+def test_jobs_of_an_array_do_not_undo_each_others_work(media, tmp_path, mode):
+    rows = [row(media, "a.mkv"), row(media, "b.mkv")]
+    extract(rows, tmp_path / "s", config("shard_samples=1"))
+    with pytest.raises(BadInput, match=f"--mode {mode}: is for one job"):
+        extract(rows, tmp_path / "s", config("shard_samples=1"), RunOptions(mode=mode, share=(1, 2)))
+    assert len(Store.open(tmp_path / "s")) == 2
+
+
+def test_a_second_name_of_a_unit_is_no_other_units_first(tmp_path):
+    output = Output(tmp_path / "s", "incremental")
+    output.part(0).touch()
+    assert output.part(0) != output.part(100_000)
+
+
+def test_an_extension_goes_on_from_shards_as_they_are_now(media, tmp_path):
+    """Killed half-way; then the failed samples are tried again, and the extension goes on."""
+    late = tmp_path / "late.mkv"
+    late.write_bytes(b"")
+    rows = [row(media, "a.mkv"), ManifestRow(id="late", video=late, group="l", texts=("one",))]
+    extract(rows, tmp_path / "s", config(encoders=("raw",)))
+    both = config(encoders=("raw", "tokens"))
+    shutil.copytree(tmp_path / "s", tmp_path / "copy")
+    extract(rows, tmp_path / "copy", both, RunOptions(mode="extend"))
+    (tmp_path / "copy").rename(tmp_path / "s.extending")
+    late.write_bytes((media / "b.mkv").read_bytes())
+    extract(rows, tmp_path / "s", config(encoders=("raw",)), RunOptions(mode="retry-failed"))
+    extract(rows, tmp_path / "s", both, RunOptions(mode="extend"))
+    store = Store.open(tmp_path / "s")
+    assert status(store, "late") == {"video": ("OK", ""), "text": ("OK", "")}
 
 
 def test_extend_wants_the_same_manifest_and_files(media, tmp_path):
@@ -321,6 +388,11 @@ def test_extend_wants_the_same_manifest_and_files(media, tmp_path):
     more = config(encoders=("logmel",))
     with pytest.raises(BadInput, match="is not in the manifest"):
         extract(rows[:1], tmp_path / "s", more, RunOptions(mode="extend"))
+    with pytest.raises(BadInput, match="c: has other texts in the store than in the manifest"):
+        extract([rows[0], replace(rows[1], texts=("new",))], tmp_path / "s", more, RunOptions(mode="extend"))
+    copy.write_bytes((media / "b.mkv").read_bytes())
+    with pytest.raises(BadInput, match="c: its file has changed"):
+        extract(rows, tmp_path / "s", more, RunOptions(mode="extend"))
     copy.write_bytes(b"gone bad")
     with pytest.raises(BadInput, match="c: its audio was ok and is failed now"):
         extract(rows, tmp_path / "s", more, RunOptions(mode="extend"))
