@@ -39,6 +39,19 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a JSONL log (of no file none): a kill may have cut the last off."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def rewind_log(path: Path, step: int) -> None:
+    """Drop what a log says of later steps than `step`, and a cut-off line: those steps are made again."""
+    if path.exists():
+        kept = [line for line in read_log(path) if line["step"] <= step]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
 def sync_file(path: Path) -> None:
     """Flush a file's content to the disk."""
     fd = os.open(path, os.O_RDONLY)

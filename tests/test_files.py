@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from harmonize_cli.files import atomic_path, sha256_file, sha256_json, write_json, write_text
+from harmonize_cli.files import (
+    atomic_path,
+    read_log,
+    rewind_log,
+    sha256_file,
+    sha256_json,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -54,3 +62,14 @@ def test_hashes(tmp_path: Path) -> None:
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_file(tmp_path / "a") == known
     assert sha256_json({"a": 1, "b": 2}) == sha256_json({"b": 2, "a": 1}) != sha256_json({"a": 2, "b": 1})
+
+
+def test_a_log_is_read_and_rewound_without_what_a_kill_cut_off(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    assert read_log(log) == []
+    rewind_log(log, 3)
+    assert not log.exists()
+    log.write_text('{"step": 1, "loss": 0.1}\n{"step": 2, "loss": null}\n{"step": 3}\n{"step": 4, "lo')
+    assert [line["step"] for line in read_log(log)] == [1, 2, 3]
+    rewind_log(log, 2)
+    assert log.read_text() == '{"step": 1, "loss": 0.1}\n{"step": 2, "loss": null}\n'
