@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harmonize_cli.curriculum.indicators import REGISTRY, Indicator
-from harmonize_cli.curriculum.view import SPACES, Bank, BatchView, trained_pairs
+from harmonize_cli.curriculum.view import Bank, BatchView
 from harmonize_cli.errors import BadInput, list_faults
 from harmonize_cli.harmony.cut import Cut, make_cut
 from harmonize_cli.harmony.measure import add_grams, heads_by_module, measure, read_layers
@@ -19,7 +19,7 @@ from harmonize_cli.harmony.tape import Tape
 from harmonize_cli.models.checkpoint import LoadedModel
 from harmonize_cli.objectives.config import LossConfig
 from harmonize_cli.objectives.nce import Term
-from harmonize_cli.objectives.trimodal import TriModalLoss
+from harmonize_cli.objectives.trimodal import SPACES, TriModalLoss, trained_pairs
 from harmonize_cli.store.batches import Batch, StoreDataset
 
 BANK_SAMPLES = 2048

@@ -1,24 +1,15 @@
 """What indicators look at: one batch, run through a model, with everything that several of them share."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from harmonize_cli.objectives.config import LossConfig
 from harmonize_cli.objectives.nce import Term
+from harmonize_cli.objectives.trimodal import PAIRS, SPACES
 from harmonize_cli.store.batches import Batch
-
-PAIRS = {"va": ("video", "audio"), "vt": ("video", "text"), "at": ("audio", "text")}
-SPACES = {"va": ("video_va", "audio_va"), "vt": ("video_vt", "text_vt"), "at": ("audio_vt", "text_vt")}
-"""Pair -> its embeddings. For `at` the audio embedding is carried through the video va-to-vt head."""
-
-
-def trained_pairs(config: LossConfig, modalities: Collection[str]) -> list[str]:
-    """The pairs that a run with these inputs has a loss for."""
-    return [n for n, pair in PAIRS.items() if getattr(config, n) and all(m in modalities for m in pair)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +36,6 @@ class BatchView:
     agreement: Mapping[str, Tensor] = field(default_factory=dict)
     bank: Bank | None = None
     _similar: dict[str, Tensor] = field(default_factory=dict)
-
-    def has(self, pair: str) -> bool:
-        """Whether both modalities of a pair are read."""
-        return all(space in self.embeddings for space in SPACES[pair])
 
     def valid(self, pair: str) -> Tensor:
         """[B] bool: the sample has both modalities of a pair."""

@@ -1,12 +1,17 @@
 """The losses of a tri-modal batch: va, vt and, on request, at."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from harmonize_cli.objectives.config import LossConfig
 from harmonize_cli.objectives.nce import Term, mil_nce, nce
+
+PAIRS = {"va": ("video", "audio"), "vt": ("video", "text"), "at": ("audio", "text")}
+"""Loss -> the modalities that it compares."""
+SPACES = {"va": ("video_va", "audio_va"), "vt": ("video_vt", "text_vt"), "at": ("audio_vt", "text_vt")}
+"""Loss -> their embeddings. For `at` the audio embedding is carried through the video va-to-vt head."""
 
 
 class Temperature(nn.Module):
@@ -30,7 +35,7 @@ class TriModalLoss(nn.Module):
         self.tau = nn.ModuleDict(
             {
                 name: Temperature(config.temperature, learned=config.learn_temperature)
-                for name in ("va", "vt", "at")
+                for name in PAIRS
                 if getattr(config, name)
             }
         )
@@ -52,24 +57,25 @@ class TriModalLoss(nn.Module):
         groups = groups if cfg.ignore_same_group else None
         texts = texts if cfg.ignore_same_text else None
         terms: dict[str, Term] = {}
-        weights = {name: getattr(cfg, name) for name in self.tau if _has(embeddings, name)}
+        weights = {n: getattr(cfg, n) for n in self.tau if all(space in embeddings for space in SPACES[n])}
         for name, weight in weights.items():
             tau = self.tau[name]()
-            if name == "va":
+            left, right = (embeddings[space] for space in SPACES[name])
+            anchor, partner = PAIRS[name]
+            if partner == "audio":
                 term = nce(
-                    embeddings["video_va"],
-                    embeddings["audio_va"],
+                    left,
+                    right,
                     tau,
-                    video_mask=present["video"],
-                    partner_mask=present["audio"],
+                    video_mask=present[anchor],
+                    partner_mask=present[partner],
                     groups=groups,
                     symmetric=cfg.symmetric,
                 )
             else:
-                anchor = "video" if name == "vt" else "audio"
                 term = mil_nce(
-                    embeddings[f"{anchor}_vt"],
-                    embeddings["text_vt"],
+                    left,
+                    right,
                     tau,
                     video_mask=present[anchor],
                     partner_mask=text_present,
@@ -94,8 +100,6 @@ def tri_modal_losses(
     return terms
 
 
-_NEEDS = {"va": ("video_va", "audio_va"), "vt": ("video_vt", "text_vt"), "at": ("audio_vt", "text_vt")}
-
-
-def _has(embeddings: Mapping[str, Tensor], name: str) -> bool:
-    return all(key in embeddings for key in _NEEDS[name])
+def trained_pairs(config: LossConfig, modalities: Collection[str]) -> list[str]:
+    """The losses that a run with these inputs has."""
+    return [n for n, pair in PAIRS.items() if getattr(config, n) and all(m in modalities for m in pair)]

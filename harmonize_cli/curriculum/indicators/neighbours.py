@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from harmonize_cli.curriculum.indicators.base import register
-from harmonize_cli.curriculum.view import SPACES, BatchView
+from harmonize_cli.curriculum.view import BatchView
+from harmonize_cli.objectives.trimodal import SPACES
 
 NEIGHBOURS = 10
 
