@@ -62,11 +62,23 @@ def load_model(
     # the start values are overwritten: a file of word vectors need not exist any more
     config = config.model_copy(update={"word_vectors": None})
     model = Vatt(config, specs)
-    put_weights(model, _read_weights(folder / WEIGHTS), folder / WEIGHTS)
+    put_weights(model, read_weights(folder / WEIGHTS), folder / WEIGHTS)
     model = model.to(device).eval()
     return LoadedModel(
         model, manifest["config"], specs, manifest["files"][WEIGHTS], run, manifest["step"], folder
     )
+
+
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, by name.
+
+    Raises:
+        BadInput: missing or damaged.
+    """
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as e:
+        raise BadInput(f"{file}: can't be read ({e}); take another checkpoint") from e
 
 
 def put_weights(model: Vatt, weights: Mapping[str, torch.Tensor], file: Path) -> None:
@@ -170,13 +182,6 @@ def write_checkpoint(
         raise
     point(run, "last", folder)
     return folder
-
-
-def _read_weights(file: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as e:
-        raise BadInput(f"{file}: can't be read ({e}); choose another with --checkpoint") from e
 
 
 def _write(path: Path, data: bytes | memoryview) -> None:

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from harmonize_cli.config import validate
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import sha256_file, write_json, write_text
-from harmonize_cli.models.checkpoint import WEIGHTS, LoadedModel
+from harmonize_cli.models.checkpoint import WEIGHTS, LoadedModel, put_weights, read_weights
 from harmonize_cli.models.config import ModelConfig
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.store.windows import InputSpec
@@ -50,7 +50,7 @@ def load_encoder(folder: Path | str) -> Vatt:
     """The model of an exported folder, in eval mode; `encode` gives pooled features.
 
     Raises:
-        BadInput: no such folder, or of another version.
+        BadInput: no such folder, one of another version, or weights that do not fit its config.
     """
     folder = Path(folder)
     try:
@@ -63,7 +63,7 @@ def load_encoder(folder: Path | str) -> Vatt:
     specs = {m: InputSpec.from_dict(spec) for m, spec in about["inputs"].items()}
     config = config.model_copy(update={"word_vectors": None})
     model = Vatt(config, specs, with_head=about["heads"])
-    model.load_state_dict(load_file(folder / WEIGHTS))
+    put_weights(model, read_weights(folder / WEIGHTS), folder / WEIGHTS)
     return model.eval()
 
 

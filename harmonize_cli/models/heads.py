@@ -67,12 +67,7 @@ class JointHead(nn.Module):
         for modality, z in pooled.items():
             flat = self.norm[modality](self.proj[modality](relu(z)).flatten(0, -2))
             joint = flat.view(*z.shape[:-1], -1)
-            names = {
-                "video": ("video_va", "video_vt"),
-                "audio": ("audio_va", "audio_vt"),
-                "text": ("text_vt",),
-            }
-            out.update(dict.fromkeys(names[modality], joint))
+            out.update(dict.fromkeys(_JOINT_NAMES[modality], joint))
         return out
 
 

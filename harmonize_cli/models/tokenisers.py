@@ -1,5 +1,5 @@
-"""From raw inputs or features to tokens. forward(x, keep) -> ([N, n, D], grid) makes only the kept tokens:
-a token depends on its own patch alone, so leaving it out early is DropToken at no cost.
+"""From raw inputs or features to tokens. forward(x, keep) -> [N, n, D] makes only the kept tokens: a token
+depends on its own patch alone, so leaving it out early is DropToken at no cost.
 """
 
 import math
