@@ -118,8 +118,10 @@ def _compare(
     values = query_values([*a, *b], names)
     tests = []
     for name in names:
-        both, statistic = values[name]
-        tests.append(compare(both[: len(a)], both[len(a) :], statistic, draws=draws, seed=seed))
+        both, statistic, groups = values[name]
+        tests.append(
+            compare(both[: len(a)], both[len(a) :], statistic, clusters=groups, draws=draws, seed=seed)
+        )
     lines = [
         Line(name, _mean(a, name), _mean(b, name), test, adjusted)
         for name, test, adjusted in zip(names, tests, holm([t.p_value for t in tests]), strict=True)

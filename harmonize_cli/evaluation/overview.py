@@ -113,7 +113,10 @@ def _seed_rows(entries: Sequence[Entry], names: Sequence[str]) -> list[Row]:
             rows.append(_row(members[0]))
             continue
         values = query_values(members, names)
-        metrics = {n: bootstrap_over_seeds(v, statistic).as_dict() for n, (v, statistic) in values.items()}
+        metrics = {
+            name: bootstrap_over_seeds(m.values, m.statistic, clusters=m.groups).as_dict()
+            for name, m in values.items()
+        }
         rows.append(Row(f"{_shared_name(members)} ({len(members)} seeds)", metrics))
     return rows
 

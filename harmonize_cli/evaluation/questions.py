@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,15 @@ from harmonize_cli.files import sha256_json
 
 Values = NDArray[np.float64]
 Entry = tuple[Path, Result]
+
+
+class Measured(NamedTuple):
+    """One metric of several entries: values [seeds, Q] of every query, what sums them up, and the group of
+    each query where all entries were evaluated by group."""
+
+    values: Values
+    statistic: Statistic
+    groups: list[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +50,17 @@ class Question:
 def by_question(places: Sequence[Path]) -> dict[Question, list[Entry]]:
     """Results found at `places`, one per model and question (the same file twice counts once).
 
+    Of two that differ in their bootstrap alone, the one by group is taken: its groups can be resampled again.
+
     Raises:
         BadInput: for a place without results.
     """
     found: dict[Question, dict[str, Entry]] = {}
     for path, result in find_results(places):
         models = found.setdefault(Question.of(result), {})
-        models.setdefault(f"{result.model_hash} {result.model.get('run')}", (path, result))
+        model = f"{result.model_hash} {result.model.get('run')}"
+        if model not in models or (_by_group(result) and not _by_group(models[model][1])):
+            models[model] = (path, result)
     return {question: list(models.values()) for question, models in found.items()}
 
 
@@ -56,19 +69,21 @@ def spread(place: str) -> list[Path]:
     return [Path(part) for part in place.split(",") if part]
 
 
-def query_values(entries: Sequence[Entry], names: Sequence[str]) -> Mapping[str, tuple[Values, Statistic]]:
-    """Values of every query [seeds, Q] for each metric, queries in the same order for all entries.
+def query_values(entries: Sequence[Entry], names: Sequence[str]) -> Mapping[str, Measured]:
+    """Values of every query for each metric, queries in the same order for all entries.
 
     Raises:
         BadInput: where the files beside the results are missing, or judge other queries.
     """
     loaded = [_load(path, result) for path, result in entries]
-    found: dict[str, tuple[Values, Statistic]] = {}
+    by_group = all(_by_group(result) for _, result in entries)
+    found: dict[str, Measured] = {}
     for name in names:
         group, _, leaf = name.rpartition("/")
         rows: list[Values] = []
         first: NDArray[np.generic] | None = None
         statistic: Statistic = "mean"
+        groups: list[str] | None = None
         for (path, result), arrays in zip(entries, loaded, strict=True):
             if result.task == "retrieval":
                 scores = {k: arrays[f"{group}/{k}"] for k in ("rank", "ap", "ndcg")}
@@ -82,8 +97,14 @@ def query_values(entries: Sequence[Entry], names: Sequence[str]) -> Mapping[str,
                 raise BadInput(f"{path}: judges other queries than {entries[0][0]} in {group}")
             first = ids
             rows.append(values)
-        found[name] = (np.stack(rows), statistic)
+            if by_group and f"{group}/group" in arrays:
+                groups = arrays[f"{group}/group"][order].tolist()
+        found[name] = Measured(np.stack(rows), statistic, groups)
     return found
+
+
+def _by_group(result: Result) -> bool:
+    return bool(result.protocol.get("interval", {}).get("clusters"))
 
 
 def _load(path: Path, result: Result) -> dict[str, NDArray[Any]]:

@@ -81,7 +81,7 @@ def retrieve(
     *,
     draws: int = DRAWS,
     seed: int = 0,
-    clusters: Sequence[object] | None = None,
+    clusters: Sequence[str] | None = None,
     device: str = "cpu",
 ) -> Outcome:
     """Evaluate every direction that the pool has embeddings for.
@@ -113,6 +113,8 @@ def retrieve(
                 outcome.chance[full] = level
         outcome.pools[direction.name] = {"queries": len(query), "gallery": len(gallery)}
         outcome.queries[f"{direction.name}/id"] = np.asarray([pool.ids[i] for i in query_of])
+        if keys is not None:
+            outcome.queries[f"{direction.name}/group"] = np.asarray(keys)
         outcome.queries.update({f"{direction.name}/{k}": v for k, v in scores.items()})
     if not outcome.metrics:
         counts = ", ".join(f"{m}: {int(p.sum())}" for m, p in pool.present.items())

@@ -16,8 +16,9 @@ from harmonize_cli.evaluation.questions import query_values
 from harmonize_cli.evaluation.results import find_results
 from harmonize_cli.evaluation.sources import RunSource
 from harmonize_cli.evaluation.stage import Options
-from harmonize_cli.evaluation.statistics import holm
+from harmonize_cli.evaluation.statistics import compare, holm
 from harmonize_cli.models.checkpoint import load_model
+from harmonize_cli.store.reader import Store
 
 QUICK = Options(draws=50)
 
@@ -111,6 +112,26 @@ def test_queries_are_paired_by_id_whatever_their_order(runs, tmp_path):
     turned = replace(result, queries={"file": "q.npz", "sha256": sha256_file(tmp_path / "q.npz")})
     got = query_values([(tmp_path / "r.json", turned)], ["text-to-video/MeanR"])["text-to-video/MeanR"][0]
     assert got.tolist() == plain.tolist()
+
+
+def test_results_by_group_are_compared_and_merged_by_group(runs, tmp_path):
+    """Clips of one film stand or fall together: the interval over seeds and the paired test keep to that."""
+    store = Store.open(runs / "store.h5")
+    folders = [make_run(tmp_path / f"r-{seed}", store, seed=seed) for seed in range(2)]
+    name = "text-to-video/MeanR"
+    found = {}
+    for by_group in (False, True):
+        options = Options(draws=50, clusters=by_group)
+        for folder in folders:
+            evaluate_retrieval(RunSource(load_model(folder)), store, PROTOCOLS["vatt"], options=options)
+        (one,) = compare_results([folders[0]], [folders[1]], patterns=[name], draws=200)
+        found[by_group] = one.lines[0].test, overview(folders, patterns=[name], over_seeds=True)
+    entries = [next(e for e in find_results([f]) if e[1].protocol["interval"]["clusters"]) for f in folders]
+    measured = query_values(entries, [name])[name]
+    assert measured.groups == [f"g{i // 2}" for i in range(12, 24)]
+    wanted = compare(measured.values[:1], measured.values[1:], clusters=measured.groups, draws=200)
+    assert found[True][0] == wanted != found[False][0]
+    assert found[True][1] != found[False][1]
 
 
 def test_show_has_a_line_per_metric(runs):
