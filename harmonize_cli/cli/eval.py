@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from harmonize_cli.cli import eval_results
-from harmonize_cli.cli.eval_common import divisions, open_source, pick_device, show_result
+from harmonize_cli.cli.eval_common import divisions, listed, open_source, pick_device, show_result
 from harmonize_cli.cli.options import (
     Annotations,
     BatchSize,
@@ -77,15 +77,12 @@ def retrieval(
         batch_size=batch_size,
         cache=not no_cache,
     )
-    wanted = (split or "test").split(",")
-    listed = divisions(official, annotations)
-    expected = {i for division in listed.values() for i, part in division.items() if part in wanted}
     result, path = evaluate_retrieval(
         source,
         opened,
         settled,
         split=split,
-        expected=expected,
+        expected=listed(official, annotations, split),
         options=Options(draws, seed, by_group, out, overwrite),
     )
     show_result(result, path)
@@ -168,7 +165,7 @@ def zeroshot(
     modality: Annotated[list[str] | None, typer.Option(help="video or audio; both by default.")] = None,
     label: Label = 0,
     split: Split = None,
-    windows: Annotated[int, typer.Option(min=1, help="Windows per clip.")] = 4,
+    windows: Annotated[int, typer.Option(min=1, max=100, help="Windows per clip.")] = 4,
     checkpoint: Checkpoint = "last",
     device: Device = "auto",
     batch_size: BatchSize = 64,
@@ -220,6 +217,7 @@ def finetune(
     device: Device = "auto",
     draws: Draws = 2000,
     seed: Annotated[int, typer.Option("--bootstrap-seed", help="Seed of the bootstrap.")] = 0,
+    by_group: Clusters = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Fine-tune the backbone on labels (VATT's Kinetics protocol), then judge the test split.
@@ -247,7 +245,7 @@ def finetune(
             test=test,
             augment=Augmentation(changes) if augment else None,
             stop=lambda: signal.asked,
-            options=Options(draws, seed, overwrite=overwrite),
+            options=Options(draws, seed, by_group, overwrite=overwrite),
         )
     if result is None:
         typer.echo(f"stopped; the same command goes on from {out}")

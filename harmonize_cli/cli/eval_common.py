@@ -48,17 +48,22 @@ def divisions(official: str | None, annotations: Path | None) -> dict[str, dict[
     return official_divisions(official, annotations or Path())
 
 
+def listed(official: str | None, annotations: Path | None, split: str | None) -> set[str]:
+    """Ids that the official lists of a data set name for a split; none where no data set was named."""
+    wanted = (split or "test").split(",")
+    parts = [item for division in divisions(official, annotations).values() for item in division.items()]
+    found = {i for i, part in parts if part in wanted}
+    if official and not found:
+        known = ", ".join(sorted({part for _, part in parts}))
+        raise BadInput(f"--split {','.join(wanted)}: the lists of {official} have {known}")
+    return found
+
+
 def pick_device(name: str) -> str:
     """The device, checked."""
-    import torch
+    from harmonize_cli.training.parallel import pick_device as pick
 
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as e:
-        raise BadInput(f"--device {name}: not usable here ({str(e).splitlines()[0]})") from None
-    return name
+    return str(pick(name))
 
 
 def show_result(result: "Result", path: Path) -> None:

@@ -5,19 +5,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harmonize_cli.cli.eval_common import open_source
+from harmonize_cli.cli.eval_common import listed, open_source
 from harmonize_cli.cli.options import (
+    Annotations,
     BatchSize,
     Checkpoint,
+    Config,
     Device,
     Draws,
     FormatOption,
     Keys,
+    NoCache,
+    Official,
     RunOrStore,
     Seed,
     Set,
     Split,
     StorePath,
+    Untrained,
 )
 from harmonize_cli.errors import BadInput
 
@@ -91,34 +96,40 @@ def export(
     *,
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder.")],
     protocol: Annotated[str, typer.Option(help="vatt, mil-nce or clip.")] = "vatt",
+    config: Config = None,
     settings: Set = None,
     split: Split = None,
+    official: Official = None,
+    annotations: Annotations = None,
     key: Keys = None,
+    untrained: Untrained = None,
     checkpoint: Checkpoint = "last",
     device: Device = "auto",
     batch_size: BatchSize = 64,
+    no_cache: NoCache = False,
 ) -> None:
-    """Embeddings and right answers of each direction as files for mteb and BEIR tools.
+    """Embeddings and right answers of each direction as files for mteb and BEIR tools: what `eval retrieval`
+    with the same options ranks.
 
     With mteb 2 installed: from harmonize_cli.evaluation.mteb_adapter import Exported, load_task;
     mteb.evaluate(Exported(DIR), load_task(DIR)) with DIR such as export/text-to-video.
     """
     from harmonize_cli.evaluation.export import export_tasks
     from harmonize_cli.evaluation.protocols import PROTOCOLS, adjusted
-    from harmonize_cli.evaluation.splits import rows_of
+    from harmonize_cli.evaluation.splits import listed_rows
 
-    settled = adjusted(PROTOCOLS, protocol, None, settings or ())
+    settled = adjusted(PROTOCOLS, protocol, config, settings or ())
     opened, source = open_source(
         run,
         store,
         keys=key,
         checkpoint=checkpoint,
         device=device,
-        fresh=None,
+        fresh=untrained,
         batch_size=batch_size,
-        cache=run != "-",
+        cache=not no_cache,
     )
-    rows, name = rows_of(opened, split)
+    rows, name = listed_rows(opened, split, listed(official, annotations, split))
     about: dict[str, object] = {
         "split": name,
         "protocol": settled.model_dump(mode="json"),

@@ -80,7 +80,7 @@ BENCHMARKS = (
     Benchmark(
         "kinetics",
         "fine-tuning, zero-shot classification",
-        "harmonize eval finetune RUN STORE",
+        "harmonize eval finetune RUN STORE -o OUT --test val",
         "top-1 and top-5 on the validation part",
     ),
     Benchmark(
@@ -97,8 +97,8 @@ class Availability:
     """A benchmark and what of it is on this machine.
 
     Attributes:
-        lists: required list files, each with the place found or None.
-        media: media files of listed samples found and expected; None where the lists are missing.
+        lists: list files, each with the place found or None: the required ones, or all where none is.
+        media: media files of listed samples found and expected; None where there is nothing to count by.
     """
 
     benchmark: Benchmark
@@ -111,12 +111,11 @@ class Availability:
         """ "ready", or what is missing."""
         if self.problem:
             return self.problem
-        missing = [name for name, place in self.lists if place is None]
-        if missing:
-            return f"missing {', '.join(missing)}"
-        if self.media is None or not self.media[0]:
-            return "lists found, no media files"
+        if self.media is None:
+            return f"missing {', '.join(name for name, place in self.lists if place is None)}"
         present, expected = self.media
+        if not present:
+            return "lists found, no media files" if expected else "no media files"
         return "ready" if present == expected else f"{present} of {expected} media files"
 
 
@@ -135,15 +134,20 @@ def availability(
     """
     found = []
     for benchmark in BENCHMARKS:
-        places = [f / benchmark.name for f in folders if (f / benchmark.name).is_dir()] + list(folders)
-        needs = [need for need in layouts[benchmark.name].needs if need.required]
+        own = [f / benchmark.name for f in folders if (f / benchmark.name).is_dir()]
+        places = [*own, *folders]
+        required = [need for need in layouts[benchmark.name].needs if need.required]
+        needs = required or layouts[benchmark.name].needs
         lists = [(" or ".join(need.names), find_list(places, need.names)) for need in needs]
         lists += [(name, find_list(places, (name,))) for name in benchmark.more]
+        found_lists = [place for _, place in lists if place is not None]
+        # a data set that needs no list may be its folder alone; other folders may be other data sets
+        enough = len(found_lists) == len(lists) if required else bool(found_lists or own)
         media, problem = None, ""
-        if places and lists and all(place is not None for _, place in lists):
-            where = next(place for _, place in lists if place is not None)
+        if places and enough:
             try:
-                media = count(benchmark.name, places[0], where.parent)
+                where = found_lists[0].parent if found_lists else places[0]
+                media = count(benchmark.name, places[0], where)
             except Exception as e:  # a faulty list of one benchmark must not hide the others
                 problem = str(e).splitlines()[0]
         found.append(Availability(benchmark, tuple(lists), media, problem))

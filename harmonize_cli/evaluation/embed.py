@@ -16,7 +16,6 @@ from harmonize_cli.evaluation.retrieval import Embedded
 from harmonize_cli.models.checkpoint import LoadedModel
 from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.schema import Status
 from harmonize_cli.store.windows import InputSpec, check_inputs
 
 PART = 512
@@ -84,7 +83,8 @@ def window_features(
 ) -> tuple[Floats, Rows]:
     """Pooled features before the heads, one per window: [W, D] and the sample (of the store) of each.
 
-    Samples without the modality have no window. A caption counts as a window of its text.
+    Samples without the modality have no window, those no longer than a window have one. A caption counts as
+    a window of its text.
     """
     known = check_inputs(store, loaded.specs)
     specs = {modality: known[modality]}
@@ -110,13 +110,13 @@ def positions(windows: int) -> list[float]:
     return [0.5] if windows == 1 else np.linspace(0, 1, windows).tolist()
 
 
-def _needed(dataset: StoreDataset, rows: Rows, windows: int) -> list[float]:
-    """One position is enough where no sample is longer than a window: all windows would be the same."""
+def _longer(dataset: StoreDataset, rows: Rows) -> NDArray[np.bool_]:
+    """[n] samples that are longer than a window: of the others all windows are the same."""
+    longer = np.zeros(len(rows), dtype=bool)
     for modality, spec in dataset.specs.items():
-        span = (spec.rows - 1) * spec.stride + 1
-        if modality != "text" and (dataset.store.length(spec.key)[rows] > span).any():
-            return positions(windows)
-    return [0.5]
+        if modality != "text":
+            longer |= dataset.store.length(spec.key)[rows] > (spec.rows - 1) * spec.stride + 1
+    return longer
 
 
 @torch.inference_mode()
@@ -128,7 +128,7 @@ def _embed(
     for start in range(0, len(rows), batch_size):
         some = rows[start : start + batch_size]
         total: Arrays = {}
-        wanted = _needed(dataset, some, windows)
+        wanted = positions(windows if _longer(dataset, some).any() else 1)
         for position in wanted:
             dataset.position = position
             batch = dataset.batch(some.tolist()).to(device_of(loaded))
@@ -147,12 +147,13 @@ def _embed(
 def _pool(
     loaded: LoadedModel, dataset: StoreDataset, rows: Rows, modality: str, *, windows: int, batch_size: int
 ) -> Arrays:
-    """pooled [n, W, D] and real [n, W]: which windows are of samples that have the modality."""
+    """pooled [n, W, D] and real [n, W]: windows of samples that have the modality, one of a short sample."""
     batches: list[Arrays] = []
     for start in range(0, len(rows), batch_size):
         some = rows[start : start + batch_size]
         found, real = [], []
-        wanted = _needed(dataset, some, windows)
+        longer = _longer(dataset, some)
+        wanted = positions(windows if longer.any() else 1)
         for position in wanted:
             dataset.position = position
             batch = dataset.batch(some.tolist()).to(device_of(loaded))
@@ -160,8 +161,9 @@ def _pool(
             if batch.text_present is not None:  # [n, C, D]: candidates stand where windows stand elsewhere
                 found, real = list(z.unbind(1)), list(batch.text_present.cpu().unbind(1))
                 break
+            present = batch.present[modality].cpu()
+            real.append(present & torch.from_numpy(longer) if found else present)
             found.append(z)
-            real.append(batch.present[modality].cpu())
         pooled, mask = torch.stack(found, 1).numpy(), torch.stack(real, 1).numpy()
         if modality != "text" and len(wanted) < windows:  # equal shapes for all parts
             pooled = np.pad(pooled, ((0, 0), (0, windows - 1), (0, 0)))
@@ -193,12 +195,11 @@ def _key(
     ids = store.ids
     return {
         "what": what,
-        "format": 1,
+        "format": 2,
         "weights": loaded.weights_hash,
         "store": store.content_hash,
         "inputs": {m: spec.to_dict() for m, spec in specs.items()},
         "windows": windows,
         # the store's hash is that of a set of samples: merged in another order, row 3 is somebody else
         "ids": [ids[i] for i in rows],
-        "ok": int(Status.OK),
     }

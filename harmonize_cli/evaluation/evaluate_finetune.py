@@ -14,7 +14,7 @@ from harmonize_cli.evaluation.finetune import STATE, Labelled, predict, tune
 from harmonize_cli.evaluation.finetune_model import FinetuneConfig
 from harmonize_cli.evaluation.results import Result, existing, intervals
 from harmonize_cli.evaluation.sources import RunSource
-from harmonize_cli.evaluation.splits import coverage, label_column, rows_of
+from harmonize_cli.evaluation.splits import coverage, label_column, train_and_test
 from harmonize_cli.evaluation.stage import Options, Queries, finish, provenance
 from harmonize_cli.files import sha256_file
 from harmonize_cli.models.checkpoint import LoadedModel
@@ -43,10 +43,7 @@ def evaluate_finetune(
     """
     options = options or Options()
     names = label_column(store, config.label)
-    inside, train_name = rows_of(store, config.train)
-    outside, test_name = rows_of(store, test)
-    if set(inside.tolist()) & set(outside.tolist()):
-        raise BadInput(f"train {train_name} and test {test_name} share samples")
+    inside, outside, test_name = train_and_test(store, config.train, test)
     inside, outside = (
         np.asarray([i for i in rows if names[i] is not None], dtype=np.int64) for rows in (inside, outside)
     )
@@ -80,7 +77,13 @@ def evaluate_finetune(
     def work() -> tuple[Result, Queries]:
         rows = outside[dataset.ok[config.modality][outside]]
         judged = probing.Judged(test_name, rows, labels[rows], predict(model, dataset, rows, config))
-        values, per_query = probing.metrics_of([judged], len(classes), draws=options.draws, seed=options.seed)
+        values, per_query = probing.metrics_of(
+            [judged],
+            len(classes),
+            clusters=store.groups if options.clusters else None,
+            draws=options.draws,
+            seed=options.seed,
+        )
         ids = store.ids
         queries = {f"{config.modality}/id": np.asarray([ids[i] for i in per_query.pop("row")])}
         queries.update({f"{config.modality}/{name}": v for name, v in per_query.items()})

@@ -24,6 +24,7 @@ from harmonize_cli.evaluation.sources import Source
 from harmonize_cli.evaluation.splits import coverage, label_column, official_parts, parts_of
 from harmonize_cli.evaluation.stage import Options, Queries, finish, place, provenance
 from harmonize_cli.evaluation.statistics import Interval
+from harmonize_cli.files import sha256_json
 from harmonize_cli.store.reader import Store
 
 
@@ -71,6 +72,7 @@ def evaluate_probe(
             "modalities": list(wanted),
             "label": label,
             "train": train,
+            **({"lists": sha256_json({n: dict(d) for n, d in official.items()})} if official else {}),
             "interval": options.as_dict(),
         },
         split=split_name,

@@ -6,14 +6,13 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
 from harmonize_cli.evaluation.results import Result, intervals
 from harmonize_cli.evaluation.retrieval import retrieve
 from harmonize_cli.evaluation.sources import Source
-from harmonize_cli.evaluation.splits import coverage, rows_of
+from harmonize_cli.evaluation.splits import coverage, listed_rows
 from harmonize_cli.evaluation.stage import Options, Queries, finish, place, provenance
+from harmonize_cli.files import sha256_json
 from harmonize_cli.store.reader import Store
 
 
@@ -36,14 +35,15 @@ def evaluate_retrieval(
         BadInput: an unknown split, a store that does not fit the run, another result in the way.
     """
     options = options or Options()
-    rows, split_name = rows_of(store, split)
-    if expected:
-        listed = set(expected)
-        rows = np.asarray([i for i in rows if store.ids[i] in listed], dtype=np.int64)
+    rows, split_name = listed_rows(store, split, frozenset(expected))
     modalities = source.modalities(store)
     result = Result(
         task="retrieval",
-        protocol={**protocol.model_dump(mode="json"), "interval": options.as_dict()},
+        protocol={
+            **protocol.model_dump(mode="json"),
+            **({"list": sha256_json(sorted(expected))} if expected else {}),
+            "interval": options.as_dict(),
+        },
         split=split_name,
         coverage=coverage(store, rows, modalities, expected),
         metrics={},

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from harmonize_cli.errors import BadInput, HarmonizeError
+from harmonize_cli.evaluation.embed import device_of, positions
 from harmonize_cli.evaluation.finetune_model import (
     FinetuneConfig,
     Tuned,
@@ -25,7 +26,7 @@ from harmonize_cli.evaluation.finetune_model import (
     test_crops,
     train_crop,
 )
-from harmonize_cli.files import atomic_path, sha256_json, write_text
+from harmonize_cli.files import atomic_path, rewind_log, sha256_json, write_text
 from harmonize_cli.models.checkpoint import LoadedModel
 from harmonize_cli.progress import progress
 from harmonize_cli.store.batches import Augment, Draw, StoreDataset
@@ -67,13 +68,14 @@ def tune(
         BadInput: `out` holds something else, or the store does not fit.
         HarmonizeError: a loss that is not finite.
     """
-    device = next(loaded.model.parameters()).device
+    device = device_of(loaded)
     spec = fitting_spec(store, loaded.specs, config.modality)
     torch.manual_seed(config.seed)
     model = Tuned(loaded.model, config.modality, len(data.classes), config.dropout).to(device)
     resize_positions(model, spec)
     about = {
         "config": {k: v for k, v in config.model_dump(mode="json").items() if k not in ("checkpoint_every",)},
+        "augmented": augment is not None,
         "weights": loaded.weights_hash,
         "store": store.content_hash,
         "classes": list(data.classes),
@@ -134,13 +136,12 @@ def predict(model: Tuned, dataset: StoreDataset, rows: Rows, config: FinetuneCon
     """Logits [N, C] of samples, averaged over windows and crops."""
     model.eval()
     device = next(model.parameters()).device
-    positions = [0.5] if config.windows == 1 else np.linspace(0, 1, config.windows).tolist()
     found = []
     for start in progress(range(0, len(rows), config.batch), desc="test", unit="batch"):
         some = rows[start : start + config.batch]
         total: Tensor | float = 0.0
         count = 0
-        for position in positions:
+        for position in positions(config.windows):
             dataset.position = position
             batch = dataset.batch(some.tolist()).to(device)
             for inputs in test_crops(batch.inputs, config):
@@ -207,12 +208,5 @@ def _restore(
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     step = int(state["step"])
-    _rewind(out / METRICS, step)
+    rewind_log(out / METRICS, step)
     return step
-
-
-def _rewind(file: Path, step: int) -> None:
-    """Drop the lines after `step`: those steps are made again."""
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    write_text(file, "".join(kept))

@@ -47,7 +47,7 @@ class FinetuneConfig(StageConfig):
     """Of a test clip; logits are averaged."""
     crops: int = Field(default=3, ge=1)
     """Squares of a test frame that is not square, along its longer side; logits are averaged."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Of classifier, order, windows and augmentation."""
     checkpoint_every: int = Field(default=1000, ge=1)
     """Steps between checkpoints: what a kill may cost."""

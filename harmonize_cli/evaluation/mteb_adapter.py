@@ -14,13 +14,13 @@ from harmonize_cli.errors import BadInput
 class Exported:
     """A search model (mteb's SearchProtocol) over the files of one direction of `harmonize eval export`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | str) -> None:
         """Read ids and embeddings of `folder`.
 
         Raises:
             BadInput: not such a folder.
         """
-        self.folder = Path(folder)
+        self.folder = folder = Path(folder)
         try:
             self._queries = dict(
                 zip(_ids(folder / "queries.jsonl"), np.load(folder / "queries.npy"), strict=True)
@@ -54,7 +54,7 @@ class Exported:
         return ModelMeta.create_empty({"name": f"harmonize/{self.folder.name}", "revision": "exported"})
 
 
-def load_task(folder: Path) -> Any:
+def load_task(folder: Path | str) -> Any:
     """The direction's pairs as an mteb retrieval task.
 
     Raises:

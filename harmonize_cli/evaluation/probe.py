@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harmonize_cli.errors import BadInput
+from harmonize_cli.errors import BadInput, HarmonizeError
 from harmonize_cli.evaluation.classifiers.base import Classifier, Floats, Labels
 from harmonize_cli.evaluation.statistics import DRAWS, Interval, bootstrap
 
@@ -52,23 +52,49 @@ def run_part(
         labels, groups: of every row, [N]. Labels are class numbers, -1 for a class without training rows.
         train: windows [W, D] and the row of each [W]; every window of a training row is one example.
         test: the same for judging; scores are averaged over a row's windows.
+
+    Raises:
+        BadInput: a side without features, or a training side of one class.
+        HarmonizeError: features that are no numbers.
     """
-    windows, of = train
-    inside = np.isin(of, part.train)
-    if not inside.any():
-        raise BadInput(f"{part.name}: no training sample has the features of this probe")
-    x, rows = windows[inside], of[inside]
+    x, rows = _side(train, part.train, f"{part.name}: no training sample has the features of this probe")
+    if len(np.unique(labels[rows])) < 2:
+        raise BadInput(f"{part.name}: all training samples with these features are of one class")
+    check_finite(f"{part.name}: features", x, rows)
     classifier.fit(x, labels[rows], groups[rows])
-    windows, of = test
-    inside = np.isin(of, part.test)
-    if not inside.any():
-        raise BadInput(f"{part.name}: no test sample has the features of this probe")
-    scores = classifier.scores(windows[inside])
-    judged, where = np.unique(of[inside], return_inverse=True)
+    x, rows = _side(test, part.test, f"{part.name}: no test sample has the features of this probe")
+    check_finite(f"{part.name}: features", x, rows)
+    scores = classifier.scores(x)
+    judged, where = np.unique(rows, return_inverse=True)
     total = np.zeros((len(judged), scores.shape[1]))
     np.add.at(total, where, scores)
     mean = total / np.bincount(where)[:, None]
     return Judged(part.name, judged.astype(np.int64), labels[judged], mean, classifier.facts())
+
+
+def _side(
+    windows: tuple[Floats, NDArray[np.int64]], wanted: NDArray[np.int64], empty: str
+) -> tuple[Floats, NDArray[np.int64]]:
+    """The windows of `wanted` rows, and the row of each."""
+    x, of = windows
+    inside = np.isin(of, wanted)
+    if not inside.any():
+        raise BadInput(empty)
+    return x[inside], of[inside]
+
+
+def check_finite(what: str, values: NDArray[np.floating[Any]], rows: NDArray[np.int64]) -> None:
+    """Refuse values [N, ...] that can't be compared: NaN is neither above nor below the right class.
+
+    Raises:
+        HarmonizeError: naming the first of `rows` [N] that holds one.
+    """
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        raise HarmonizeError(
+            f"{what}: {int(bad.sum())} of {len(bad)} hold NaN or infinity (first: row {rows[bad.argmax()]} "
+            "of the store); accuracy among them means nothing, look at the model that made them"
+        )
 
 
 def number_labels(names: Sequence[str | None], train: NDArray[np.int64]) -> tuple[Labels, list[str]]:
@@ -88,7 +114,7 @@ def metrics_of(
     parts: Sequence[Judged],
     classes: int,
     *,
-    clusters: Sequence[object] | None = None,
+    clusters: Sequence[str] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> tuple[dict[str, Interval], dict[str, NDArray[np.generic]]]:
@@ -100,8 +126,14 @@ def metrics_of(
         clusters: a key per row of the store [N]; rows of one key are resampled together.
 
     Returns:
-        Metrics, and the values of every query: "row" [M] and one array [M] per metric.
+        Metrics, and the values of every query: "row" [M], "group" [M] of `clusters`, one array [M] per
+        metric.
+
+    Raises:
+        HarmonizeError: scores that are no numbers.
     """
+    for part in parts:
+        check_finite(f"{part.part}: scores", part.scores, part.rows)
     rows = np.unique(np.concatenate([p.rows for p in parts]))
     values: dict[str, NDArray[np.float64]] = {}
     for name in ("top-1", "top-5", "mean per class"):
@@ -115,7 +147,7 @@ def metrics_of(
         values[name] = np.nansum(table * share[:, None], axis=0)
     keys = None if clusters is None else [clusters[i] for i in rows]
     found = {n: bootstrap(v, clusters=keys, draws=draws, seed=seed) for n, v in values.items()}
-    return found, {"row": rows, **values}
+    return found, {"row": rows, **({} if keys is None else {"group": np.asarray(keys)}), **values}
 
 
 def _weighted_hits(part: Judged, name: str) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ import json
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ class Result:
         chance: what guessing would give, where that is known.
         model_hash: of the weights that were judged ("" where there is no model: plain features).
         store_hash: of the store's content.
-        model: run folder, step, seed and the settings that tell runs apart, as far as known.
+        model: run folder, step, seed and the settings that tell runs apart, as far as known; "features" are
+            those of the store where there is no run.
         queries: name of the file beside the JSON with the values of every query, and its checksum.
     """
 
@@ -59,13 +60,15 @@ class Result:
     @property
     def identity(self) -> str:
         """Hash of all that the numbers depend on: same identity, same numbers."""
-        parts = (self.task, self.protocol, self.split, self.model_hash, self.store_hash)
+        parts = [self.task, self.protocol, self.split, self.model_hash, self.store_hash]
+        if "features" in self.model:  # of the store itself: several may come from the same weights, or none
+            parts.append(self.model["features"])
         return sha256_json(json.loads(json.dumps(parts)))
 
     @property
     def name(self) -> str:
         """File name without suffix: readable, and another one for other weights, stores or settings."""
-        label = str(self.protocol.get("name", "custom"))
+        label = re.sub(r"[^A-Za-z0-9_-]+", "_", str(self.protocol.get("name", "custom")))
         return f"{self.task}-{label}-{re.sub(r'[^A-Za-z0-9]+', '_', self.split)}-{self.identity[:10]}"
 
 
@@ -121,8 +124,9 @@ def read_result(path: Path) -> Result:
         raise BadInput(f"{path}: no readable JSON result ({e})") from e
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise BadInput(f'{path}: not a result of `harmonize eval` (its "format" should be {FORMAT})')
-    known = set(Result.__dataclass_fields__)
-    unknown, missing = set(values) - known, {"task", "protocol", "split", "coverage", "metrics"} - set(values)
+    known = {f.name for f in fields(Result)}
+    needed = {f.name for f in fields(Result) if f.default is MISSING and f.default_factory is MISSING}
+    unknown, missing = set(values) - known, needed - set(values)
     if unknown or missing:
         raise BadInput(f"{path}: fields unknown: {sorted(unknown)}, missing: {sorted(missing)}")
     return Result(**values)

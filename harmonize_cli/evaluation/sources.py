@@ -119,7 +119,9 @@ class PlainSource:
         return "cpu"
 
     def about(self) -> dict[str, Any]:
-        return {"run": " + ".join(f.key for f in self._features()), "encoder": self._features()[0].encoder}
+        features = self._features()
+        keys = [f.key for f in features]
+        return {"run": " + ".join(keys), "encoder": features[0].encoder, "features": sorted(keys)}
 
     def modalities(self, store: Store) -> list[str]:
         return [f.modality for f in self._features()]
@@ -153,7 +155,8 @@ class PlainSource:
                     kept.append(chosen[protocol.captions])
                     of += [place] * len(kept[-1])
             if modality == "text":
-                captions, caption_of = np.concatenate(kept), np.asarray(of, dtype=np.int64)
+                if kept:
+                    captions, caption_of = np.concatenate(kept), np.asarray(of, dtype=np.int64)
             else:
                 joined = np.concatenate(kept)
                 vectors.update({f"{modality}_va": joined, f"{modality}_vt": joined})

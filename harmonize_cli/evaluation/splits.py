@@ -39,6 +39,36 @@ def rows_of(store: Store, split: str | None) -> tuple[Rows, str]:
     return np.flatnonzero(np.isin(np.asarray(names), wanted)).astype(np.int64), split
 
 
+def listed_rows(store: Store, split: str | None, listed: Collection[str] = ()) -> tuple[Rows, str]:
+    """`rows_of`, and of these only what an official list names, where there is one.
+
+    Raises:
+        BadInput: as `rows_of`, or where the store holds no sample of the list.
+    """
+    rows, name = rows_of(store, split)
+    if not listed:
+        return rows, name
+    kept = np.asarray([i for i in rows if store.ids[i] in listed], dtype=np.int64)
+    if not len(kept):
+        raise BadInput(
+            f"split {name}: none of the {len(listed)} ids of the list is in the store; ids there look like "
+            f"{min(listed)!r}, ids here like {store.ids[0]!r}"
+        )
+    return kept, name
+
+
+def train_and_test(store: Store, train: str, test: str) -> tuple[Rows, Rows, str]:
+    """Samples to train on and samples to judge, and the name of these.
+
+    Raises:
+        BadInput: as `rows_of`, or where they share samples.
+    """
+    (inside, inside_name), (outside, name) = rows_of(store, train), rows_of(store, test)
+    if len(shared := np.intersect1d(inside, outside)):
+        raise BadInput(f"train {inside_name} and test {name} share samples ({len(shared)} of them)")
+    return inside, outside, name
+
+
 def parts_of(
     store: Store, labelled: NDArray[np.bool_], *, train: str = "train", test: str = "test"
 ) -> tuple[list[Part], str]:
@@ -64,10 +94,8 @@ def parts_of(
         ]
         name = f"{len(numbers)} folds"
     else:
-        (inside, _), (outside, name) = rows_of(store, train), rows_of(store, test)
+        inside, outside, name = train_and_test(store, train, test)
         parts = [Part(name, inside[labelled[inside]], outside[labelled[outside]])]
-        if set(train.split(",")) & set(test.split(",")):
-            raise BadInput(f"--train {train} and --test {test} share a split")
     for part in parts:
         if not len(part.train) or not len(part.test):
             raise BadInput(

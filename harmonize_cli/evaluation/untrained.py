@@ -14,11 +14,16 @@ from harmonize_cli.models.vatt import Vatt
 
 
 def untrained(loaded: LoadedModel, seed: int) -> LoadedModel:
-    """`loaded` as it could have started, from `seed`; step 0, with a hash of its own weights."""
+    """`loaded` as it could have started, from `seed`: fresh weights behind inputs standardised as its own.
+
+    Step 0, with a hash of its own weights.
+    """
     config = validate(ModelConfig, loaded.config["model"], source=f"{loaded.run}: model")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Vatt(config, loaded.specs)
+    statistics = {name: x for name, x in loaded.model.state_dict().items() if ".standardise." in name}
+    model.load_state_dict(statistics, strict=False)
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -83,9 +83,13 @@ def test_text_truncation(small_store, small_run):
 def test_features_have_one_row_per_window(small_store, small_run):
     loaded = load_model(small_run)
     x, of = embed.window_features(loaded, small_store, np.array([0, 13]), "video", windows=3, cache=False)
-    assert of.tolist() == [0, 0, 0, 13, 13, 13]
-    assert x[0].tolist() == x[2].tolist()  # no longer than a window: three times the same
-    assert x.shape == (6, 16)
+    assert of.tolist() == [0, 13, 13, 13]  # no longer than a window: one
+    assert x.shape == (4, 16)
+    alone, of = embed.window_features(
+        loaded, small_store, np.array([0, 13]), "video", windows=3, batch_size=1, cache=False
+    )
+    assert of.tolist() == [0, 13, 13, 13]  # whoever stands beside it
+    assert alone == pytest.approx(x, abs=1e-5)
 
 
 def test_a_changed_checkpoint_under_the_same_name_never_serves_stale_features(

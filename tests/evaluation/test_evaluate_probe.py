@@ -70,7 +70,8 @@ def test_second_label_and_text(small_store, small_run):
         ({"label": 2}, "at most 2 label"),
         ({"modalities": ["smell"]}, "run and store share video, audio, text"),
         ({"train": "trian"}, "the store has test, train"),
-        ({"train": "test"}, "share a split"),
+        ({"train": "test"}, "share samples"),
+        ({"train": "all"}, r"train all and test test share samples \(12 of them\)"),
     ],
 )
 def test_what_cannot_be_probed_is_said(options, message, small_store, small_run):

@@ -34,7 +34,7 @@ def test_files_hold_what_retrieval_saw(pool, tmp_path):
     assert [q["id"] for q in queries[:3]] == ["s012", "s012#2", "s013"]
     assert (queries[1]["text"], corpus[0]["text"]) == ("other 12", "video of s012")
     assert len(qrels) == len(queries) == 22
-    model = Exported(folder)
+    model = Exported(str(folder))  # as the command's help shows it
     model.index({"id": [c["id"] for c in corpus]})
     found = model.search({"id": [q["id"] for q in queries]}, top_k=100)
     right = {(r["query-id"], r["corpus-id"]) for r in qrels}

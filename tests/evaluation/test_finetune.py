@@ -72,15 +72,29 @@ def test_other_settings_or_weights_do_not_go_on_in_the_same_folder(small_store, 
     other = SMALL.model_copy(update={"lr": 0.01})
     with pytest.raises(BadInput, match="other settings"):
         evaluate_finetune(load_model(small_run), small_store, tmp_path / "a", other, options=QUICK)
+    with pytest.raises(BadInput, match="other settings"):
+        evaluate_finetune(
+            load_model(small_run),
+            small_store,
+            tmp_path / "a",
+            SMALL,
+            augment=lambda _, x, __: x,
+            options=QUICK,
+        )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(BadInput, match="holds something else"):
         evaluate_finetune(loaded, small_store, tmp_path / "full", SMALL, options=QUICK)
 
 
-def test_audio(small_store, small_run, tmp_path):
+def test_audio_by_group(small_store, small_run, tmp_path):
     config = SMALL.model_copy(update={"modality": "audio"})
-    result, _ = evaluate_finetune(load_model(small_run), small_store, tmp_path / "ft", config, options=QUICK)
+    options = Options(draws=50, clusters=True)
+    result, path = evaluate_finetune(
+        load_model(small_run), small_store, tmp_path / "ft", config, options=options
+    )
+    with np.load(path.parent / result.queries["file"]) as queries:
+        assert queries["audio/group"][:2].tolist() == ["g6", "g6"]
     assert set(result.metrics) == {"audio/top-1", "audio/mean per class"}
     assert result.coverage["modalities"]["audio"]["silent"] == 1
 

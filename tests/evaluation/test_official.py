@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import typer
 from small_world import make_run, make_store
 
+from harmonize_cli.cli.main import app
 from harmonize_cli.datasets.official import official_divisions
 from harmonize_cli.errors import BadInput
+from harmonize_cli.evaluation.catalogue import BENCHMARKS
 from harmonize_cli.evaluation.evaluate_probe import evaluate_probe
 from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
 from harmonize_cli.evaluation.protocols import PROBES, PROTOCOLS
@@ -38,6 +41,15 @@ def test_three_splits_are_averaged_and_missing_ids_told(small_store, small_run, 
     assert result.split == "split 1, split 2, split 3"
     assert result.coverage["expected"] == 25
     assert result.coverage["missing"] == ["gone"]
+
+
+def test_other_lists_of_the_same_name_are_another_result(small_store, small_run, divisions):
+    source = RunSource(load_model(small_run))
+    probe = PROBES["logistic"].model_copy(update={"c": (1.0,)})
+    first, _ = evaluate_probe(source, small_store, probe, official=divisions, options=QUICK)
+    del divisions["split 1"]["gone"]
+    second, _ = evaluate_probe(source, small_store, probe, official=divisions, options=QUICK)
+    assert first.name != second.name
 
 
 def test_lists_of_other_ids_are_refused(small_store):
@@ -80,7 +92,9 @@ def test_list_names_files_and_what_is_missing(shared_data, command, tmp_path):
     assert set(blocks) >= {"msrvtt", "youcook2", "ucf101", "hmdb51", "esc50", "kinetics"}
     assert "lists found, no media files" in blocks["msrvtt"]
     assert "msrvtt_1ka_test.csv" in blocks["msrvtt"]
-    assert "testlist03.txt: missing" in command("eval", "list", "--root", tmp_path).stdout
+    bare = command("eval", "list", "--root", tmp_path).stdout
+    assert "testlist03.txt: missing" in bare
+    assert "found" not in bare  # Kinetics can do without a list, but a folder of something else is none
     with pytest.raises(BadInput, match="no such folder"):
         command("eval", "list", "--root", tmp_path / "none")
 
@@ -89,6 +103,27 @@ def test_ready_where_all_files_are_there(shared_data, command, tmp_path):
     (tmp_path / "esc50").symlink_to(shared_data("esc10"))
     done = command("eval", "list", "--root", tmp_path)
     assert "esc50: linear probe (audio) (mean of five folds)\n  state  ready" in done.stdout
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda one: one.name)
+def test_the_commands_of_the_list_can_be_typed(benchmark):
+    _, group, name, *words = benchmark.command.split()
+    typer.main.get_command(app).commands[group].commands[name].make_context(name, words)
+
+
+def test_a_part_that_the_lists_lack_is_named(command, tmp_path):
+    store = make_store(tmp_path / "store.h5")
+    make_run(tmp_path / "run", store)
+    for part, name in (("train", "s000"), ("test", "s012")):
+        for n in (1, 2, 3):
+            (tmp_path / f"{part}list0{n}.txt").write_text(f"Class0/{name}.avi 1\n")
+    options = ["--official", "ucf101", "--annotations", tmp_path, "--draws", 20]
+    with pytest.raises(BadInput, match="--split all: the lists of ucf101 have test, train"):
+        command("eval", "retrieval", tmp_path / "run", tmp_path / "store.h5", "--split", "all", *options)
+    done = command(
+        "eval", "export", tmp_path / "run", tmp_path / "store.h5", "-o", tmp_path / "x", *options[:4]
+    )
+    assert "of 1 samples" in done.stdout
 
 
 def test_command_takes_official_lists(command, tmp_path):

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
-from harmonize_cli.errors import BadInput
+from harmonize_cli.errors import BadInput, HarmonizeError
 from harmonize_cli.evaluation.classifiers.base import Scaler
 from harmonize_cli.evaluation.classifiers.choose import choose, inner_folds
+from harmonize_cli.evaluation.classifiers.knn import Neighbours
 from harmonize_cli.evaluation.classifiers.logistic import Logistic, sklearn_path
+from harmonize_cli.evaluation.classifiers.lowrank import LowRank
+from harmonize_cli.evaluation.classifiers.svm import Svm
 from harmonize_cli.evaluation.probe import Judged, Part, metrics_of, number_labels, run_part, top_k
 
 
@@ -175,6 +178,35 @@ def test_scaler_leaves_a_constant_dimension_alone():
     scaled = Scaler("standard").fit(x)(x)
     assert scaled[:, 0].tolist() == [0] * 5
     assert scaled[:, 1].std() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("classifier", [Logistic((1.0,)), Svm((1.0,)), LowRank(steps=2), Neighbours()])
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_nan_is_an_error_and_no_hit(classifier, side):
+    x, y = blobs(n=40)
+    part = halves(40)
+    x[getattr(part, side)[3], 2] = np.nan
+    rows = one_window(x)
+    with pytest.raises(HarmonizeError, match=f"1 of 20 hold NaN .*row {getattr(part, side)[3]} of the store"):
+        run_part(classifier, part, y, train=rows, test=rows, groups=np.arange(40))
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    with pytest.raises(HarmonizeError, match="test: scores: 1 of 2 hold NaN"):
+        metrics_of([Judged("test", np.arange(2), np.array([0, 1]), np.array([[1.0, 0.0], [np.nan] * 2]))], 2)
+
+
+def test_one_class_is_nothing_to_learn():
+    x, _ = blobs(n=10)
+    with pytest.raises(BadInput, match=r"all training samples .* one class"):
+        run_part(
+            Logistic(),
+            halves(10),
+            np.zeros(10, int),
+            train=one_window(x),
+            test=one_window(x),
+            groups=np.arange(10),
+        )
 
 
 def test_empty_sides_are_named():

@@ -51,10 +51,15 @@ def test_round_trip(result, tmp_path):
         {"store_hash": "x"},
         {"split": "val"},
         {"protocol": {"name": "vatt", "windows": 1}},
+        {"model": {"features": ["audio/mfcc"]}},
     ],
 )
 def test_other_model_store_split_or_setting_is_another_file(result, change):
     assert replace(result, **change).name != result.name
+
+
+def test_a_name_with_a_slash_is_still_a_file(result):
+    assert "/" not in replace(result, protocol={"name": "../mine"}).name
 
 
 def test_the_same_evaluation_is_taken_as_it_is_another_one_is_not_overwritten(result, tmp_path):
@@ -74,6 +79,11 @@ def test_the_same_evaluation_is_taken_as_it_is_another_one_is_not_overwritten(re
         ("[]", "not a result"),
         ('{"format": "harmonize-result/9"}', "not a result"),
         ('{"format": "harmonize-result/1", "task": "x", "spam": 1}', r"unknown: \['spam'\]"),
+        (
+            '{"format": "harmonize-result/1", "task": "x", "protocol": {}, "split": "", "coverage": {}, '
+            '"metrics": {}, "chance": {}, "model_hash": ""}',
+            r"missing: \['store_hash'\]",
+        ),
     ],
 )
 def test_unreadable_results_name_the_file(text, message, tmp_path):

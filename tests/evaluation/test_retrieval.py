@@ -180,6 +180,21 @@ def test_groups_are_resampled_whole_on_request(small_store, small_run):
     assert path.name != single.name
 
 
+def test_a_list_makes_another_question(small_store, small_run):
+    """The result without a list is there already, under the same split: it must not be taken for this one."""
+    source = RunSource(load_model(small_run))
+    plain, _ = evaluate_retrieval(source, small_store, VATT, options=QUICK)
+    listed, _ = evaluate_retrieval(
+        source, small_store, VATT, expected=["s012", "s013", "s015"], options=QUICK
+    )
+    assert listed.coverage["pools"]["text-to-video"] == {"queries": 3, "gallery": 3}
+    assert listed.name != plain.name
+    with pytest.raises(
+        BadInput, match="none of the 1 ids of the list is in the store; ids there look like 'x'"
+    ):
+        evaluate_retrieval(source, small_store, VATT, expected=["x"], options=QUICK)
+
+
 def test_settings_change_the_name_of_the_protocol():
     assert adjusted(PROTOCOLS, "vatt") is VATT
     changed = adjusted(PROTOCOLS, "mil-nce", None, ["windows=10"])

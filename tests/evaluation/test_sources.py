@@ -52,7 +52,8 @@ def test_mean_pooled_clip_features_are_a_row_without_any_run(clip_store):
     assert result.metrics["text-to-video/R@1"]["value"] == 1
     assert result.coverage["pools"]["text-to-video"] == {"queries": 29, "gallery": 29}
     assert result.coverage["pools"]["video-to-text"] == {"queries": 29, "gallery": 30}
-    assert result.model == {"run": "video/open_clip + text/open_clip", "encoder": CLIP}
+    assert result.model["run"] == "video/open_clip + text/open_clip"
+    assert result.model["encoder"] == CLIP
     assert result.model_hash == "w1"
     assert path.parent == clip_store.path.parent / "eval-clip"
     raw, _ = evaluate_retrieval(PlainSource(clip_store), clip_store, PROTOCOLS["vatt"], options=QUICK)
@@ -65,6 +66,39 @@ def test_captions_policies_of_plain_embeddings(clip_store):
     assert len(PlainSource(clip_store).pool(clip_store, rows, everything).captions) == 60
     mean = PROTOCOLS["clip"].model_copy(update={"captions": "mean"})
     assert PlainSource(clip_store).pool(clip_store, rows, mean).captions == pytest.approx(0, abs=1e-3)
+
+
+def test_other_features_of_a_store_are_another_result(tmp_path):
+    """Neither comes from a network, so no hash of weights tells them apart."""
+    kinds = ("logmel", "mfcc")
+    specs = [FeatureSpec(f"audio/{k}", k, k, "float32", (4,), rate=10.0, regular=True) for k in kinds]
+    rng = np.random.default_rng(0)
+    with ShardWriter(tmp_path / "s.h5", specs) as shard:
+        for i in range(16):
+            x = rng.normal(size=(5, 4)).astype(np.float32)
+            features = {"audio/logmel": x + 9 * (i % 2), "audio/mfcc": x}
+            times = dict.fromkeys(features, 0.0)
+            shard.add(Sample(id=f"s{i}", fold=i // 8, labels=(str(i % 2),), features=features, times=times))
+    store = Store.open(tmp_path / "s.h5")
+    probe = PROBES["logistic"].model_copy(update={"c": (1.0,)})
+    one, two = (
+        evaluate_probe(PlainSource(store, (f"audio/{k}",)), store, probe, options=QUICK) for k in kinds
+    )
+    assert one[1] != two[1]
+    assert one[0].metrics["audio/top-1"]["value"] == 1 > two[0].metrics["audio/top-1"]["value"]
+
+
+def test_a_pool_without_any_caption_still_has_pictures_and_no_text(tmp_path):
+    specs = [
+        FeatureSpec(f"{m}/e", "embedding", CLIP, "float32", (4,), weights_hash="w") for m in ("video", "text")
+    ]
+    with ShardWriter(tmp_path / "s.h5", specs) as shard:
+        for i in range(3):
+            video = np.ones((1, 4), np.float32)
+            shard.add(Sample(id=f"s{i}", features={"video/e": video}, times={"video/e": np.zeros(1)}))
+    store = Store.open(tmp_path / "s.h5")
+    with pytest.raises(BadInput, match="no direction has a query: of 3 samples have video: 3, text: 0"):
+        evaluate_retrieval(PlainSource(store), store, PROTOCOLS["clip"], options=QUICK)
 
 
 def test_spectrum_statistics_are_features(tmp_path):
@@ -103,3 +137,15 @@ def test_untrained_weights_depend_on_their_seed_alone(small_store, small_run, tm
     x, _ = RunSource(one).windows(small_store, np.arange(4), "video", 1)
     y, _ = RunSource(other).windows(small_store, np.arange(4), "video", 1)
     assert not np.allclose(x, y)
+
+
+def test_untrained_weights_see_the_inputs_as_the_run_does(small_store, small_run):
+    """Standardised inputs are no training: without them the baseline would be held down."""
+    loaded = load_model(small_run)
+    for name, buffer in loaded.model.named_buffers():
+        if ".standardise." in name:
+            buffer.fill_(0.25)
+    fresh = dict(untrained(loaded, 1).model.named_buffers())
+    statistics = [x for name, x in fresh.items() if ".standardise." in name]
+    assert len(statistics) == 4
+    assert all((x == 0.25).all() for x in statistics)
