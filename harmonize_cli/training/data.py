@@ -1,13 +1,13 @@
 """The run's batches: read here or in worker processes, in an order that only the step number decides."""
 
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.objectives.trimodal import PAIRS, trained_pairs
 from harmonize_cli.store.batches import Batch, StoreDataset
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.windows import InputSpec, store_name
@@ -21,13 +21,18 @@ def training_samples(store: Store, config: DataConfig) -> np.ndarray:
     Raises:
         BadInput: a split that the store lacks.
     """
-    splits = sorted({split for split in store.splits if split})
-    split = config.split
+    split, splits = config.split, set(store.splits)
     if split is None:
         split = "train" if "train" in splits else None
     elif split not in splits:
-        raise BadInput(f"data.split: {store_name(store)} has no split {split!r}; it has {', '.join(splits)}")
+        raise no_split("data.split", store, split)
     return np.asarray(store.select(split=split))
+
+
+def no_split(field: str, store: Store, split: str) -> BadInput:
+    """The error for a split that a store lacks."""
+    known = ", ".join(sorted({name for name in store.splits if name})) or "none"
+    return BadInput(f"{field}: {store_name(store)} has no split {split!r}; it has {known}")
 
 
 def check_modalities(specs: dict[str, InputSpec], store: Store, config: PretrainConfig) -> None:
@@ -36,16 +41,15 @@ def check_modalities(specs: dict[str, InputSpec], store: Store, config: Pretrain
     Raises:
         BadInput: naming what is missing.
     """
-    pairs = {"va": ("video", "audio"), "vt": ("video", "text"), "at": ("audio", "text")}
-    wanted = [name for name in pairs if getattr(config.loss, name)]
-    if not any(all(m in specs for m in pairs[name]) for name in wanted):
-        needs = " or ".join(f"{name} ({' and '.join(pairs[name])})" for name in wanted)
+    fed = trained_pairs(config.loss, specs)
+    if not fed:
+        wanted = {name: pair for name, pair in PAIRS.items() if getattr(config.loss, name)}
+        needs = " or ".join(f"{name} ({' and '.join(pair)})" for name, pair in wanted.items())
         raise BadInput(
             f"{store_name(store)}: has {', '.join(store.features)}; the losses need {needs}. "
             "Extract the missing modality, or set another loss weight (loss.va, loss.vt, loss.at)"
         )
-    lacking = [name for name in wanted if not all(m in specs for m in pairs[name])]
-    if config.harmonize.mode != "none" and len(wanted) - len(lacking) < 2:
+    if config.harmonize.mode != "none" and len(fed) < 2:
         raise BadInput(
             f"harmonize.mode: {config.harmonize.mode} compares two losses, but {store_name(store)} feeds one "
             f"({', '.join(store.features)}); use --harmonize none"
@@ -69,7 +73,7 @@ def batches(
         prefetch_factor=config.prefetch,
         pin_memory=pin,
         multiprocessing_context="forkserver",
-        worker_init_fn=partial(_quiet_worker),
+        worker_init_fn=_quiet_worker,
     )
     yield from loader
 

@@ -24,11 +24,13 @@ def shuffled(indices: np.ndarray, seed: int) -> EpochOrder:
 class Schedule:
     """Batches of a run by step; an epoch's last incomplete batch is left out.
 
-    Each step's batch is cut into equal consecutive parts, one per rank: the ranks' rows together are
-    what one process would read.
+    Each step's batch is cut into equal consecutive shares, one per rank: the ranks' rows together are
+    what one process would read. `parts`: how many equal parts each share is going to be made in.
     """
 
-    def __init__(self, order: EpochOrder, batch: int, *, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(
+        self, order: EpochOrder, batch: int, *, rank: int = 0, ranks: int = 1, parts: int = 1
+    ) -> None:
         samples = len(order(0))
         if batch > samples:
             raise BadInput(
@@ -37,6 +39,11 @@ class Schedule:
             )
         if batch % ranks:
             raise BadInput(f"batch: {batch} can't be shared by {ranks} processes; make it a multiple")
+        if batch // ranks % parts:
+            raise BadInput(
+                f"accumulate: the {batch // ranks} clips of each of {ranks} processes can't be made in "
+                f"{parts} equal parts; change batch or accumulate"
+            )
         self.order, self.batch, self.rank, self.ranks = order, batch, rank, ranks
         self.per_epoch = samples // batch
         self._epoch, self._indices = -1, np.empty(0, dtype=np.int64)

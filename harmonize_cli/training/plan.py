@@ -48,13 +48,14 @@ def make_plan(store_path: Path, config: PretrainConfig, probe_steps: int = 5) ->
     device = pick_device(config.device)
     store = Store.open(store_path)
     samples = training_samples(store, config.data)
-    schedule = Schedule(shuffled(samples, config.seed), config.batch)
+    schedule = Schedule(shuffled(samples, config.seed), config.batch, parts=config.accumulate)
     steps = planned_steps(config, schedule)
     parts = build(store, config, steps, device)
     state = start_state(parts, config)
     with tempfile.TemporaryDirectory() as folder:
         place = Place(store, Path(folder), config, device)
-        job = make_job(place, parts, state, schedule, span=(0, steps), recorders=())
+        span = (0, max(steps, probe_steps + 2))
+        job = make_job(place, parts, state, schedule, span=span, recorders=())
         took = []
         for step in range(probe_steps + 2):
             began = time.perf_counter()

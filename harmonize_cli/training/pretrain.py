@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonize_cli.curriculum.guide import keep_guide, make_guide
+from harmonize_cli.files import rewind_log
 from harmonize_cli.models.checkpoint import read_manifest
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
@@ -18,11 +19,12 @@ from harmonize_cli.training.order import EpochOrder, Schedule, shuffled
 from harmonize_cli.training.parallel import check_agreement, pick_device, process_group, rank, ranks
 from harmonize_cli.training.recorder import Recorder
 from harmonize_cli.training.run_folder import (
+    METRICS,
     about_this_run,
     check_new,
+    check_store,
     create,
     read_run_config,
-    rewind_metrics,
 )
 from harmonize_cli.training.setup import Place, build, make_job, planned_steps, start_state
 from harmonize_cli.training.signals import StopOnSignal
@@ -63,13 +65,16 @@ def pretrain(
     config = config or read_run_config(run)
     device = pick_device(config.device)
     store = Store.open(store_path)
-    if not resume:
+    if resume:
+        check_store(run, store)
+    else:
         check_new(run)
     if config.tensorboard:
         check_tensorboard()
     with process_group(device), StopOnSignal() as stop:
         rows = training_samples(store, config.data)
-        schedule = Schedule(order or shuffled(rows, config.seed), config.batch, rank=rank(), ranks=ranks())
+        share = {"rank": rank(), "ranks": ranks(), "parts": config.accumulate}
+        schedule = Schedule(order or shuffled(rows, config.seed), config.batch, **share)
         steps = planned_steps(config, schedule)
         folder = newest_whole(run, warn) if resume else None
         first = read_manifest(folder)["step"] if folder else 0
@@ -90,7 +95,7 @@ def pretrain(
             state.load(folder)
         if guide is not None:
             guide.check(config, parts.specs)
-            schedule = Schedule(guide.order, config.batch, rank=rank(), ranks=ranks())
+            schedule = Schedule(guide.order, config.batch, **share)
             state.gradients.guide, state.gradients.gated = guide, gated
         place = Place(store, run, config, device)
         job = make_job(place, parts, state, schedule, span=(first, steps), recorders=recorders)
@@ -99,7 +104,7 @@ def pretrain(
         # from here on the folder is written to: whatever is wrong with the settings was said before
         if rank() == 0:
             if resume:
-                rewind_metrics(run, first)
+                rewind_log(run / METRICS, first)
             else:
                 about = about_this_run(store.content_hash, steps=steps, processes=ranks(), device=str(device))
                 create(run, config, about, store.vocab)

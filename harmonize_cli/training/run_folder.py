@@ -11,8 +11,9 @@ from typing import Any
 
 from harmonize_cli.config import dump_yaml, load_config
 from harmonize_cli.errors import BadInput
-from harmonize_cli.files import atomic_path, write_json, write_text
+from harmonize_cli.files import read_log, write_json, write_text
 from harmonize_cli.models.checkpoint import list_checkpoints
+from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
 
 CONFIG, VERSIONS, METRICS, VOCAB = "config.yaml", "versions.json", "metrics.jsonl", "vocab.json"
@@ -61,24 +62,26 @@ def read_run_config(run: Path) -> PretrainConfig:
     return load_config(PretrainConfig, run / CONFIG)
 
 
-def rewind_metrics(run: Path, step: int) -> None:
-    """Drop the metrics after `step`: those steps are going to be made again. A cut-off line goes too."""
-    path = run / METRICS
-    if not path.exists():
-        return
-    with atomic_path(path) as tmp, path.open(encoding="utf-8") as old, tmp.open("w", encoding="utf-8") as new:
-        for line in old:
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                new.write(line)
+def check_store(run: Path, store: Store) -> None:
+    """Whether a store is the one that a run was started with: what a run keeps of samples are their rows.
+
+    Raises:
+        BadInput: it is another one.
+    """
+    try:
+        started = json.loads((run / VERSIONS).read_text(encoding="utf-8")).get("store_hash")
+    except (OSError, ValueError):
+        return  # nobody can tell any more
+    if started not in (None, store.content_hash):
+        raise BadInput(
+            f"{store.path}: holds other samples than the store that {run} was started with (see {VERSIONS}); "
+            "name that one, or start a new run"
+        )
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """All complete lines of metrics.jsonl."""
-    path = run / METRICS
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return read_log(run / METRICS)
 
 
 def about_this_run(store_hash: str, *, steps: int, processes: int, device: str) -> dict[str, Any]:

@@ -77,12 +77,13 @@ def build_model(
 
 def start_state(parts: Parts, config: PretrainConfig) -> TrainingState:
     """Gradients, optimiser and average before the first step."""
-    for stack in {parts.model.stack(m) for m in parts.model.modalities}:
-        stack.checkpointing = config.checkpoint_activations
     if config.compile:
         # the harmonizer goes through the compiled backward twice: it may not reuse its inputs' memory
         torch._functorch.config.donated_buffer = False
-        parts.model.transformer.compile()
+    for stack in {parts.model.stack(m) for m in parts.model.modalities}:
+        stack.checkpointing = config.checkpoint_activations
+        if config.compile:
+            stack.compile()
     gradients = Gradients(
         parts.model,
         parts.loss,

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.embed import embed_pool
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
 from harmonize_cli.evaluation.retrieval import retrieve
 from harmonize_cli.models.checkpoint import LoadedModel
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import InputSpec, store_name
+from harmonize_cli.store.windows import InputSpec
 from harmonize_cli.training.config import PretrainConfig, ValidationConfig
+from harmonize_cli.training.data import no_split
 
 SCORE = "val/score"
 """Mean R@10 over all directions that the data allow: what `best` is chosen by."""
@@ -58,6 +58,5 @@ def validation_samples(store: Store, config: ValidationConfig) -> np.ndarray:
         return np.empty(0, np.int64)
     split = config.split or "val"
     if split not in store.splits:
-        known = ", ".join(sorted(set(store.splits) - {""})) or "none"
-        raise BadInput(f"validation.split: {store_name(store)} has no split {split!r}; it has {known}")
+        raise no_split("validation.split", store, split)
     return np.asarray(store.select(split=split))[: config.samples]

@@ -71,3 +71,9 @@ def make_store(
 def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """96 samples (72 to train on), some without sound or text."""
     return make_store(tmp_path_factory.mktemp("store") / "store.h5")
+
+
+@pytest.fixture(scope="session")
+def other_store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same but for some samples."""
+    return make_store(tmp_path_factory.mktemp("store") / "other.h5", samples=90)

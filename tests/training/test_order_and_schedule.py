@@ -48,6 +48,8 @@ def test_batches_that_do_not_fit_are_refused():
         Schedule(shuffled(np.arange(10), 0), 16)
     with pytest.raises(BadInput, match="3 processes"):
         Schedule(shuffled(np.arange(10), 0), 8, ranks=3)
+    with pytest.raises(BadInput, match="the 3 clips of each of 2 processes can't be made in 2 equal parts"):
+        Schedule(shuffled(np.arange(10), 0), 6, ranks=2, parts=2)
 
 
 def test_published_learning_rates():

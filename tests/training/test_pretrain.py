@@ -22,6 +22,7 @@ from harmonize_cli.store.writer import ShardWriter
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.pretrain import pretrain
 from harmonize_cli.training.run_folder import read_metrics
+from harmonize_cli.training.setup import build, start_state
 
 SMALL = {"width": 32, "heads": 2, "layers": 2, "feedforward": 64, "head": {"va": 32, "vt": 16}}
 
@@ -260,6 +261,26 @@ def test_run_folders_are_not_overwritten_and_must_exist_to_resume(store_path, tm
         pretrain(store_path, other, config())
     with pytest.raises(BadInput, match="no checkpoint in it yet"):
         load_model(other)
+
+
+def test_a_run_goes_on_with_its_own_store_only(store_path, other_store_path, tmp_path):
+    """Rows of another store are other samples: order, ledger and weights of samples would be of strangers."""
+    pretrain(store_path, tmp_path / "run", config(steps=1))
+    with pytest.raises(BadInput, match=r"other\.h5: holds other samples than the store that .* started with"):
+        pretrain(other_store_path, tmp_path / "run")
+    assert pretrain(shutil.copy(store_path, tmp_path / "moved.h5"), tmp_path / "run").steps == 1
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, when its compiler is imported
+def test_every_stack_is_compiled(store_path, tmp_path):
+    store, device = Store.open(store_path), torch.device("cpu")
+    for sharing, stacks in (("agnostic", 1), ("specific", 3)):
+        settings = config(compile=True, model={"sharing": sharing})
+        parts = build(store, settings, 1, device)
+        start_state(parts, settings)
+        found = {parts.model.stack(m) for m in parts.model.modalities}
+        assert len(found) == stacks
+        assert all(stack._compiled_call_impl is not None for stack in found)
 
 
 def test_one_loss_is_enough(store_path, tmp_path):

@@ -97,6 +97,7 @@ def test_plan_predicts_from_real_steps(store_path, tmp_path):
     assert plan["checkpoint_gb"] > 3 * 4 * plan["parameters"] / 1e9
     assert plan["peak_memory_gb"] > 0.05
     assert "peak memory" in show_plan(make_plan(store_path, CONFIG, 1))
+    assert make_plan(store_path, CONFIG.model_copy(update={"steps": 1}), 1).steps == 1  # less than the probe
     assert isinstance(invoke("plan", tmp_path / "no.yaml", store_path).exception, BadInput)
 
 
@@ -138,6 +139,9 @@ def test_an_exported_encoder_gives_the_runs_features(run, store_path, tmp_path, 
     assert isinstance(invoke("export", "encoder", run, "-o", out).exception, BadInput)
     with pytest.raises(BadInput, match="no exported encoder"):
         load_encoder(tmp_path)
+    (out / "weights.safetensors").write_bytes(b"PK not tensors")
+    with pytest.raises(BadInput, match=r"weights\.safetensors: can't be read"):
+        load_encoder(out)
 
 
 def test_embeddings_of_a_store(run, store_path, tmp_path):
