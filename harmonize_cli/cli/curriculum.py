@@ -209,7 +209,7 @@ def plan(
 
     from harmonize_cli.config import validate
     from harmonize_cli.curriculum.plan import Plan, write_plan
-    from harmonize_cli.curriculum.scores import read_scores
+    from harmonize_cli.curriculum.scores import check_rows, read_scores
     from harmonize_cli.curriculum.simulate import draw, simulate, table
     from harmonize_cli.store.reader import Store
 
@@ -232,6 +232,7 @@ def plan(
     groups = [""] * len(read)
     if Path(read.about["store"]).exists():
         store = Store.open(Path(read.about["store"]))
+        check_rows(read, store)
         groups = [store.groups[i] for i in read.index]
     outcomes = simulate(made, read, read.ids.tolist(), groups)
     write_plan(made, out / "plan.yaml")

@@ -25,7 +25,7 @@ def report(
     Example: harmonize report runs/demo/runs/* --results runs/demo/results --scores runs/demo/scores
     """
     from harmonize_cli.curriculum.hints import explain_worst
-    from harmonize_cli.curriculum.scores import read_scores
+    from harmonize_cli.curriculum.scores import check_rows, read_scores
     from harmonize_cli.reporting.charts import write_figures
     from harmonize_cli.reporting.collect import read_runs
     from harmonize_cli.reporting.page import write_page
@@ -37,6 +37,7 @@ def report(
     if scores is not None:
         read = read_scores(scores)
         store = Store.open(Path(read.about["store"]))
+        check_rows(read, store)
         name = indicator if indicator in read.columns else next(iter(read.columns))
         rows = describe(store, read, pick(read, name, samples).tolist())
         hints = explain_worst(store, read.index, read.suspicion(name))

@@ -77,11 +77,14 @@ def compare(
     truth: JSONL with `id` and `caption_misaligned`, as dialpad's truth.jsonl.
 
     Raises:
-        BadInput: an unknown method, a truth that knows no sample, or another comparison in `out`.
+        BadInput: an unknown method, a length in epochs, a truth that knows no sample, or another comparison
+            in `out`.
     """
     unknown = [name for name in settings.methods if name not in METHODS]
     if unknown:
         raise BadInput(f"method {', '.join(unknown)}: unknown; choose from {', '.join(METHODS)}")
+    if config.epochs:
+        raise BadInput("epochs: methods are compared at one number of steps; set steps instead")
     store = Store.open(store_path)
     wrong = read_truth(truth)
     rows = store.select("train" if "train" in store.splits else None)
@@ -89,7 +92,7 @@ def compare(
     if not known:
         raise BadInput(f"{truth}: knows no training sample of {store_path}")
     share = settings.share if settings.share is not None else float(np.mean(known))
-    _claim(out, config, settings, share)
+    _claim(out, config, settings, share, store.content_hash)
     write_truth_scores(out / TRUTH, store, wrong)
     tasks = [Task(store_path, out, config, settings, share, seed) for seed in range(settings.seeds)]
     bar: tqdm[object] = progress(desc="compare", total=len(tasks) * len(settings.methods), unit="run")
@@ -253,11 +256,14 @@ def _indicator(task: Task) -> str:
     return str(_read(folder / INDICATOR)["best"])
 
 
-def _claim(out: Path, config: PretrainConfig, settings: CompareSettings, share: float) -> None:
-    text = dump_yaml(config) + f"# warmup {settings.warmup}, share {share}, split {settings.split}\n"
-    marker = out / SETTINGS
+def _claim(out: Path, config: PretrainConfig, settings: CompareSettings, share: float, store: str) -> None:
+    asked = f"# warmup {settings.warmup}, share {share}, split {settings.split}, store {store}\n"
+    text, marker = dump_yaml(config) + asked, out / SETTINGS
     if marker.exists() and marker.read_text(encoding="utf-8") != text:
-        raise BadInput(f"{marker}: this folder holds a comparison of other settings; choose another -o")
+        raise BadInput(
+            f"{marker}: this folder holds a comparison of other settings or of another store; "
+            "choose another -o"
+        )
     if not marker.exists():
         write_text(marker, text)
     load_config(PretrainConfig, marker)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from harmonize_cli.curriculum.ledger import Visits, read_ledger
 from harmonize_cli.curriculum.scores import Scores, write_about, write_part
 from harmonize_cli.store.reader import Store
+from harmonize_cli.training.run_folder import check_store
 
 DECAY = 0.3  # weight of the newest visit in the moving average
 NOISY = {"loss": "high", "cosine": "low", "norm": "high"}
@@ -52,10 +53,11 @@ def write_dynamics(run: Path, store_path: Path, out: Path) -> Scores:
     """A run's ledger as a folder of scores, which `curriculum plan` and `report` take.
 
     Raises:
-        BadInput: no ledger, no store.
+        BadInput: no ledger, no store, or not the one that the run was trained on.
     """
     index, columns, noisy = dynamics(read_ledger(run))
     store = Store.open(store_path)
+    check_store(run, store)
     ids = [store.ids[i] for i in index]
     write_part(out / "part-00000.npz", ids, index, columns, store.content_hash)
     about = {

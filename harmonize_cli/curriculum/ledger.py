@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import atomic_path
 from harmonize_cli.harmony import HarmonyReport
-from harmonize_cli.objectives.gather import rank
+from harmonize_cli.objectives.gather import rank, ranks
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.store.batches import Batch
 
@@ -55,25 +55,26 @@ class Ledger:
         """Write what came since the last time as one part."""
         if not self._visits:
             return
-        first = int(self._visits[0]["step"][0])
-        path = self.folder / f"rank-{rank():03d}-{first:08d}-{step:08d}.npz"
-        with atomic_path(path) as tmp, tmp.open("wb") as f:
-            np.savez(f, **_joined(self._visits))  # type: ignore[arg-type]
+        self._write(rank(), step, _joined(self._visits))
         self._visits = []
 
     def rewind(self, step: int) -> None:
-        """Forget this rank's visits after `step`: they are going to be made again."""
+        """Forget visits after `step`: they are going to be made again, maybe by fewer ranks than before."""
         self._visits = []
-        for path in sorted(self.folder.glob(f"rank-{rank():03d}-*.npz")):
-            first, last = _span(path)
-            if first > step:
-                path.unlink()
-            elif last > step:
+        for path in sorted(self.folder.glob("rank-*.npz")):
+            owner, first, last = _span(path)
+            if last <= step or owner % ranks() != rank():
+                continue
+            if first <= step:
                 visits = _read(path)
                 kept = {name: column[visits["step"] <= step] for name, column in visits.items()}
-                self._visits = [kept]
-                self.flush(step)
-                path.unlink()
+                self._write(owner, step, kept)
+            path.unlink()
+
+    def _write(self, owner: int, step: int, visits: Visits) -> None:
+        path = self.folder / f"rank-{owner:03d}-{int(visits['step'][0]):08d}-{step:08d}.npz"
+        with atomic_path(path) as tmp, tmp.open("wb") as f:
+            np.savez(f, **visits)  # type: ignore[arg-type]
 
 
 def read_ledger(run: Path) -> Visits:
@@ -104,9 +105,10 @@ def _joined(parts: list[Visits]) -> Visits:
     }
 
 
-def _span(path: Path) -> tuple[int, int]:
-    _, _, first, last = path.stem.split("-")
-    return int(first), int(last)
+def _span(path: Path) -> tuple[int, int, int]:
+    """Rank, first and last step of a part."""
+    _, owner, first, last = path.stem.split("-")
+    return int(owner), int(first), int(last)
 
 
 def _read(path: Path) -> Visits:

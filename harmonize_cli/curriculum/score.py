@@ -8,6 +8,7 @@ scored by several processes; a part that exists is not scored again.
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -55,7 +56,7 @@ def score(run: Path, store_path: Path, out: Path, settings: ScoreSettings, *, jo
     names = [indicator.name for indicator in indicators]
     key = sha256_json([loaded.weights_hash, store.content_hash, names, settings.split, batch, settings.seed])
     parts = -(-len(rows) // settings.part)
-    _claim(out, key, parts)
+    added = _claim(out, key, parts)
     missing = [k for k in range(parts) if not (out / part_name(k)).exists()]
     sizes = [min(settings.part, len(rows) - k * settings.part) for k in range(parts)]
     there = sum(sizes) - sum(sizes[k] for k in missing)
@@ -80,16 +81,19 @@ def score(run: Path, store_path: Path, out: Path, settings: ScoreSettings, *, jo
             "samples": len(rows),
             "parts": [part_name(k) for k in range(parts)],
             "columns": {i.name: {"noisy": i.noisy, "about": i.about} for i in indicators},
+            **({"added": added} if added else {}),
         },
     )
     return ScoreReport(len(rows), len(rows) - there, time.perf_counter() - started, names)
 
 
-def _claim(out: Path, key: str, parts: int) -> None:
+def _claim(out: Path, key: str, parts: int) -> dict[str, Any]:
+    """Make `out` ours; returns what was added to the same scores before."""
     if (out / ABOUT).exists():
-        if read_about(out)["key"] != key:
+        about = read_about(out)
+        if about["key"] != key:
             raise BadInput(f"{out}: holds scores of another run, store or settings; choose another folder")
-        return
+        return dict(about.get("added", {}))
     known = {part_name(k) for k in range(parts)}
     for part in sorted(out.glob("part-*.npz")):
         if part.name not in known or part_key(part) != key:
@@ -99,3 +103,4 @@ def _claim(out: Path, key: str, parts: int) -> None:
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out}: is a file; scores need a folder")
     out.mkdir(parents=True, exist_ok=True)
+    return {}

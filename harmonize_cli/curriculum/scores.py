@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import atomic_path, write_json
+from harmonize_cli.store.reader import Store
 
 FORMAT = "harmonize-scores/1"
 ABOUT = "scores.json"
@@ -118,6 +119,19 @@ def read_scores(folder: Path) -> Scores:
     for name, added in about.get("added", {}).items():
         columns[name], noisy[name] = _read_added(folder, name, index[order]), added["noisy"]
     return Scores(ids, index[order], columns, noisy, about)
+
+
+def check_rows(scores: Scores, store: Store) -> None:
+    """Whether the rows of a store are still the samples that were scored.
+
+    Raises:
+        BadInput: it was made anew since, or is another one.
+    """
+    for i, sample in zip(scores.index.tolist(), scores.ids.tolist(), strict=True):
+        if i >= len(store) or store.ids[i] != sample:
+            raise BadInput(
+                f"{store.path}: row {i} is not {sample!r} any more, which was scored; score it again"
+            )
 
 
 def column_values(folder: Path, name: str) -> NDArray[np.float32]:

@@ -1,6 +1,5 @@
 """`harmonize demo run`: from nothing to a compared result, by the commands that a user would type."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from harmonize_cli.demo.make_data import MANIFEST
 from harmonize_cli.demo.steps import JOURNAL, Journal, Step
 from harmonize_cli.demo.summary import Row, read_row, write_summary
 from harmonize_cli.errors import BadInput
-from harmonize_cli.files import write_text
+from harmonize_cli.files import read_log, write_text
 
 _MADE = ("configs", "data", "store.h5", "runs", "scores", "results", "summary.json", "summary.png", JOURNAL)
 
@@ -73,7 +72,7 @@ def _pretrain(out: Path, name: str, config_file: Path, config: DemoConfig) -> St
         run / "last",
         [config.pretrain, config.runs[name]],
         resume=["pretrain", store, "-o", str(run), "--resume"],
-        started=run / "last",
+        started=run / "config.yaml",
     )
 
 
@@ -118,8 +117,4 @@ def _write_configs(out: Path, config: DemoConfig) -> dict[str, Path]:
 
 def _curves(out: Path, config: DemoConfig) -> dict[str, list[dict[str, Any]]]:
     """metrics.jsonl of each run."""
-    curves = {}
-    for name in config.runs:
-        text = (out / "runs" / name / "metrics.jsonl").read_text(encoding="utf-8")
-        curves[name] = [json.loads(line) for line in text.splitlines()]
-    return curves
+    return {name: read_log(out / "runs" / name / "metrics.jsonl") for name in config.runs}

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harmonize_cli.files import atomic_path
-from harmonize_cli.reporting.collect import Run
+from harmonize_cli.reporting.collect import Run, comparable
 
 INK = "#808890"
 QUANTILES = (5, 25, 50, 75, 95)
@@ -54,7 +54,7 @@ def cosine_bands(runs: Sequence[Run]) -> Figure | None:
 
 def result_bars(runs: Sequence[Run]) -> Figure | None:
     """R@10 of each direction with its interval, and chance."""
-    found = {run.name: _metrics(run) for run in runs}
+    found = {run.name: metrics for run, metrics in zip(runs, comparable(runs), strict=True)}
     names = sorted({name for metrics in found.values() for name in metrics if name.endswith("/R@10")})
     if not names:
         return None
@@ -104,10 +104,6 @@ def write_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
                 figure.savefig(tmp, format=kind, dpi=200)  # type: ignore[union-attr]
             written.append(path)
     return written
-
-
-def _metrics(run: Run) -> dict[str, dict[str, float]]:
-    return {name: dict(m) for result in run.results.values() for name, m in result.metrics.items()}
 
 
 def _axes(title: str, *, width: float = 4.6) -> tuple[Figure, Axes]:

@@ -9,7 +9,9 @@ from typing import Any
 import yaml
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.evaluation.questions import Entry, Question
 from harmonize_cli.evaluation.results import FOLDER, Result, find_results
+from harmonize_cli.files import read_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +40,62 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path], results: Sequence[Path] = ()) -> list[Run]:
-    """Runs in the order given; `results` are further result files, given to the runs they name.
+    """Runs in the order given; `results` are further result files, given to the runs that they name.
 
     Raises:
         BadInput: a folder that is no run.
     """
     extra = list(find_results(results)) if results else []
-    names = _distinct([folder.resolve() for folder in folders])
-    return [_read(folder, name, extra) for folder, name in zip(folders, names, strict=True)]
+    whole = [folder.resolve() for folder in folders]
+    return [
+        _read(folder, name, _named(folder, whole, extra))
+        for folder, name in zip(whole, _distinct(whole), strict=True)
+    ]
 
 
-def _read(folder: Path, name: str, extra: Sequence[tuple[Path, Result]]) -> Run:
+def comparable(runs: Sequence[Run]) -> list[dict[str, dict[str, float]]]:
+    """Metrics of each run by name. All values of a name answer one question, the one that most runs answer.
+
+    Of several checkpoints the last one counts; what was evaluated with fresh weights is no result of a run.
+    """
+    answers: dict[str, dict[Question, dict[int, dict[str, float]]]] = {}
+    for place, run in enumerate(runs):
+        for result in sorted(run.results.values(), key=lambda result: result.model.get("step") or 0):
+            for name, metric in result.metrics.items() if not untrained(result) else ():
+                answers.setdefault(name, {}).setdefault(Question.of(result), {})[place] = dict(metric)
+    found: list[dict[str, dict[str, float]]] = [{} for _ in runs]
+    for name, by_question in answers.items():
+        order = sorted(by_question, key=lambda q: (-len(by_question[q]), q.title, q.key))
+        for place, metric in by_question[order[0]].items():
+            found[place][name] = metric
+    return found
+
+
+def untrained(result: Result) -> bool:
+    """Whether it judges fresh weights (`--untrained`)."""
+    harmonize = result.model.get("harmonize")
+    return isinstance(harmonize, dict) and harmonize.get("mode") == "untrained"
+
+
+def _named(folder: Path, runs: Sequence[Path], results: Sequence[Entry]) -> list[Entry]:
+    """The results that name a run; where several have its name, those made with its weights."""
+    named = [entry for entry in results if entry[1].model.get("run") == folder.name]
+    if [run.name for run in runs].count(folder.name) == 1:
+        return named
+    manifests = [json.loads(file.read_bytes()) for file in folder.glob("checkpoints/*/manifest.json")]
+    weights = {digest for manifest in manifests for digest in manifest["files"].values()}
+    return [entry for entry in named if entry[1].model_hash in weights]
+
+
+def _read(folder: Path, name: str, extra: Sequence[Entry]) -> Run:
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        (folder / "metrics.jsonl").stat()
     except OSError as e:
         raise BadInput(f"{folder}: no run folder ({e.strerror}: {Path(e.filename).name})") from e
-    metrics = [json.loads(line) for line in lines if line.endswith("\n")]
+    metrics = read_log(folder / "metrics.jsonl")
     own = list(find_results([folder])) if any((folder / FOLDER).glob("*.json")) else []
-    own += [(path, result) for path, result in extra if result.model.get("run") == folder.name]
+    own += extra
     audit_file = folder / "audit" / "audit.json"
     audit = json.loads(audit_file.read_text(encoding="utf-8")) if audit_file.exists() else {}
     results = {path.stem: result for path, result in own}

@@ -1,7 +1,7 @@
 """The HTML page: one file, no network. What comes from outside is escaped by jinja2 or set as text."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from harmonize_cli.curriculum.hints import HintShare
 from harmonize_cli.curriculum.scores import Scores
 from harmonize_cli.files import write_text
 from harmonize_cli.reporting.charts import CHARTS, svg
-from harmonize_cli.reporting.collect import Run
+from harmonize_cli.reporting.collect import Run, comparable, untrained
 
 MAIN = ("text-to-video/R@1", "text-to-video/R@10", "audio-to-video/R@10", "video/top-1")
 
@@ -40,7 +40,7 @@ def write_page(
         title=title,
         version=harmonize_cli.__version__,
         runs=runs,
-        rows=[_summary(run) for run in runs],
+        rows=[_summary(run, metrics) for run, metrics in zip(runs, comparable(runs), strict=True)],
         metrics=MAIN,
         tables=[_table(run) for run in runs if run.results],
         audits=[_audit(run) for run in runs if run.audit],
@@ -56,8 +56,7 @@ def write_page(
     write_text(path, page)
 
 
-def _summary(run: Run) -> dict[str, Any]:
-    metrics = {name: m for result in run.results.values() for name, m in result.metrics.items()}
+def _summary(run: Run, metrics: Mapping[str, Any]) -> dict[str, Any]:
     last = run.metrics[-1] if run.metrics else {}
     return {
         "name": run.name,
@@ -72,7 +71,7 @@ def _table(run: Run) -> dict[str, Any]:
     """Every evaluation of a run with all of its metrics."""
     results = [
         {
-            "task": result.task,
+            "task": result.task + (" of fresh weights" if untrained(result) else ""),
             "protocol": result.protocol.get("name", ""),
             "split": result.split,
             "coverage": result.coverage,

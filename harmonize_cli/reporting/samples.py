@@ -19,12 +19,17 @@ FRAMES, HEIGHT = 5, 48
 
 
 def pick(scores: Scores, indicator: str, most: int) -> NDArray[np.int64]:
-    """Places of the most and of the least suspicious samples, half each; all where they are few enough."""
+    """Places of the most and of the least suspicious samples, half each; all where they are few enough.
+
+    Where only some have a score, it is of these.
+    """
     if len(scores) <= most:
         return np.arange(len(scores))
     suspicion = scores.suspicion(indicator)
     defined = np.flatnonzero(np.isfinite(suspicion))
     order = defined[np.argsort(-suspicion[defined], kind="stable")]
+    if len(order) <= most:
+        return order
     half = most // 2
     return np.concatenate([order[:half], order[len(order) - (most - half) :]])
 

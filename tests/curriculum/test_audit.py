@@ -139,6 +139,9 @@ def test_what_an_audit_learned_becomes_a_column(world: World, tmp_path: Path) ->
     wrong = np.array([i in world.marked for i in scores.ids])
     ok = np.isfinite(scores.columns["combined"])
     assert auroc(scores.suspicion("combined")[ok], wrong[ok]) > 0.75
+    done = CliRunner().invoke(app, words[:-2])  # the same scoring again, without the combination
+    assert done.exit_code == 0, done.output
+    assert "combined" in read_scores(tmp_path / "scores").columns
     (tmp_path / "scores" / "added-combined.npz").unlink()
     with pytest.raises(BadInput, match=r"added-combined\.npz: missing or damaged"):
         read_scores(tmp_path / "scores")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from planted import CONFIG, World
+from planted import CONFIG, World, make_store
 from typer.testing import CliRunner
 
 from harmonize_cli.cli.main import app
@@ -52,6 +52,12 @@ def test_compare_from_end_to_end_and_again(world: World, truth: Path, tmp_path: 
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps  # nothing was made twice
     refused = CliRunner().invoke(app, [*words, "--set", "steps=25"])
     assert "comparison of other settings" in str(refused.exception)
+    words[2] = str(tmp_path / "other.h5")  # the same ids, other pictures
+    make_store(tmp_path / "other.h5", lacking=False)
+    refused = CliRunner().invoke(app, words)
+    assert "or of another store" in str(refused.exception)
+    refused = CliRunner().invoke(app, [*words, "--set", "epochs=2", "--set", "steps=null"])
+    assert "epochs: methods are compared at one number of steps" in str(refused.exception)
 
 
 def test_bad_truth_is_named(tmp_path: Path) -> None:

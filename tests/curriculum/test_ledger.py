@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted import CONFIG, World
+from planted import CONFIG, World, make_store
 from typer.testing import CliRunner
 
 from harmonize_cli.cli.main import app
@@ -64,6 +64,15 @@ def test_rewind_into_a_part(tmp_path: Path) -> None:
         read_ledger(tmp_path)
 
 
+def test_fewer_processes_rewind_for_those_that_are_gone(tmp_path: Path) -> None:
+    for name in ("rank-000", "rank-001"):
+        visits = {"index": np.arange(3), "step": np.array([1, 2, 3])}
+        (tmp_path / "ledger").mkdir(exist_ok=True)
+        np.savez(tmp_path / "ledger" / f"{name}-00000001-00000003.npz", **visits)
+    Ledger(tmp_path).rewind(2)
+    assert read_ledger(tmp_path)["step"].tolist() == [1, 1, 2, 2]
+
+
 def test_dynamics_against_plain_sums() -> None:
     loss = np.array([4.0, 1.0, 2.0, 1.0, np.nan, 5.0], np.float32)
     visits = {
@@ -96,3 +105,6 @@ def test_command_and_table(world: World, tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, [*words, "--table", str(tmp_path / "d.xls")])
     assert "ends in .parquet or .csv" in str(refused.exception)
     assert len(write_dynamics(run, world.store, tmp_path / "again")) == len(scores)
+    make_store(tmp_path / "other.h5", samples=300)
+    with pytest.raises(BadInput, match=r"other\.h5: holds other samples than the store that"):
+        write_dynamics(run, tmp_path / "other.h5", tmp_path / "wrong")

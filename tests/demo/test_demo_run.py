@@ -1,6 +1,7 @@
 """The demo from nothing to a table, small: real commands, skipped when done, honest about the outcome."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,14 @@ def test_demo_from_nothing_and_again(tmp_path: Path) -> None:
     (out / "results" / "baseline-probe.json").unlink()  # one step's output is lost: only that step is made
     third = _run(out)
     assert third.count("# done before") == 8
+
+    # as Ctrl-C in the middle of training leaves it: figures are there, a checkpoint is not
+    run = out / "runs" / "harmonized"
+    whole = (run / "last" / "weights.safetensors").read_bytes()
+    shutil.rmtree(run / "checkpoints")
+    (run / "last").unlink()
+    assert "--resume" in _run(out)
+    assert (run / "last" / "weights.safetensors").read_bytes() == whole
 
     refused = CliRunner().invoke(app, ["demo", "run", "-o", str(out)])
     assert refused.exit_code != 0

@@ -18,7 +18,7 @@ from harmonize_cli.cli.main import app
 from harmonize_cli.curriculum.hints import explain_worst, hints_of
 from harmonize_cli.curriculum.scores import Scores, write_about, write_part
 from harmonize_cli.errors import BadInput
-from harmonize_cli.reporting.collect import read_runs
+from harmonize_cli.reporting.collect import comparable, read_runs
 from harmonize_cli.reporting.page import write_page
 from harmonize_cli.reporting.samples import describe, pick
 from harmonize_cli.store.reader import Store
@@ -180,10 +180,97 @@ def test_hints_of_the_worst_tenth_come_first(folder: Path) -> None:
     assert (first.hint, round(first.worst, 2), first.rest) == ("repeated caption", 0.67, 0.0)
 
 
+def test_a_store_made_anew_since_the_scores_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Row 3 of it would be shown as sample 3 of the other."""
+    shutil.copytree(folder / "scores", tmp_path / "scores")
+    with ShardWriter(tmp_path / "store.h5", FEATURES[:1]) as shard:
+        for i in (0, 2, 1):
+            frames = np.zeros((1, 8, 12, 3), np.uint8)
+            features, times = {"video/frames": frames}, {"video/frames": 0.0}
+            shard.add(Sample(id=f"s{i:02d}", features=features, times=times))
+    about = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    (tmp_path / "scores" / "scores.json").write_text(
+        json.dumps({**about, "store": str(tmp_path / "store.h5")})
+    )
+    words = [
+        "report",
+        str(folder / "run"),
+        "-o",
+        str(tmp_path / "r.html"),
+        "--scores",
+        str(tmp_path / "scores"),
+    ]
+    refused = CliRunner().invoke(app, words)
+    assert "row 1 is not 's01' any more, which was scored" in str(refused.exception)
+
+
 def test_both_ends_are_picked() -> None:
     scores = Scores(np.array([f"s{i}" for i in range(100)]), np.arange(100),
                     {"x": np.arange(100, dtype=np.float32)}, {"x": "low"}, {})  # fmt: skip
     assert sorted(pick(scores, "x", 10)) == [0, 1, 2, 3, 4, 95, 96, 97, 98, 99]
+
+
+def test_samples_without_a_score_leave_the_others_once() -> None:
+    x = np.full(100, np.nan, np.float32)
+    x[:7] = np.arange(7)
+    scores = Scores(np.array([f"s{i}" for i in range(100)]), np.arange(100), {"x": x}, {"x": "high"}, {})
+    assert sorted(pick(scores, "x", 10)) == list(range(7))
+
+
+def _result(file: Path, value: float, **fields: object) -> None:
+    """A retrieval result with one metric."""
+    metric = {"value": value, "low": value, "high": value}
+    plain = {
+        "task": "retrieval",
+        "protocol": {"name": "vatt"},
+        "split": "test",
+        "coverage": {"expected": 1, "present": 1},
+        "metrics": {"text-to-video/R@10": metric},
+        "chance": {},
+        "model_hash": "",
+        "store_hash": "",
+        "format": "harmonize-result/1",
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({**plain, **fields}))
+
+
+def _empty_run(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("harmonize: {mode: none}\n")
+    (folder / "metrics.jsonl").touch()
+    return folder
+
+
+def test_runs_are_compared_on_one_question(tmp_path: Path) -> None:
+    """Other splits, earlier checkpoints and fresh weights lie in the same folders."""
+    runs = [_empty_run(tmp_path / name) for name in ("a", "b")]
+    for k, run in enumerate(runs):
+        _result(run / "eval" / "m-test.json", 0.5 + k / 10, model={"step": 9})
+        _result(run / "eval" / "n-earlier.json", 0.2, model={"step": 4})
+        fresh = {"step": 0, "harmonize": {"mode": "untrained"}}
+        _result(run / "eval" / "z-fresh.json", 0.1, model=fresh)
+    _result(runs[0] / "eval" / "z-train.json", 0.9, split="train", model={"step": 9})
+    shown = [metrics["text-to-video/R@10"]["value"] for metrics in comparable(read_runs(runs))]
+    assert shown == [0.5, 0.6]
+
+
+def test_results_of_runs_with_one_name_go_to_the_weights_they_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [_empty_run(tmp_path / name / "run") for name in ("a", "b")]
+    for run in runs:
+        manifest = run / "checkpoints" / "step-00000001" / "manifest.json"
+        manifest.parent.mkdir(parents=True)
+        manifest.write_text(json.dumps({"files": {"weights.safetensors": f"hash of {run.parent.name}"}}))
+        name = run.parent.name
+        _result(
+            tmp_path / "results" / f"{name}.json", 0.5, model={"run": "run"}, model_hash=f"hash of {name}"
+        )
+    assert [list(run.results) for run in read_runs(runs, [tmp_path / "results"])] == [["a"], ["b"]]
+    monkeypatch.chdir(runs[0])
+    (alone,) = read_runs([Path()], [tmp_path / "results"])
+    assert (alone.name, len(alone.results)) == ("run", 2)  # nobody else has its name
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
