@@ -31,6 +31,7 @@ def _command(world: World, run: Path, *more: str, processes: int = 1) -> list[st
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        launcher += ["--log-dir", str(run.parent / "elastic")]  # else it leaves one under /tmp
     return [*launcher, "-m", "harmonize_cli", "pretrain", str(world.store), "-o", str(run), *more]
 
 

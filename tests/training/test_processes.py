@@ -44,6 +44,7 @@ def start(store: Path, run: Path, config: dict | None, *more: str, processes: in
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        launcher += ["--log-dir", str(run.parent / "elastic")]  # else it leaves one under /tmp
     return subprocess.run(
         [*launcher, str(WORKER), str(store), str(run), file, *more],
         capture_output=True,
