@@ -1,5 +1,6 @@
 """Where the shards go: what is there already, names of new ones, one file at the end if that is wanted."""
 
+import glob
 import re
 import shutil
 from collections.abc import Sequence
@@ -130,6 +131,8 @@ class Output:
         """Put a single file together, if that is what was asked for."""
         if not self.is_file or not self._parts():
             return
+        for left in self.out.parent.glob(f"{glob.escape(self.out.name)}.*.tmp"):
+            left.unlink(missing_ok=True)  # of a run that was killed here
         stores = self.stores()
         first = stores[0]
         with ShardWriter(

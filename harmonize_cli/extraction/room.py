@@ -1,6 +1,7 @@
 """A full disk, in words."""
 
 import errno
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -29,8 +30,10 @@ def named_when_full(tasks: Sequence[Task]) -> Iterator[None]:
             if task.path == task.base or not task.path.exists()
             for sample in task.unit.ids
         ]
+        # the store's files have their names; what has none are the rows of long clips on their way there
+        full = e.filename or tempfile.gettempdir()
         head = (
-            f"{e.filename or 'output'}: no room left to write ({e.strerror}); free some and run the same "
-            f"command again: it goes on from the complete shards. Still to do, {len(missing)} samples:"
+            f"{full}: no room left to write ({e.strerror}); free some and run the same command again: it "
+            f"goes on from the complete shards. Still to do, {len(missing)} samples:"
         )
         raise HarmonizeError(list_faults(head, missing, most=10)) from e

@@ -37,7 +37,8 @@ def input_node(path: Path, *, start: float = 0.0, length: float | None = None, t
         options["ss"] = f"{start:.6f}"
     if length is not None:
         options["t"] = f"{length:.6f}"
-    return ffmpeg.input(f"file:{path}", **options)
+    # a Path: ffmpeg-python takes the UTF-8 of a str, which a name of other bytes has not
+    return ffmpeg.input(Path(f"file:{path}"), **options)
 
 
 def check_file(path: Path) -> None:

@@ -1,5 +1,7 @@
+import errno
 import json
 import shutil
+import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -8,12 +10,13 @@ from media_samples import grey_frames, levels, make_clip, tone
 
 from harmonize_cli.config import load_config
 from harmonize_cli.datasets.manifest import ManifestRow, read_manifest
-from harmonize_cli.errors import BadInput
+from harmonize_cli.errors import BadInput, HarmonizeError
 from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.output import Output
 from harmonize_cli.extraction.pipeline import RunOptions, extract
 from harmonize_cli.extraction.plan import plan_units
 from harmonize_cli.extraction.ray_engine import DecodeActor
+from harmonize_cli.extraction.room import named_when_full
 from harmonize_cli.extraction.tasks import Task
 from harmonize_cli.extraction.unit import Job
 from harmonize_cli.store.reader import Store
@@ -329,11 +332,18 @@ def test_a_run_killed_after_it_put_the_file_together(media, tmp_path):
     extract(rows[:1], tmp_path / "parts", settings)
     extract(rows, tmp_path / "s.h5", settings)
     shutil.copytree(tmp_path / "parts", tmp_path / "s.h5.parts")
+    (tmp_path / "s.h5.12345.tmp").touch()  # of another one, killed a little earlier
     more = [*rows, row(media, "mute.mkv")]
     report = extract(more, tmp_path / "s.h5", settings)
     assert (report.counts.samples, report.skipped) == (1, 2)
     assert sorted(Store.open(tmp_path / "s.h5").ids) == ["a.mkv", "b.mkv", "mute.mkv"]
-    assert not (tmp_path / "s.h5.parts").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["parts", "s.h5"]
+
+
+def test_a_full_folder_for_temporary_files_is_named(tmp_path):
+    """Rows of long clips wait in files without a name."""
+    with pytest.raises(HarmonizeError, match=f"^{tempfile.gettempdir()}: no room left"), named_when_full([]):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_overwrite_keeps_the_old_store_until_the_new_run_can_start(media, tmp_path):

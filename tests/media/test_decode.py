@@ -148,6 +148,7 @@ def test_cover_art_is_no_video(tmp_path):
         "quo'te\".mkv",
         "new\nline.mkv",
         "näïve-日本.mkv",
+        "no utf-8 \udcff.mkv",
         "per%03d.mkv",
         "a:b.mkv",
     ],
