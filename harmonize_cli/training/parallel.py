@@ -16,6 +16,7 @@ __all__ = [
     "any_rank",
     "check_agreement",
     "is_first",
+    "meet",
     "pick_device",
     "process_group",
     "rank",
@@ -81,6 +82,11 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     value: Tensor = torch.tensor([float(flag)], device=device)
     dist.all_reduce(value)
     return bool(value.item() > 0)
+
+
+def meet(device: torch.device) -> None:
+    """Go on only when every rank is here."""
+    any_rank(False, device)
 
 
 def check_agreement(facts: Mapping[str, object]) -> None:

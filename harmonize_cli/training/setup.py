@@ -25,7 +25,7 @@ from harmonize_cli.training.loop import Job
 from harmonize_cli.training.norm_statistics import refresh, spread
 from harmonize_cli.training.optim import build_optimiser
 from harmonize_cli.training.order import Schedule
-from harmonize_cli.training.parallel import rank, ranks
+from harmonize_cli.training.parallel import meet, rank, ranks
 from harmonize_cli.training.recorder import Recorder
 from harmonize_cli.training.standardise import fit_inputs
 from harmonize_cli.training.state import TrainingState
@@ -118,6 +118,7 @@ def make_job(
     def save(step: int) -> Path:
         for recorder in recorders:
             recorder.flush(step)
+        meet(place.device)  # no checkpoint before every rank's records are on disk
         folder = run
         if rank() == 0:
             folder = state.save(run, step, about)

@@ -141,6 +141,14 @@ def test_two_processes_make_the_steps_of_one(store_path, tmp_path, mode):
         assert left == pytest.approx(right, rel=1e-4, abs=1e-5)
 
 
+def test_no_checkpoint_before_every_process_has_its_records_on_disk(store_path, tmp_path):
+    """A kill in between would cost the records of steps that are not made again."""
+    run = tmp_path / "run"
+    finish(store_path, run, {**CONFIG, "steps": 1}, "--slow-flush", processes=2)
+    manifest = run / "checkpoints" / "step-00000001" / "manifest.json"
+    assert (run / "flushed").stat().st_mtime_ns < manifest.stat().st_mtime_ns
+
+
 @pytest.mark.long
 def test_a_batch_that_the_processes_cannot_share_is_refused_at_once(store_path, tmp_path):
     done = start(store_path, tmp_path / "run", {**CONFIG, "batch": 15}, processes=2)
