@@ -60,9 +60,9 @@ def validate(kind: type[ConfigT], values: Mapping[str, Any], *, source: str) -> 
         raise BadInput(list_faults(f"{source}: {len(faults)} fault(s)", faults)) from None
 
 
-def dump_yaml(config: StageConfig) -> str:
-    """The resolved config as YAML, in the order of its fields."""
-    values = config.model_dump(mode="json")
+def dump_yaml(config: StageConfig, *, exclude_defaults: bool = False) -> str:
+    """The resolved config as YAML, in the order of its fields; on request without what is default."""
+    values = config.model_dump(mode="json", exclude_defaults=exclude_defaults)
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 

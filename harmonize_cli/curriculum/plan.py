@@ -1,12 +1,11 @@
 """A curriculum as data: which samples take part when, and what a suspect one loses."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
-from harmonize_cli.config import StageConfig, load_config
+from harmonize_cli.config import StageConfig, dump_yaml, load_config
 from harmonize_cli.curriculum.indicators import REGISTRY
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import write_text
@@ -163,8 +162,7 @@ def read_plan(path: Path) -> Plan:
 
 def write_plan(plan: Plan, file: Path) -> None:
     """Write a plan without what is default."""
-    values: dict[str, Any] = plan.model_dump(mode="json", exclude_defaults=True)
-    write_text(file, yaml.safe_dump(values, sort_keys=False))
+    write_text(file, dump_yaml(plan, exclude_defaults=True))
 
 
 def scores_folder(plan: Plan, file: Path) -> Path | None:

@@ -59,6 +59,7 @@ def test_faults_are_named() -> None:
 
 def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     plan = _plan(cut={"indicator": "loss", "share": 0.25}, softness=0.1)
+    plan = plan.model_copy(update={"scores": "1e5"})  # a folder, not a number
     write_plan(plan, tmp_path / "plan.yaml")
     assert read_plan(tmp_path) == plan
     with pytest.raises(BadInput, match="no such plan"):
