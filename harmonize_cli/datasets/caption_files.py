@@ -38,6 +38,8 @@ def read_captions(path: Path) -> list[Caption] | list[str]:
 
 
 def _read(path: Path) -> str:
+    if not path.is_file():
+        raise BadInput(f"{path}: is no regular file")
     try:
         with path.open("rb") as f:
             raw = f.read(MAX_FILE + 1)

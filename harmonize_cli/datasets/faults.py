@@ -1,5 +1,6 @@
 """Collecting what is wrong with an input, so that a user mends all of it in one go."""
 
+from harmonize_cli.datasets.fields import escaped_name
 from harmonize_cli.errors import BadInput
 
 _KEPT = 200
@@ -21,7 +22,8 @@ class Faults:
         """Note one fault: `where` is `file:line`, `field` the column or "" for the whole row."""
         self.count += 1
         if len(self.first) < _KEPT:
-            self.first.append(f"{where}: {field}: {what}" if field else f"{where}: {what}")
+            # a line each, that can be printed and kept: file names may hold anything
+            self.first.append(escaped_name(f"{where}: {field}: {what}" if field else f"{where}: {what}"))
 
     def raise_if_any(self) -> None:
         """Raise one `BadInput` with every fault (the first ones in full) if there are any."""

@@ -49,6 +49,8 @@ def checked_name(field: str, value: str) -> str:
 
 def escaped_name(path: str) -> str:
     """A file's path as a name: what a name can't hold stands there as an escape, such as `\\n`."""
+    if path.isascii() and path.isprintable():
+        return path
     return "".join(
         char.encode("unicode_escape").decode() if unicodedata.category(char) in _UNFIT else char
         for char in path

@@ -29,10 +29,18 @@ def encode_json(value: Any) -> bytes:
     Raises:
         ValueError, TypeError: NaN, or a type that JSON has not.
     """
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain
+    return encode_text(_json(value, ascii_only=False))
+
+
+def ascii_json(value: Any) -> str:
+    """The same in ASCII, for HDF5's attributes: they take UTF-8 alone, which a file's name need not be."""
+    return _json(value, ascii_only=True)
+
+
+def _json(value: Any, *, ascii_only: bool) -> str:
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=ascii_only, allow_nan=False, default=_plain
     )
-    return encode_text(text)
 
 
 def _plain(value: Any) -> Any:

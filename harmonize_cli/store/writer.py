@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import harmonize_cli
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import atomic_path
-from harmonize_cli.store.digest import encode_json, encode_text, feature_digest, sample_digest
+from harmonize_cli.store.digest import ascii_json, encode_text, feature_digest, sample_digest
 from harmonize_cli.store.growing import BULK_CHUNK, GrowingDataset, GrowingTexts
 from harmonize_cli.store.schema import (
     FORMAT,
@@ -64,7 +64,7 @@ class ShardWriter:
     ) -> None:
         self.path = Path(path)
         self.features = list(features)
-        self._attrs = encode_json(dict(attrs or {}))
+        self._attrs = ascii_json(dict(attrs or {}))
         self._vocab = vocab
         self._compression = compression
         if len({spec.key for spec in features}) != len(features) or not features:
@@ -180,9 +180,9 @@ class ShardWriter:
             "schema_version": SCHEMA_VERSION,
             "tool_version": harmonize_cli.__version__,
             "n_samples": len(self._ids),
-            "features": encode_json([spec.to_json() for spec in self.features]).decode(),
-            "attrs": self._attrs.decode(),
-            "checksums": encode_json({path: sha for path, sha in checksums.items() if sha}).decode(),
+            "features": ascii_json([spec.to_json() for spec in self.features]),
+            "attrs": self._attrs,
+            "checksums": ascii_json({path: sha for path, sha in checksums.items() if sha}),
         }
         for name, value in head.items():
             self._file.attrs[name] = value

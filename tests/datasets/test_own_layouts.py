@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -58,6 +59,17 @@ def test_folder_with_awkward_names(tmp_path: Path) -> None:
         r"bytes\udcff.mp4": "bytes\udcff.mp4",
         "-näïve '日本'.mp4": "-näïve '日本'.mp4",
     }
+
+
+def test_captions_that_are_no_files_and_have_no_printable_names(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b\udcff.mp4")
+    os.mkfifo(tmp_path / "a.vtt")
+    write(tmp_path / "b\udcff.srt", "nonsense")
+    problems = find("folder", tmp_path).coverage()["first_problems"]
+    assert [line.rpartition("/")[2].partition(" (")[0] for line in problems] == [
+        "a.vtt: is no regular file",
+        r"b\udcff.srt: no captions with times; expected WebVTT or SubRip",
+    ]
 
 
 def test_captions_belong_to_one_video(tmp_path: Path) -> None:

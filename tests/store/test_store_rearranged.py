@@ -290,7 +290,8 @@ def test_export_to_parquet(store: Store, tmp_path: Path) -> None:
 def test_a_file_name_that_is_no_utf8_is_exported_readably(tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     made = [make_sample("a", source="clips/\udcff.mp4")]
-    store = Store.open(write_shard(tmp_path / "s.h5", made))
+    store = Store.open(write_shard(tmp_path / "s.h5", made, attrs={"input": "\udcff.csv"}))
+    assert store.attrs == {"input": "\udcff.csv"}
     to_parquet(store, tmp_path / "pq")
     assert pq.read_table(tmp_path / "pq")["source"].to_pylist() == [r"clips/\xff.mp4"]
     to_webdataset(store, tmp_path / "tar")
