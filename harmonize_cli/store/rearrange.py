@@ -108,10 +108,11 @@ def divide(
 
 
 def parts_by_split(store: Store) -> dict[str, list[int]]:
-    """One part for each value of the column split."""
+    """One part for each value of the column split; samples without one are `none`, or `no-split`."""
     parts: dict[str, list[int]] = {}
+    unknown = "no-split" if "none" in store.splits else "none"
     for i, split in enumerate(store.splits):
-        parts.setdefault(_file_name(store, split or "none"), []).append(i)
+        parts.setdefault(_file_name(store, split or unknown), []).append(i)
     return parts
 
 

@@ -173,6 +173,9 @@ def test_parts_by_number_and_by_ids(store: Store, tmp_path: Path) -> None:
         parts_by_ids(store, tmp_path / "ids.txt")
     with pytest.raises(BadInput, match="exists already"):
         divide(store, tmp_path / "ids", parts_by_number(store, 2))
+    made = [make_sample("a", split=""), make_sample("b", split="none")]
+    named = Store.open(write_shard(tmp_path / "none.h5", made))
+    assert parts_by_split(named) == {"no-split": [0], "none": [1]}
     write_shard(tmp_path / "odd.h5", [make_sample("a", split="../x")])
     with pytest.raises(BadInput, match="can't be the name of a file"):
         parts_by_split(Store.open(tmp_path / "odd.h5"))
