@@ -159,5 +159,5 @@ def _mean(entries: Sequence[Entry], name: str) -> float:
 
 
 def _names(entries: Sequence[Entry]) -> str:
-    names = [str(result.model.get("run", path.stem)) for path, result in entries]
+    names = [result.judged(path.stem) for path, result in entries]
     return ", ".join(names) if len(names) <= 6 else f"{len(names)} runs"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonize_cli.evaluation.probe import Judged
+from harmonize_cli.evaluation.results import Result, verified_sidecar
 from harmonize_cli.files import atomic_path
 
 MOST_NAMES = 60
@@ -28,6 +29,23 @@ def confusion(parts: Sequence[Judged], names: Sequence[Sequence[str]]) -> tuple[
         inside = part.truth >= 0  # a class that training never saw has no row
         np.add.at(counts, (where[part.truth[inside]], where[part.scores[inside].argmax(axis=1)]), 1)
     return counts, known
+
+
+def draw_matrices(result: Result, path: Path) -> None:
+    """Pictures of the confusion matrices beside a result, from the values kept with it."""
+    file = verified_sidecar(path, result)
+    if file is None:
+        return
+    with np.load(file, allow_pickle=False) as queries:
+        for name in queries.files:
+            modality, _, what = name.rpartition("/")
+            if what == "confusion":
+                draw_confusion(
+                    queries[name],
+                    queries[f"{modality}/classes"].tolist(),
+                    path.with_suffix(f".{modality}.png"),
+                    title=f"{modality}, {result.protocol['name']}, {result.split}",
+                )
 
 
 def draw_confusion(counts: NDArray[np.int64], names: Sequence[str], file: Path, *, title: str) -> None:

@@ -17,9 +17,9 @@ from harmonize_cli.evaluation.classifiers.knn import Neighbours
 from harmonize_cli.evaluation.classifiers.logistic import Logistic
 from harmonize_cli.evaluation.classifiers.lowrank import LowRank
 from harmonize_cli.evaluation.classifiers.svm import Svm
-from harmonize_cli.evaluation.confusion import confusion, draw_confusion
+from harmonize_cli.evaluation.confusion import confusion, draw_matrices
 from harmonize_cli.evaluation.protocols import ProbeProtocol
-from harmonize_cli.evaluation.results import Result, intervals, verified_sidecar
+from harmonize_cli.evaluation.results import Result, intervals
 from harmonize_cli.evaluation.sources import Source
 from harmonize_cli.evaluation.splits import coverage, label_column, official_parts, parts_of
 from harmonize_cli.evaluation.stage import Options, Queries, finish, place, provenance
@@ -128,25 +128,8 @@ def evaluate_probe(
         return replace(result, metrics=intervals(metrics), chance=chance, notes=notes), queries
 
     done, path = finish(result, work, place(source, options, result), overwrite=options.overwrite)
-    _draw(done, path)
+    draw_matrices(done, path)
     return done, path
-
-
-def _draw(result: Result, path: Path) -> None:
-    """The confusion matrices beside the result, from the values kept with it."""
-    file = verified_sidecar(path, result)
-    if file is None:
-        return
-    with np.load(file, allow_pickle=False) as queries:
-        for name in queries.files:
-            modality, _, what = name.rpartition("/")
-            if what == "confusion":
-                draw_confusion(
-                    queries[name],
-                    queries[f"{modality}/classes"].tolist(),
-                    path.with_suffix(f".{modality}.png"),
-                    title=f"{modality}, {result.protocol['name']}, {result.split}",
-                )
 
 
 def build_classifier(protocol: ProbeProtocol, device: str = "cpu") -> Classifier:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation import probe as probing
-from harmonize_cli.evaluation.confusion import confusion
+from harmonize_cli.evaluation.confusion import confusion, draw_matrices
 from harmonize_cli.evaluation.embed import device_of
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
 from harmonize_cli.evaluation.results import Result, intervals
@@ -123,7 +123,9 @@ def evaluate_zeroshot(
         notes = [f"classes with unknown words: {', '.join(unknown)}"] if unknown else []
         return replace(result, metrics=intervals(metrics), chance=chance, notes=notes), queries
 
-    return finish(result, work, place(source, options, result), overwrite=options.overwrite)
+    done, path = finish(result, work, place(source, options, result), overwrite=options.overwrite)
+    draw_matrices(done, path)
+    return done, path
 
 
 @torch.inference_mode()

@@ -95,7 +95,7 @@ def _block(
 
 def _row(entry: Entry) -> Row:
     path, result = entry
-    name = str(result.model.get("run") or path.stem)
+    name = result.judged(path.stem)
     step = result.model.get("step")
     return Row(
         f"{name} @ {step}" if step is not None else name, {k: dict(v) for k, v in result.metrics.items()}

@@ -66,6 +66,16 @@ class Result:
         return sha256_json(json.loads(json.dumps(parts)))
 
     @property
+    def untrained(self) -> bool:
+        """Whether it judges fresh weights in a run's architecture (`--untrained`)."""
+        harmonize = self.model.get("harmonize")
+        return isinstance(harmonize, dict) and harmonize.get("mode") == "untrained"
+
+    def judged(self, otherwise: str) -> str:
+        """Whom it judges, for people: the run (`otherwise` where none is known), or its fresh weights."""
+        return str(self.model.get("run") or otherwise) + (" untrained" if self.untrained else "")
+
+    @property
     def name(self) -> str:
         """File name without suffix: readable, and another one for other weights, stores or settings."""
         label = re.sub(r"[^A-Za-z0-9_-]+", "_", str(self.protocol.get("name", "custom")))

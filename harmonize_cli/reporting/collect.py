@@ -61,7 +61,7 @@ def comparable(runs: Sequence[Run]) -> list[dict[str, dict[str, float]]]:
     answers: dict[str, dict[Question, dict[int, dict[str, float]]]] = {}
     for place, run in enumerate(runs):
         for result in sorted(run.results.values(), key=lambda result: result.model.get("step") or 0):
-            for name, metric in result.metrics.items() if not untrained(result) else ():
+            for name, metric in result.metrics.items() if not result.untrained else ():
                 answers.setdefault(name, {}).setdefault(Question.of(result), {})[place] = dict(metric)
     found: list[dict[str, dict[str, float]]] = [{} for _ in runs]
     for name, by_question in answers.items():
@@ -69,12 +69,6 @@ def comparable(runs: Sequence[Run]) -> list[dict[str, dict[str, float]]]:
         for place, metric in by_question[order[0]].items():
             found[place][name] = metric
     return found
-
-
-def untrained(result: Result) -> bool:
-    """Whether it judges fresh weights (`--untrained`)."""
-    harmonize = result.model.get("harmonize")
-    return isinstance(harmonize, dict) and harmonize.get("mode") == "untrained"
 
 
 def _named(folder: Path, runs: Sequence[Path], results: Sequence[Entry]) -> list[Entry]:

@@ -12,7 +12,7 @@ from harmonize_cli.curriculum.hints import HintShare
 from harmonize_cli.curriculum.scores import Scores
 from harmonize_cli.files import write_text
 from harmonize_cli.reporting.charts import CHARTS, svg
-from harmonize_cli.reporting.collect import Run, comparable, untrained
+from harmonize_cli.reporting.collect import Run, comparable
 
 MAIN = ("text-to-video/R@1", "text-to-video/R@10", "audio-to-video/R@10", "video/top-1")
 
@@ -71,7 +71,7 @@ def _table(run: Run) -> dict[str, Any]:
     """Every evaluation of a run with all of its metrics."""
     results = [
         {
-            "task": result.task + (" of fresh weights" if untrained(result) else ""),
+            "task": result.task + (" of fresh weights" if result.untrained else ""),
             "protocol": result.protocol.get("name", ""),
             "split": result.split,
             "coverage": result.coverage,

@@ -17,6 +17,7 @@ from harmonize_cli.evaluation.results import find_results
 from harmonize_cli.evaluation.sources import RunSource
 from harmonize_cli.evaluation.stage import Options
 from harmonize_cli.evaluation.statistics import compare, holm
+from harmonize_cli.evaluation.untrained import untrained
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.store.reader import Store
 
@@ -142,7 +143,7 @@ def test_show_has_a_line_per_metric(runs):
     assert show(one, "csv").startswith("metric,A,B")
 
 
-def test_overview_one_line_per_run_or_per_setting(runs):
+def test_overview_one_line_per_run_or_per_setting(runs, tmp_path):
     single = overview([runs / "base", runs / "other"], patterns=["*/R@10"], intervals=False)
     assert "base-0 @ 1" in single
     assert "text-to-video R@10" in single
@@ -150,6 +151,14 @@ def test_overview_one_line_per_run_or_per_setting(runs):
     assert len(single.splitlines()) == 2 + 4 + 1
     merged = overview([runs / "base"], patterns=["*/R@10"], over_seeds=True, form="markdown")
     assert "| base (2 seeds)" in merged
+    fresh = RunSource(untrained(load_model(runs / "base" / "base-0"), 7))
+    store = Store.open(runs / "store.h5")
+    _, path = evaluate_retrieval(
+        fresh, store, PROTOCOLS["vatt"], options=Options(draws=50, out=tmp_path / "r.json")
+    )
+    assert "base-0 untrained @ 0" in overview([path], patterns=["*/R@10"])
+    (one,) = compare_results([path], [runs / "base" / "base-0"], patterns=["text-to-video/R@10"], draws=50)
+    assert "A: base-0 untrained; B: base-0" in show(one)
     many = overview([runs / "base"], patterns=["text-to-video/*"], form="latex")
     assert many.count("text-to-video") == 3
     assert many.startswith("% retrieval, vatt protocol, split test")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small_world import make_run, make_store
+from small_world import FEATURES, make_run, make_store
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.evaluate_probe import evaluate_probe
@@ -11,6 +11,8 @@ from harmonize_cli.evaluation.results import read_result
 from harmonize_cli.evaluation.sources import RunSource
 from harmonize_cli.evaluation.stage import Options
 from harmonize_cli.models.checkpoint import load_model
+from harmonize_cli.store.reader import Store
+from harmonize_cli.store.writer import ShardWriter
 
 LOGISTIC = PROBES["logistic"].model_copy(update={"c": (1e-2, 1.0), "inner_folds": 2})
 QUICK = Options(draws=50)
@@ -36,6 +38,27 @@ def test_split_store(small_store, small_run):
         assert matrix.trace() / 12 == pytest.approx(result.metrics["video/top-1"]["value"])
         assert queries["video/classes"].tolist() == ["class 0", "class 1", "class 2"]
         assert queries["video/top-1"].mean() == pytest.approx(result.metrics["video/top-1"]["value"])
+
+
+def test_nothing_of_the_test_split_moves_a_probe(small_store, small_run, tmp_path):
+    """Other labels and pictures for all test samples but one: the fit stays, and so does that one's answer."""
+    rng = np.random.default_rng(0)
+    with ShardWriter(tmp_path / "other.h5", FEATURES, vocab=small_store.vocab) as shard:
+        for i in range(len(small_store)):
+            sample = small_store.sample(i)
+            if sample.split == "test" and sample.id != "s012":
+                sample.labels = (f"class {rng.integers(3)}", "half 0")
+                frames = rng.integers(0, 255, sample.features["video/frames"].shape)
+                sample.features["video/frames"] = frames.astype(np.uint8)
+            shard.add(sample)
+    found = []
+    for store in (small_store, Store.open(tmp_path / "other.h5")):
+        result, path = evaluate_probe(RunSource(load_model(small_run)), store, LOGISTIC, options=QUICK)
+        with np.load(path.parent / result.queries["file"]) as queries:
+            assert queries["video/id"][0] == "s012"
+            found.append((result.notes, queries["video/top-1"][0], queries["video/top-1"].tolist()))
+    assert found[0][:2] == found[1][:2]
+    assert found[0][2] != found[1][2]
 
 
 def test_confusion_matrix_is_a_picture(small_store, small_run):

@@ -62,6 +62,7 @@ def test_both_modalities_and_masks(source, small_store):
     with np.load(path.parent / result.queries["file"]) as queries:
         assert len(queries["video/id"]) == 12
         assert len(queries["audio/id"]) == 11
+    assert path.with_suffix(".audio.png").stat().st_size > 5000  # the confusion matrix
 
 
 def test_unknown_words_are_told_and_a_class_without_any_known_word_is_refused(source, small_store):
