@@ -41,7 +41,7 @@ def test_split_store(small_store, small_run):
 
 
 def test_nothing_of_the_test_split_moves_a_probe(small_store, small_run, tmp_path):
-    """Other labels and pictures for all test samples but one: the fit stays, and so does that one's answer."""
+    """Other labels and pictures for all test samples but one: the fit stays, and the answer of that one."""
     rng = np.random.default_rng(0)
     with ShardWriter(tmp_path / "other.h5", FEATURES, vocab=small_store.vocab) as shard:
         for i in range(len(small_store)):
