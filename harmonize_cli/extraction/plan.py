@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from harmonize_cli.datasets.manifest import ManifestRow
 from harmonize_cli.errors import BadInput
+
+# seconds that a seek must skip to be quicker than decoding on: it starts a decoder and lands a little early
+_GAP = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +19,17 @@ class FileGroup:
     video: Path | None
     audio: Path | None
     rows: tuple[ManifestRow, ...]
+
+    def stretches(self) -> list["FileGroup"]:
+        """The rows in parts, each for one decode: between the parts lies much that no row wants."""
+        parts: list[list[ManifestRow]] = []
+        reach = -inf
+        for row in sorted(self.rows, key=lambda row: row.start):
+            if row.start > reach + _GAP:
+                parts.append([])
+            parts[-1].append(row)
+            reach = max(reach, inf if row.end is None else row.end)
+        return [FileGroup(self.video, self.audio, tuple(part)) for part in parts]
 
 
 @dataclass(frozen=True, slots=True)

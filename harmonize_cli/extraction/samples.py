@@ -73,7 +73,9 @@ def judge(
     name = "picture track" if request.kind == "video" else "sound track"
     end = file.ends.get(number)
     if not have:
-        if end is None:
+        if end is None and file.duration is not None and file.duration <= span.start:
+            why = f"the segment starts at {span.start:g} s, but the file ends at {file.duration:.2f} s"
+        elif end is None:
             why = outcome.reason or file.first_error or f"the {name} is empty"
         elif end <= span.start:
             why = (

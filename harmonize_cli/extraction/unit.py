@@ -1,7 +1,7 @@
 """Videos to samples: files decoded, cut and encoded."""
 
 import hashlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -80,35 +80,44 @@ class UnitRunner:
 
     def _group(self, group: FileGroup) -> Iterator[tuple[Sample, Inputs]]:
         """Samples, and what the batched encoders are to make of them."""
-        spans = [span_of(row) for row in group.rows]
-        decodes = self._open(group, spans)
-        if not decodes:
+        files = self._files(group)
+        if not files:
             for row in group.rows:
                 sample = new_sample(row, self.job.root)
                 self._no_media(sample)
                 yield sample, self._add_texts(sample)
             return
-        digest = _digest(group)
-        cutter = Cutter(self.requests, spans)
-        for segment in _segments(decodes, cutter, self.requests):
-            row = group.rows[segment.index]
-            sample = new_sample(row, self.job.root)
-            facts = _file_facts(group, decodes, cutter, digest)
-            frames = self._add_media(sample, segment, spans[segment.index], facts)
-            yield sample, frames | self._add_texts(sample)
+        digest, spent = _digest(group), dict.fromkeys(files, 0.0)
+        for stretch in group.stretches():
+            spans = [span_of(row) for row in stretch.rows]
+            decodes = self._open(files, spans, spent)
+            cutter = Cutter(self.requests, spans)
+            for segment in _segments(decodes, cutter, self.requests):
+                row = stretch.rows[segment.index]
+                sample = new_sample(row, self.job.root)
+                facts = _file_facts(group, decodes, cutter, digest)
+                frames = self._add_media(sample, segment, spans[segment.index], facts)
+                yield sample, frames | self._add_texts(sample)
+            spent = {path: d.decode.spent for path, d in zip(files, decodes, strict=True)}
 
-    def _open(self, group: FileGroup, spans: Sequence[Span]) -> list["_Numbered"]:
-        """Decodes that together serve all requests: one, or two where the sound lies in a file of its own."""
+    def _files(self, group: FileGroup) -> dict[Path, list[int]]:
+        """The file, or the two where the sound lies in one of its own, with the numbers of the requests."""
+        files: dict[Kind, Path | None] = {"video": group.video, "audio": group.audio or group.video}
+        numbers: dict[Path, list[int]] = {}
+        for number, request in enumerate(self.requests):
+            path = files[request.kind]
+            if path is not None:
+                numbers.setdefault(path, []).append(number)
+        return numbers
+
+    def _open(
+        self, files: Mapping[Path, list[int]], spans: Sequence[Span], spent: Mapping[Path, float]
+    ) -> list["_Numbered"]:
+        """A decode per file; together they serve all requests."""
         whole = Span(
             min(s.start for s in spans),
             None if any(s.end is None for s in spans) else max(s.end for s in spans if s.end is not None),
         )
-        files: dict[Kind, Path | None] = {"video": group.video, "audio": group.audio or group.video}
-        by_file: dict[Path, list[int]] = {}
-        for number, request in enumerate(self.requests):
-            path = files[request.kind]
-            if path is not None:
-                by_file.setdefault(path, []).append(number)
         return [
             _Numbered(
                 FileDecode(
@@ -116,12 +125,13 @@ class UnitRunner:
                     [self.requests[n] for n in numbers],
                     whole,
                     deadline=self.job.config.deadline,
+                    spent=spent[path],
                     threads=self.job.threads,
                     decoder=self._decoder,
                 ),
                 numbers,
             )
-            for path, numbers in by_file.items()
+            for path, numbers in files.items()
         ]
 
     def _add_media(self, sample: Sample, segment: Segment, span: Span, file: FileFacts) -> Inputs:

@@ -6,15 +6,15 @@ from contextlib import contextmanager
 
 
 class Deadline:
-    """`seconds` from now on. While it is `paused` the clock stands still.
+    """`seconds` from now on, less those `spent` before. While it is `paused` the clock stands still.
 
     A decoder also waits for those who take its rows: an encoder that is slow, the file before this one. That
     is not its time, and no reason to kill it.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, spent: float = 0.0) -> None:
         self.seconds = seconds
-        self._until = time.monotonic() + seconds
+        self._until = time.monotonic() + seconds - spent
         self._paused: float | None = None
 
     def left(self) -> float:

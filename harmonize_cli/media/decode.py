@@ -49,6 +49,9 @@ class FileDecode:
     its codec unknown) it starts again with what is there, each track on its own.
 
     `deadline` is in seconds of decoding; the time between two chunks that the caller takes does not count.
+    `spent` are those that earlier decodes of the file took, and in the end those of this one as well.
+
+    A file without time stamps can't be seeked in: where nothing is found it is decoded from its start.
     """
 
     def __init__(
@@ -58,12 +61,13 @@ class FileDecode:
         span: Span,
         *,
         deadline: float = 600.0,
+        spent: float = 0.0,
         threads: int = 0,
         decoder: DecoderFactory = FFmpegDecoder,
     ) -> None:
         self._path, self._requests, self._span = path, list(requests), span
         self._threads, self._decoder = threads, decoder
-        self._seconds = deadline
+        self._seconds, self.spent = deadline, spent
         self.info: MediaInfo | None = None
         self.errors: list[str] = []
         self.outcome: dict[Kind, TrackOutcome] = {}
@@ -76,8 +80,11 @@ class FileDecode:
         except MediaError as e:
             self._end(kinds, "failed", str(e))
             return
-        self._deadline = Deadline(self._seconds)
-        yield from self._attempt(kinds)
+        self._deadline = Deadline(self._seconds, self.spent)
+        try:
+            yield from self._attempt(kinds)
+        finally:
+            self.spent = self._seconds - self._deadline.left()
 
     def _attempt(self, kinds: Sequence[Kind]) -> Iterator[Chunk]:
         numbers = [n for n, r in enumerate(self._requests) if r.kind in kinds]
@@ -102,7 +109,10 @@ class FileDecode:
             error = e
         self.info = decoder.info or self.info
         self.errors += [e for e in decoder.errors if e not in self.errors]
-        if error is None:
+        if error is None and not started and self._span.start and self.info and not self.info.duration:
+            self._span = Span(0.0, self._span.end)
+            yield from self._attempt(kinds)
+        elif error is None:
             self._end(kinds, "ok")
         elif started or self.info is None or isinstance(error, DeadlinePassed):
             self._end(kinds, "failed", str(error))
