@@ -14,7 +14,7 @@ import numpy as np
 from harmonize_cli.config import load_config
 from harmonize_cli.datasets.manifest import ManifestRow
 from harmonize_cli.encoders.open_clip import ClipFrames, ClipModel, OpenClipConfig
-from harmonize_cli.extraction.batches import FrameBatcher
+from harmonize_cli.extraction.batches import Batcher
 from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.pipeline import extract
 from harmonize_cli.media.filters import filters_for
@@ -181,7 +181,7 @@ def _bench_open_clip(frames: int, rounds: int) -> dict[str, Any]:
     ready = ((pixels - model.mean.cpu()) / model.std.cpu()).to(model.dtype).contiguous()
 
     def ours() -> None:
-        batcher = FrameBatcher([encoder])
+        batcher = Batcher([encoder])
         for number, piece in enumerate(pieces):
             for _ in batcher.add(Sample(id=str(number)), {encoder.spec.key: piece}):
                 pass

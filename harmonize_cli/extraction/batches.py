@@ -24,7 +24,7 @@ class _Waiting:
     inputs: Inputs
 
 
-class FrameBatcher:
+class Batcher:
     """Holds samples back until some batches of frames, or of texts, are together; then encodes and releases
     them."""
 

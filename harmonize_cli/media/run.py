@@ -26,7 +26,7 @@ from harmonize_cli.media.errors import DeadlinePassed, MediaError
 QUIET = ("-hide_banner", "-nostdin", "-nostats")
 # every message starts with its level, so that errors can be told from the description of the input
 LOG = ("-loglevel", "level+info")
-_MOST_LOG = 1 << 20
+_LOG_HEAD, _LOG_TAIL = 1 << 16, 1 << 20
 # lines that repeat that there was an error, or the file's name, which stands beside the reason anyway
 _NOISE = ("Error opening input file", "Conversion failed", "Task finished with error", "Terminating thread")
 
@@ -112,11 +112,19 @@ class Running:
             raise MediaError(reason_from(self.messages(), code))
 
     def messages(self) -> list[str]:
-        """What ffmpeg said so far, one line each with its level in front (the last 1 MiB of it)."""
-        size = os.fstat(self._log.fileno()).st_size
-        tail = os.pread(self._log.fileno(), _MOST_LOG, max(0, size - _MOST_LOG))
+        """What ffmpeg said so far, one line each with its level in front.
+
+        Of a long log the first 64 KiB, which describe the input, and the last 1 MiB.
+        """
+        log = self._log.fileno()
+        size = os.fstat(log).st_size
+        said = os.pread(log, min(size, _LOG_HEAD), 0)
+        if size > _LOG_HEAD:
+            start = max(_LOG_HEAD, size - _LOG_TAIL)
+            gap = b"\n" if start > _LOG_HEAD else b""
+            said += gap + os.pread(log, _LOG_TAIL, start)
         # not `splitlines`: a file's tags may hold other separators, and must not begin lines of ffmpeg's
-        return tail.decode("utf-8", errors="replace").split("\n")
+        return said.decode("utf-8", errors="replace").split("\n")
 
     def kill(self) -> None:
         """Kill the whole process group, if it is still there."""

@@ -10,7 +10,7 @@ from harmonize_cli.datasets.manifest import ManifestRow
 from harmonize_cli.encoders.frames import FramesConfig, RawFrames
 from harmonize_cli.encoders.open_clip import ClipFrames, ClipModel, ClipTexts, OpenClipConfig
 from harmonize_cli.encoders.tokens import Tokens, TokensConfig, Vocab
-from harmonize_cli.extraction.batches import FrameBatcher
+from harmonize_cli.extraction.batches import Batcher
 from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.pipeline import extract
 from harmonize_cli.media.decode import FileDecode
@@ -36,7 +36,7 @@ def test_batches_are_full_whatever_the_clips(lengths, batch):
     encoder = Counting(batch)
     rng = np.random.default_rng(0)
     clips = [rng.integers(0, 255, (n, 1, 1, 3), np.uint8) for n in lengths]
-    batcher = FrameBatcher([encoder])
+    batcher = Batcher([encoder])
     done = []
     for i, frames in enumerate(clips):
         done += batcher.add(Sample(id=str(i)), {encoder.spec.key: frames} if len(frames) else {})
@@ -64,7 +64,7 @@ class CountingTexts(Tokens):
 
 def test_texts_are_gathered_across_samples():
     encoder = CountingTexts(batch=10)
-    batcher = FrameBatcher([encoder])
+    batcher = Batcher([encoder])
     clips = [[f"w{3 * i}", f"w{3 * i + 1}", f"w{3 * i + 2}"][: i % 4] for i in range(60)]
     done = [s for i, texts in enumerate(clips)
             for s in batcher.add(Sample(id=str(i)), {encoder.spec.key: texts} if texts else {})]  # fmt: skip
@@ -78,7 +78,7 @@ def test_texts_are_gathered_across_samples():
 
 
 def test_samples_that_wait_are_bounded_in_bytes():
-    batcher = FrameBatcher([CountingTexts(batch=1000)])
+    batcher = Batcher([CountingTexts(batch=1000)])
     held = most = 0
     for i in range(40):
         sample = Sample(id=str(i), features={"video/frames": np.zeros((1, 1 << 25), np.uint8)})
