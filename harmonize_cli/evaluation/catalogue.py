@@ -138,7 +138,7 @@ def availability(
         places = [*own, *folders]
         required = [need for need in layouts[benchmark.name].needs if need.required]
         needs = required or layouts[benchmark.name].needs
-        lists = [(" or ".join(need.names), find_list(places, need.names)) for need in needs]
+        lists = [(_some(need.names), find_list(places, need.names)) for need in needs]
         lists += [(name, find_list(places, (name,))) for name in benchmark.more]
         found_lists = [place for _, place in lists if place is not None]
         # a data set that needs no list may be its folder alone; other folders may be other data sets
@@ -152,6 +152,11 @@ def availability(
                 problem = str(e).splitlines()[0]
         found.append(Availability(benchmark, tuple(lists), media, problem))
     return found
+
+
+def _some(names: Sequence[str]) -> str:
+    """The names that a list goes by, the first few of many."""
+    return " or ".join(names if len(names) <= 4 else [*names[:3], "..."])
 
 
 def show(found: Sequence[Availability]) -> str:
