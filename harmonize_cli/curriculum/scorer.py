@@ -16,7 +16,7 @@ from harmonize_cli.harmony.representation import representation_gram
 from harmonize_cli.harmony.scope import Scope
 from harmonize_cli.harmony.sums import GramSum
 from harmonize_cli.harmony.tape import Tape
-from harmonize_cli.models.checkpoint import LoadedModel
+from harmonize_cli.models.checkpoint import LoadedModel, read_loss_state
 from harmonize_cli.objectives.config import LossConfig
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.objectives.trimodal import SPACES, TriModalLoss, trained_pairs
@@ -65,6 +65,8 @@ class Scorer:
         self.losses = list(losses)
         # gradients are taken of the plain losses: weights and negatives as in training
         self.loss = TriModalLoss(LossConfig.model_validate(loaded.config["loss"]))
+        if learned := read_loss_state(loaded.checkpoint):
+            self.loss.load_state_dict(learned)
         needs = {indicator.needs for indicator in indicators}
         self.scopes = {need.removeprefix("gram:") for need in needs if need.startswith("gram:")}
         self.agreement = "agreement" in needs

@@ -9,6 +9,7 @@ RUN/last, RUN/best                                  links to such folders, set a
 import io
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -79,6 +80,23 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
         return load_file(file)
     except (OSError, SafetensorError) as e:
         raise BadInput(f"{file}: can't be read ({e}); take another checkpoint") from e
+
+
+def read_loss_state(folder: Path) -> dict[str, torch.Tensor]:
+    """What a checkpoint's losses had learned (temperatures), by name; empty where it keeps no such state.
+
+    Raises:
+        BadInput: damaged.
+    """
+    file = folder / STATE
+    if not file.is_file():
+        return {}
+    try:
+        # mapped: the optimiser's state beside it, twice the weights in size, is not read
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as e:
+        raise BadInput(f"{file}: can't be read ({e}); take another checkpoint") from e
+    return dict(state.get("loss", {}))
 
 
 def put_weights(model: Vatt, weights: Mapping[str, torch.Tensor], file: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from planted import World
+from planted import World, train
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
@@ -18,7 +18,9 @@ from harmonize_cli.curriculum.scores import Scores, read_scores
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony import Harmonizer
 from harmonize_cli.harmony.rules import conflict_cosine
-from harmonize_cli.models.checkpoint import load_model
+from harmonize_cli.models.checkpoint import STATE, load_model
+from harmonize_cli.objectives.config import LossConfig
+from harmonize_cli.objectives.nce import mil_nce
 from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import Status
@@ -101,6 +103,30 @@ def test_conflict_is_the_cosine_of_what_flows_through_the_sample(world: World) -
         cosine = torch.cosine_similarity(flows[0], flows[1], dim=0).item()
         assert columns["cosine_backbone"][i] == pytest.approx(cosine, abs=2e-4)
         assert columns["norm_vt_backbone"][i] == pytest.approx(flows[1].norm().item(), rel=1e-3)
+
+
+def test_a_learned_temperature_is_the_trained_one(world: World, tmp_path: Path) -> None:
+    """Not where it started; the config's value where a checkpoint keeps no state of the losses."""
+    loss = LossConfig(learn_temperature=True)
+    run = train(world.store, tmp_path / "run", loss=loss, steps=30)
+    loaded = load_model(run)
+    trained = torch.load(loaded.checkpoint / STATE, weights_only=True)["loss"]["tau.vt.log_tau"].exp()
+    assert abs(trained.item() - loss.temperature) > 1e-3
+    batch = StoreDataset(Store.open(world.store), loaded.specs).batch(list(range(12)))
+    out = loaded.model(batch.inputs).embeddings
+    wanted = ["loss_vt"]
+
+    def scored() -> np.ndarray:
+        return Scorer(loaded, pick_indicators(wanted, ["va", "vt"]), ["va", "vt"])(batch)["loss_vt"]
+
+    def expected(tau: float) -> np.ndarray:
+        masks = {"video_mask": batch.present["video"], "partner_mask": batch.text_present}
+        term = mil_nce(out["video_vt"], out["text_vt"], tau, **masks)
+        return torch.where(term.valid, term.per_sample, torch.nan).numpy()
+
+    np.testing.assert_allclose(scored(), expected(trained.item()), rtol=1e-5)
+    torch.save({}, loaded.checkpoint / STATE)
+    np.testing.assert_allclose(scored(), expected(loss.temperature), rtol=1e-5)
 
 
 @pytest.mark.parametrize("scope", ["all", "backbone", "representation"])

@@ -8,7 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.models.checkpoint import MANIFEST, WEIGHTS, load_model, write_checkpoint
+from harmonize_cli.models.checkpoint import (
+    MANIFEST,
+    STATE,
+    WEIGHTS,
+    load_model,
+    read_loss_state,
+    write_checkpoint,
+)
 from harmonize_cli.models.config import ModelConfig
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.store.windows import InputSpec
@@ -45,6 +52,13 @@ def test_weights_come_back(run: Path) -> None:
     loaded = load_model(run)
     assert loaded.step == 3
     assert all(torch.equal(tensor, saved[name]) for name, tensor in loaded.model.state_dict().items())
+
+
+def test_a_state_without_losses_has_learned_nothing_and_a_damaged_one_is_told(run: Path) -> None:
+    assert read_loss_state(run / "last") == {}
+    (run / "last" / STATE).write_bytes(b"no state")
+    with pytest.raises(BadInput, match=r"state\.pt: can't be read"):
+        read_loss_state(run / "last")
 
 
 def test_weights_that_do_not_fit_are_named_with_both_shapes(run: Path) -> None:
