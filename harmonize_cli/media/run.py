@@ -27,6 +27,8 @@ QUIET = ("-hide_banner", "-nostdin", "-nostats")
 # every message starts with its level, so that errors can be told from the description of the input
 LOG = ("-loglevel", "level+info")
 _LOG_HEAD, _LOG_TAIL = 1 << 16, 1 << 20
+# hours of a film with an error in every frame stay below it
+_MOST_LOG = 1 << 28
 # lines that repeat that there was an error, or the file's name, which stands beside the reason anyway
 _NOISE = ("Error opening input file", "Conversion failed", "Task finished with error", "Terminating thread")
 
@@ -71,7 +73,7 @@ class Running:
         assert self._process.stdout is not None
         self.stdout: IO[bytes] = self._process.stdout
         self._deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
-        self._late, self._ended = threading.Event(), threading.Event()
+        self._late, self._flooded, self._ended = (threading.Event() for _ in range(3))
         threading.Thread(target=self._watch, daemon=True).start()
         self._feeder: threading.Thread | None = None
         if stdin is not None:
@@ -98,7 +100,8 @@ class Running:
 
         Raises:
             DeadlinePassed: it had to be killed.
-            MediaError: it failed; the message is the tail of what it said.
+            MediaError: it failed; the message is the tail of what it said. Or it said so much that the disk
+                would fill up.
         """
         code = self._process.wait()
         self._ended.set()
@@ -108,6 +111,8 @@ class Running:
                 raise self._feed_error
         if self._late.is_set():
             raise DeadlinePassed(f"not done after {self._deadline.seconds:g} s, killed")
+        if self._flooded.is_set():
+            raise MediaError("killed for its flood of messages: " + reason_from(self.messages()))
         if code != 0:
             raise MediaError(reason_from(self.messages(), code))
 
@@ -134,8 +139,13 @@ class Running:
 
     def _watch(self) -> None:
         while (left := self._deadline.left()) > 0:
-            if self._ended.wait(max(left, 0.05)):
+            if self._ended.wait(min(max(left, 0.05), 1.0)):
                 return
+            with contextlib.suppress(ValueError):  # it ended just now, and the log is closed
+                if os.fstat(self._log.fileno()).st_size > _MOST_LOG:
+                    self._flooded.set()
+                    self.kill()
+                    return
         if self._process.poll() is None:
             self._late.set()
             self.kill()

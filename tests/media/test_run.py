@@ -64,6 +64,16 @@ def test_a_flood_of_messages_never_blocks():
     assert 1000 < len(messages) < 100_000
 
 
+def test_an_endless_flood_of_messages_does_not_fill_the_disk(monkeypatch):
+    monkeypatch.setattr("harmonize_cli.media.run._MOST_LOG", 1 << 20)
+    flood = "import sys\nwhile True: print('[error] noise', file=sys.stderr)"
+    with (
+        Running([sys.executable, "-c", flood], deadline=60) as running,
+        pytest.raises(MediaError, match="flood of messages: noise"),
+    ):
+        running.wait()
+
+
 def test_return_code_is_an_error():
     with Running([sys.executable, "-c", "raise SystemExit(3)"], deadline=60) as running:
         running.stdout.read()
