@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from zlib import crc32
 
 from harmonize_cli.datasets.manifest import ManifestRow
 from harmonize_cli.errors import BadInput, list_faults
@@ -30,10 +31,14 @@ def failed_ids(store: Store) -> set[str]:
     return {sample for i, sample in enumerate(store.ids) if any(column[i] for column in failed)}
 
 
-def retries(output: Output, rows: Sequence[ManifestRow]) -> list[Task]:
-    """One task for every shard with failed samples that the manifest names."""
+def retries(output: Output, rows: Sequence[ManifestRow], share: tuple[int, int] = (0, 1)) -> list[Task]:
+    """One task for every shard with failed samples that the manifest names, of this job's share of them."""
+    number, jobs = share
     tasks = []
     for path in output.shards():
+        # by name: other jobs add shards meanwhile
+        if crc32(path.name.encode()) % jobs != number:
+            continue
         failed = failed_ids(Store.open(path))
         units = plan_units([row for row in rows if row.id in failed], len(rows) + 1)
         tasks += [Task(unit, path, base=path) for unit in units]

@@ -80,7 +80,7 @@ def extract(
     else:
         output.start()
         output.check(runner.features)
-        tasks = retries(output, rows) if options.mode == "retry-failed" else []
+        tasks = retries(output, rows, options.share) if options.mode == "retry-failed" else []
         done = output.done_ids()
         tasks += [Task(left, output.part(u.index)) for u in mine if (left := u.without(done))]
     expected = sum(len(unit.ids) for unit in mine)

@@ -283,6 +283,22 @@ def test_failed_samples_are_tried_again(media, tmp_path):
     )
 
 
+def test_jobs_of_an_array_share_the_failed_samples_out(media, tmp_path):
+    late = [tmp_path / f"late{i}.mkv" for i in range(6)]
+    for path in late:
+        path.write_bytes(b"")
+    rows = [ManifestRow(id=path.stem, video=path, group=path.stem) for path in late]
+    extract(rows, tmp_path / "s", config("shard_samples=1"))
+    for path in late:
+        path.write_bytes((media / "b.mkv").read_bytes())
+    jobs = [RunOptions(mode="retry-failed", share=(number, 3)) for number in range(3)]
+    tried = [extract(rows, tmp_path / "s", config("shard_samples=1"), job).counts.samples for job in jobs]
+    assert sum(tried) == 6
+    assert max(tried) < 6
+    store = Store.open(tmp_path / "s")
+    assert all(store.facts(i)["attempts"] == 2 for i in range(6))
+
+
 @pytest.mark.parametrize("name", ["s", "s.h5"])
 def test_extend_adds_features_and_keeps_the_rest(media, tmp_path, name):
     rows = [row(media, n, f"{n}{k}", k, k + 1.0) for k in range(3) for n in ("a.mkv", "mute.mkv")]
