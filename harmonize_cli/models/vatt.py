@@ -73,15 +73,17 @@ class Vatt(nn.Module):
         """
         return {m: self._pool(m, inputs[m], inputs.get(f"{m}_mask")) for m in self.modalities if m in inputs}
 
-    def heads(self, pooled: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Embeddings (not normalised) of pooled features; see `FacHead`.
+    def heads(
+        self, pooled: Mapping[str, Tensor], real: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Embeddings (not normalised) of pooled features; see `FacHead`, for `real` as well.
 
         Raises:
             BadInput: the model was exported without its heads.
         """
         if self.head is None:
             raise BadInput("this model was exported without its heads; export it with --heads")
-        embeddings: dict[str, Tensor] = self.head(pooled)
+        embeddings: dict[str, Tensor] = self.head(pooled, real)
         return embeddings
 
     def stack(self, modality: str) -> Transformer:

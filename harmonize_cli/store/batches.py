@@ -38,6 +38,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def real(self) -> dict[str, Tensor]:
+        """Bool by modality, the rows that are data: [B], and for text [B, C], without padding."""
+        return self.present if self.text_present is None else {**self.present, "text": self.text_present}
+
     def to(self, device: torch.device) -> "Batch":
         """The tensors on `device`; pinned ones are copied without waiting."""
 

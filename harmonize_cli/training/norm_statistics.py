@@ -46,7 +46,8 @@ def refresh(model: Vatt, batches: Iterable[Batch], device: torch.device) -> None
         for norm in norms:
             norm.train()
         for batch in batches:
-            model.heads(model.encode(batch.to(device).inputs))
+            moved = batch.to(device)
+            model.heads(model.encode(moved.inputs), moved.real)
     finally:
         for hook in hooks:
             hook.remove()
@@ -70,6 +71,8 @@ class _Totals:
         if kwargs.get("running"):  # sound on its way to the text: it must leave no trace in the video's norm
             return
         x: Tensor = args[0].double()
+        if (real := kwargs.get("real")) is not None:
+            x = x[real]
         self.rows += len(x)
         self.sum += x.sum(0)
         self.squares += x.square().sum(0)

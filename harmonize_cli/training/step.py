@@ -134,7 +134,7 @@ class Gradients:
 
     def _losses(self, pooled: Mapping[str, Tensor], batch: Batch, step: int) -> dict[str, Term]:
         with self._mixed(batch):
-            embeddings = self.model.heads(pooled)
+            embeddings = self.model.heads(pooled, batch.real)
         if self.harmonizer is not None:
             embeddings = self.harmonizer.through_gate(embeddings)
         terms = self._terms(embeddings, batch)

@@ -13,7 +13,7 @@ class Batch:
     """Stands for a batch of one input."""
 
     def __init__(self, x: torch.Tensor) -> None:
-        self.inputs = x
+        self.inputs, self.real = x, None
 
     def to(self, device: torch.device) -> "Batch":
         return self
@@ -30,7 +30,7 @@ class Net(nn.Module):
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         return self.drop(self.lift(x))
 
-    def heads(self, z: torch.Tensor) -> torch.Tensor:
+    def heads(self, z: torch.Tensor, real: None = None) -> torch.Tensor:
         return self.second(self.next(torch.relu(self.first(z))))
 
 
