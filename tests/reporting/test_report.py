@@ -319,6 +319,16 @@ def test_in_a_real_browser(folder: Path, tmp_path: Path) -> None:
         page.keyboard.press("j")
         page.keyboard.press("x")
         assert page.inner_text("#chosen") == "1"
+        boxes = page.locator("#list input")
+        boxes.nth(2).click()  # the keys still work, with the mouse's checkbox in focus
+        assert page.inner_text("#chosen") == "2"
+        page.keyboard.press("j")
+        page.keyboard.press("x")
+        assert boxes.nth(1).is_checked()
+        assert page.inner_text("#chosen") == "3"
+        boxes.nth(2).uncheck()
+        boxes.nth(1).uncheck()
+        assert page.inner_text("#chosen") == "1"
         page.evaluate("document.querySelector('#list audio').play()")
         with page.expect_download() as download:
             page.click("#export")

@@ -94,7 +94,8 @@
 
   document.addEventListener("keydown", (e) => {
     if (e.ctrlKey || e.metaKey || e.altKey) return;
-    if (["INPUT", "SELECT"].includes(document.activeElement.tagName) && e.key !== "Escape") return;
+    // where keys are typed they are no commands; a checkbox that was clicked keeps the focus but takes no text
+    if (document.activeElement.matches("input:not([type=checkbox]), select") && e.key !== "Escape") return;
     const li = at("list").children[here];
     if (e.key === "j") move(here + 1);
     else if (e.key === "k") move(here - 1);
