@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -71,18 +72,24 @@ def short_run(
         HarmonizeError: the run failed.
     """
     values = {**values, "steps": STEPS, "log_every": STEPS // 2, "validation.every": 0}
-    launcher = [sys.executable, "-m"]
-    if processes > 1:
-        launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
     settings = [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     env = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-    done = subprocess.run(
-        [*launcher, "harmonize_cli", "pretrain", str(store), "-o", str(run), *settings],
-        capture_output=True,
-        text=True,
-        env=env,
-        check=False,
-    )
+    with TemporaryDirectory(prefix="harmonize-bench-") as logs:
+        launcher = [sys.executable, "-m"]
+        if processes > 1:
+            launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+            launcher += [
+                "--log-dir",
+                logs,
+                "-m",
+            ]  # else it leaves a folder of its own among the temporary ones
+        done = subprocess.run(
+            [*launcher, "harmonize_cli", "pretrain", str(store), "-o", str(run), *settings],
+            capture_output=True,
+            text=True,
+            env=env,
+            check=False,
+        )
     if done.returncode:
         raise HarmonizeError(f"the probe run failed: {done.stderr.strip().splitlines()[-1:]}")
     figures: dict[str, float] = read_metrics(run)[-1]

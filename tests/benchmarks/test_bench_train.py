@@ -1,6 +1,7 @@
 """`harmonize bench train` on a very small scale: the figures hang together."""
 
 import json
+import tempfile
 
 import pytest
 import torch
@@ -53,6 +54,16 @@ def test_bad_options_are_named():
 def test_a_failed_probe_run_says_why(tmp_path):
     with pytest.raises(HarmonizeError, match="probe run failed"):
         short_run(noise_store(tmp_path / "n.h5", 4), tmp_path / "run", {"batch": 64})
+
+
+def test_several_processes_leave_nothing_among_the_temporary_files(tmp_path, monkeypatch):
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))  # of the launcher too
+    monkeypatch.setattr(tempfile, "tempdir", None)  # read anew
+    with pytest.raises(HarmonizeError, match="probe run failed"):  # refused, so it is short
+        short_run(noise_store(tmp_path / "n.h5", 4), tmp_path / "run", {"batch": 63}, processes=2)
+    assert [path.name for path in temporary.iterdir()] == []
 
 
 @pytest.mark.long
