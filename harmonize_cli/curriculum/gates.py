@@ -9,7 +9,7 @@ from harmonize_cli.curriculum.indicators import REGISTRY
 from harmonize_cli.curriculum.plan import Gate
 from harmonize_cli.curriculum.view import BatchView
 from harmonize_cli.errors import BadInput, list_faults
-from harmonize_cli.harmony.gate import Gate as CosineGate
+from harmonize_cli.harmony import Gate as CosineGate
 from harmonize_cli.objectives.gather import gather, rank
 from harmonize_cli.training.config import PretrainConfig
 

@@ -13,6 +13,7 @@ from harmonize_cli.training.augment import AugmentConfig
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Control = Literal["random", "shuffled", "norm"]
 
 
 class HarmonizeConfig(StageConfig):
@@ -29,7 +30,7 @@ class HarmonizeConfig(StageConfig):
     """sample, microbatch:N or batch."""
     gram: str = "exact"
     """exact, or sketch:K for an estimate of the weights."""
-    control: Literal["random", "shuffled", "norm"] | None = None
+    control: Control | None = None
     """An equal-cost control instead of the method: random drop of the same share, shuffled conflicts, or
     the rule's length without its direction."""
     gamma_start: Annotated[float, Field(ge=-1, le=1)] = -0.3
