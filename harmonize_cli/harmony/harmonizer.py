@@ -15,7 +15,6 @@ from harmonize_cli.harmony._policy import Control, Decision, Policy
 from harmonize_cli.harmony._report import HarmonyReport
 from harmonize_cli.harmony._rule import Weigh, make_rule
 from harmonize_cli.harmony.cut import Cut, make_cut
-from harmonize_cli.harmony.distributed import gather_rows, own_rows, reduce_gradients
 from harmonize_cli.harmony.downstream import ADVICE
 from harmonize_cli.harmony.granularity import Granularity, any_in_unit, spread
 from harmonize_cli.harmony.measure import heads_by_module, measure, read_layers, update
@@ -25,6 +24,7 @@ from harmonize_cli.harmony.sketch import Sketch
 from harmonize_cli.harmony.sums import Buffers
 from harmonize_cli.harmony.tape import Tape, owned
 from harmonize_cli.harmony.whole import WholeBatch
+from harmonize_cli.ranks import gather, own_rows, sum_gradients
 
 Pooled = Tensor | Mapping[str, Tensor] | Iterable[Tensor]
 
@@ -145,7 +145,7 @@ class Harmonizer:
         else:
             gram, decision = self._per_unit(cut, units, scale, defined, step)
             if reduce:
-                reduce_gradients(self.parameters())
+                sum_gradients(self.parameters())
         return self.report(cut, gram, decision, began)
 
     def cut(self, losses: Mapping[str, Tensor], pooled: list[Tensor]) -> Cut:
@@ -238,9 +238,9 @@ class Harmonizer:
     def decide(self, gram: Tensor, defined: Tensor, step: int, losses: list[str]) -> Decision:
         """Decide on the units of all ranks (a few numbers each, on the CPU), return this rank's."""
         if self.granularity.whole:
-            everywhere = gather_rows(defined).any()[None]
+            everywhere = gather(defined).any()[None]
             return self.policy.decide(gram.cpu(), everywhere.cpu(), step, losses)
-        decision = self.policy.decide(gather_rows(gram).cpu(), gather_rows(defined).cpu(), step, losses)
+        decision = self.policy.decide(gather(gram).cpu(), gather(defined).cpu(), step, losses)
         return Decision(
             weights=own_rows(decision.weights),
             taking_part=own_rows(decision.taking_part),
