@@ -31,7 +31,7 @@ def test_schedules_start_and_end_where_they_should() -> None:
 def test_samples_above_the_threshold_pass_and_undefined_ones_always() -> None:
     gate = Gate(schedule="constant", end=0.0)
     assert gate.keep(COSINE, 0).tolist() == [False, False, True, True, True]
-    assert Gate(start=0.9, warmup=3).keep(COSINE, 2).all()
+    assert Gate(start=0.9, steps=9, warmup=3).keep(COSINE, 2).all()
 
 
 def test_quantile_rejects_a_share_of_the_defined_samples() -> None:
@@ -47,11 +47,31 @@ def test_the_best_samples_fill_the_minimum_share() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"schedule": "square"}, {"end": 2.0}, {"schedule": "quantile", "start": -0.3}, {"min_share": 1.5}]
+    "bad",
+    [
+        {"schedule": "square"},
+        {"end": 2.0},
+        {"end": math.nan},
+        {"schedule": "quantile", "start": -0.3},
+        {"min_share": 1.5},
+        {"steps": 0},
+        {"warmup": -1},
+    ],
 )
 def test_bad_settings_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(BadInput, match="gate"):
-        Gate(**bad)  # type: ignore[arg-type]
+        Gate(**{"steps": 10} | bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "quantile"])
+def test_a_moving_threshold_needs_its_length(schedule: str) -> None:
+    """Without one the ramp would be over at the second step."""
+    with pytest.raises(BadInput, match=r"gate\.steps: missing"):
+        Gate(schedule, start=0.1, end=0.2)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=r"gate\.steps: missing"):
+        Gate()
+    assert Gate(schedule, start=0.2, end=0.2).level(7) == 0.2  # type: ignore[arg-type]
+    assert Gate("constant").level(7) == 0.0
 
 
 def decide(policy: Policy, cosines: list[float], step: int = 0, ratio: float = 1.0):  # type: ignore[no-untyped-def]
