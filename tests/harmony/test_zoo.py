@@ -2,7 +2,7 @@
 why not."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 import zoo_calls
 import zoo_layers
 import zoo_routing
+import zoo_towers
 import zoo_weights
 from torch import Tensor, nn
 from zoo import CASES, Case, Losses, Pooled, Reference, contrasts, default_dtype, reference_of
@@ -18,7 +19,7 @@ from zoo import CASES, Case, Losses, Pooled, Reference, contrasts, default_dtype
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony import Harmonizer, HarmonyReport
 
-FILES = [zoo_calls, zoo_layers, zoo_routing, zoo_weights]
+FILES = [zoo_calls, zoo_layers, zoo_routing, zoo_towers, zoo_weights]
 """They register their cases."""
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -26,27 +27,24 @@ SCOPES = ["backbone", "shared", "all", "representation"]
 NAMES = [pytest.param(c.name, marks=[pytest.mark.long] * c.long) for c in CASES.values()]
 
 
-def built(case: Case, dtype: torch.dtype, *, plain: bool = False) -> tuple[nn.Module, Any]:
+def built(
+    case: Case, dtype: torch.dtype, *, plain: bool = False
+) -> tuple[nn.Module, Callable[[], Pooled], Callable[..., Losses]]:
     """The same model, inputs and random state at every call."""
     torch.manual_seed(3)
     with default_dtype(dtype):
-        build = case.plain if plain and case.plain is not None else case.build
-        model, encode = build()
+        model, encode, *losses = (case.plain if plain and case.plain is not None else case.build)()
     torch.manual_seed(5)
-    return model, encode
-
-
-def losses_of(case: Case, pooled: Pooled, number: int, mask: Tensor | None) -> Losses:
-    return contrasts(pooled, number, mask) if case.losses is None else case.losses(pooled)
+    own = losses[0] if losses else None
+    return model, encode, contrasts if own is None else lambda pooled, number, mask: own(pooled)
 
 
 @lru_cache(maxsize=2)
 def reference(name: str, dtype: torch.dtype, number: int = 2, masked: bool = False) -> Reference:
-    case = CASES[name]
-    model, encode = built(case, dtype, plain=True)
     with default_dtype(dtype):
+        model, encode, losses = built(CASES[name], dtype, plain=True)
         pooled = encode()
-        return reference_of(model, pooled, losses_of(case, pooled, number, mask_of(masked)))
+        return reference_of(model, pooled, losses(pooled, number, mask_of(masked)))
 
 
 def mask_of(masked: bool) -> Tensor | None:
@@ -60,24 +58,24 @@ def check(
     case = CASES[name]
     want = reference(name, dtype, number, masked)
     scope = options["scope"]
-    model, encode = built(case, dtype)
-    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    model, encode, make_losses = built(case, dtype)
+    params = [p for p in model.parameters() if p.requires_grad]
     before = torch.zeros_like(want.plain)
     if preset:
         before = torch.linspace(-1, 1, len(before), dtype=dtype) * want.plain.abs().max()
-        for p, part in zip(named.values(), before.split([p.numel() for p in named.values()]), strict=True):
+        for p, part in zip(params, before.split([p.numel() for p in params]), strict=True):
             p.grad = torch.empty_like(p).copy_(part.view_as(p))
-    refused = refusal(case, want, scope)
+    refused, refusable = refusal(case, want, scope)
     harmonizer = Harmonizer(model, **options)
     with default_dtype(dtype):
         try:
             with harmonizer.record():
                 pooled = encode()
-            losses = losses_of(case, pooled, number, mask_of(masked))
+            losses = make_losses(pooled, number, mask_of(masked))
             valid = {"loss 1": torch.tensor([True, False, True, True])} if masked else None
             report = harmonizer.backward(losses, pooled, valid=valid)
         except BadInput as error:
-            assert_says(error, refused or case.refusable)
+            assert_says(error, "|".join(filter(None, [refused, refusable])))
             return None
     assert not refused, f"NOT REFUSED, expected a BadInput that says {refused!r}"
     for key, z in pooled.items():
@@ -94,13 +92,19 @@ def check(
     return report
 
 
-def refusal(case: Case, want: Reference, scope: str) -> str:
-    """What the BadInput must say; empty where the step must be exact."""
+def refusal(case: Case, want: Reference, scope: str) -> tuple[str, str]:
+    """What the BadInput must say where the step must be refused, and where it may be."""
     if scope == "representation":
-        return "" if want.representation.shape[2] else "two losses|shared|representation"
-    if not want.scopes[scope].any():
-        return "shared" if scope == "backbone" and want.scopes["shared"].any() else "scope|parameter"
-    return case.refused
+        empty = "" if want.representation.shape[2] else "two losses|shared|representation"
+        return (
+            ("|".join(filter(None, [empty, case.refused])), case.refusable)
+            if case.everywhere
+            else (empty, "")
+        )
+    if want.scopes[scope].any():
+        return case.refused, case.refusable
+    empty = "shared" if scope == "backbone" and want.scopes["shared"].any() else "scope|parameter"
+    return "|".join(filter(None, [empty, case.refused])), case.refusable
 
 
 def assert_says(error: BadInput, expected: str) -> None:
@@ -126,16 +130,17 @@ def compare(
     off = ((report.gram.to(gram) - gram).abs() / (length[:, :, None] * length[:, None, :])).max().item()
     weights = report.weights.to(want.grads)
     ideal = want.update(weights)
-    grads = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
-    got = torch.cat([flat_grad(grads[n], p) for n, p in want.named.items()])
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    got = torch.cat([flat_grad(p) for p in named.values()])
     if before is not None:
         got = got - before
-    wrong = ((got - ideal).abs().max() / ideal.abs().max().clamp_min(1e-30)).item()
+    largest = ideal.abs().max().clamp_min(1e-2 * want.grads.abs().max().item())
+    wrong = ((got - ideal).abs().max() / largest).item()
     if not max(off, wrong) < tolerance:
         pytest.fail(f"WRONG: Gram off by {off:.1e}, update off by {wrong:.1e}")
     assert_weights(report, rule)
-    for (n, p), reached in zip(want.named.items(), want.reached, strict=True):
-        grad = grads[n]
+    for (n, p), reached in zip(named.items(), want.reached, strict=True):
+        grad = p.grad
         if not reached and before is None:
             assert grad is None, f"{n}: no loss reaches it, so it must have no gradient"
         if grad is not None:
@@ -144,12 +149,16 @@ def compare(
             assert not grad.requires_grad
     for n, p in model.named_parameters():
         assert p.requires_grad or p.grad is None, f"{n} is frozen and got a gradient"
-    own = [g.untyped_storage().data_ptr() for g in grads.values() if g is not None and not g.is_sparse]
+    own = [p.grad.untyped_storage().data_ptr() for p in named.values() if dense(p.grad)]
     assert len(own) == len(set(own)), "two parameters share one gradient tensor"
 
 
-def flat_grad(grad: Tensor | None, p: Tensor) -> Tensor:
-    return torch.zeros(p.numel(), dtype=p.dtype) if grad is None else grad.detach().to_dense().flatten()
+def flat_grad(p: Tensor) -> Tensor:
+    return torch.zeros_like(p).flatten() if p.grad is None else p.grad.detach().to_dense().flatten()
+
+
+def dense(grad: Tensor | None) -> bool:
+    return grad is not None and not grad.is_sparse
 
 
 def assert_weights(report: HarmonyReport, rule: str) -> None:

@@ -22,7 +22,11 @@ D, T = 8, 6
 
 Pooled = dict[str, Tensor]
 Losses = dict[str, Tensor]
-Built = tuple[nn.Module, Callable[[], Pooled]]
+Built = (
+    tuple[nn.Module, Callable[[], Pooled]]
+    | tuple[nn.Module, Callable[[], Pooled], Callable[[Pooled], Losses]]
+)
+"""The model, its encoder over a batch, and the losses where they are not `contrasts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class Case:
     """refused: what the BadInput says where layers are compared, in all scopes but `representation`; empty:
     the case is exact. Refusals that follow from a scope alone (`backbone` without common layers) are no such.
     refusable: what the BadInput says where the case may be refused as well as exact.
-    losses: made from the pooled vectors; None: see `contrasts`.
+    everywhere: what is said of refusals holds for scope `representation` as well.
     plain: as `build`, with a model of the same values whose graph takes single-sample backward passes, where
     that of `build` does not.
     autocast: whether the case runs under bf16 autocast at all.
@@ -40,7 +44,7 @@ class Case:
     build: Callable[[], Built]
     refused: str = ""
     refusable: str = ""
-    losses: Callable[[Pooled], Losses] | None = None
+    everywhere: bool = False
     plain: Callable[[], Built] | None = None
     long: bool = False
     autocast: bool = True
@@ -170,7 +174,6 @@ class Reference:
     """
 
     pooled: Pooled
-    named: dict[str, nn.Parameter]
     grads: Tensor
     plain: Tensor
     reached: Tensor
@@ -189,8 +192,7 @@ class Reference:
 
 def reference_of(model: nn.Module, pooled: Pooled, losses: Mapping[str, Tensor]) -> Reference:
     """By B * K single-sample backward passes over the graph as it stands; the graph is kept."""
-    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    params = list(named.values())
+    params = [p for p in model.parameters() if p.requires_grad]
     z = [each for each in pooled.values() if each.requires_grad]
     deltas = [pull([loss], z, [None]) if loss.requires_grad else [None] * len(z) for loss in losses.values()]
     rows = torch.stack(
@@ -216,7 +218,6 @@ def reference_of(model: nn.Module, pooled: Pooled, losses: Mapping[str, Tensor])
     whole = pull(total, params, [None] * len(total))
     return Reference(
         pooled=pooled,
-        named=named,
         grads=rows,
         plain=flat(params, whole),
         reached=present(whole),
