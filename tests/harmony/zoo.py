@@ -22,10 +22,8 @@ D, T = 8, 6
 
 Pooled = dict[str, Tensor]
 Losses = dict[str, Tensor]
-Built = (
-    tuple[nn.Module, Callable[[], Pooled]]
-    | tuple[nn.Module, Callable[[], Pooled], Callable[[Pooled], Losses]]
-)
+Encode = Callable[[], Pooled]
+Built = tuple[nn.Module, Encode] | tuple[nn.Module, Encode, Callable[[Pooled], Losses]]
 """The model, its encoder over a batch, and the losses where they are not `contrasts`."""
 
 
@@ -34,9 +32,11 @@ class Case:
     """refused: what the BadInput says where layers are compared, in all scopes but `representation`; empty:
     the case is exact. Refusals that follow from a scope alone (`backbone` without common layers) are no such.
     refusable: what the BadInput says where the case may be refused as well as exact.
+    tolerance: a larger one than usual, where the model itself computes parts in single precision.
     everywhere: what is said of refusals holds for scope `representation` as well.
     plain: as `build`, with a model of the same values whose graph takes single-sample backward passes, where
     that of `build` does not.
+    own_losses: `build` gives them.
     autocast: whether the case runs under bf16 autocast at all.
     """
 
@@ -45,8 +45,10 @@ class Case:
     refused: str = ""
     refusable: str = ""
     everywhere: bool = False
+    tolerance: float = 0.0
     plain: Callable[[], Built] | None = None
     long: bool = False
+    own_losses: bool = False
     autocast: bool = True
 
 
@@ -180,10 +182,11 @@ class Reference:
     scopes: dict[str, Tensor]
     representation: Tensor
 
-    def gram(self, scope: str) -> Tensor:
-        """[B, K, K]"""
+    def gram(self, scope: str, units: int = B) -> Tensor:
+        """[B, K, K]; the same for all samples of a unit."""
         of = self.representation if scope == "representation" else self.grads[:, :, self.scopes[scope]]
-        return torch.einsum("bkp,blp->bkl", of, of)
+        of = of.unflatten(0, (units, -1)).sum(1)
+        return torch.einsum("ukp,ulp->ukl", of, of).repeat_interleave(B // units, 0)
 
     def update(self, weights: Tensor) -> Tensor:
         """The whole `.grad`: weighted upstream, plain downstream."""

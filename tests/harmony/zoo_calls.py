@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from zoo import B, D, T, around, linear, param, params, wave
+from zoo import B, Built, D, Net, T, add, around, linear, param, params, single, wave
 
 
 class Forms(nn.Module):
@@ -99,6 +99,53 @@ class Scaled(torch.autograd.Function):
         return g * w, (g * x).sum((0, 1))
 
 
+def compiled(part: Any) -> Any:
+    """By all of dynamo and AOTAutograd, without the seconds of code generation."""
+    return torch.compile(part, backend="aot_eager")
+
+
+def plainly(part: Any) -> Any:
+    return part
+
+
+def residual(wrap: Callable[[Any], Any] = plainly, *, reentrant: bool | None = None) -> Built:
+    """Two layers; `wrap` around the second; or the second checkpointed."""
+    two = nn.Sequential(nn.LayerNorm(D), nn.Linear(D, D), nn.Tanh())
+    x = torch.randn(B, T, 6)
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        h = m.one(x)
+        y = m.two(h) if reentrant is None else checkpoint(m.two, h, use_reentrant=reentrant)
+        return m.last(h + y).mean(1)
+
+    return single(Net(run, one=nn.Linear(6, D), two=wrap(two), last=nn.Linear(D, 4)), x)
+
+
+def compiled_encode(kind: str) -> Built:
+    x = torch.randn(B, T, 6)
+    net = Net(
+        lambda m, x: m.last(torch.tanh(m.one(x) * m.scale)).mean(1),
+        one=nn.Linear(6, D),
+        scale=param(D),
+        last=nn.Linear(D, 4),
+    )
+    if kind == "in place":
+        net.compile(backend="aot_eager")
+    encode = compiled(net.forward) if kind == "function" else net
+    return net, lambda: {"z": encode(x)}
+
+
+def compiled_attention(wrap: Callable[[Any], Any] = compiled) -> Built:
+    layer = nn.TransformerEncoderLayer(D, 2, 16, dropout=0.0, batch_first=True)
+    net = Net(
+        lambda m, x: m.last(m.one(m.first(x))).mean(1),
+        first=nn.Linear(6, D),
+        one=wrap(layer),
+        last=nn.Linear(D, 4),
+    )
+    return single(net, torch.randn(B, T, 6))
+
+
 # calls of every form
 FORMS: dict[str, Callable[[Any, Tensor], Any]] = {
     "tuple": lambda f, h: f((h, None)),
@@ -185,4 +232,20 @@ around(
     "checkpointed function",
     lambda m, h: checkpoint(lambda h: m.two(m.one(h).tanh()), h, use_reentrant=False),
     linear("one", "two"),
+)
+
+
+add("compiled layer", lambda: residual(compiled), plain=residual)
+add("compiled encoder, as a function", lambda: compiled_encode("function"), plain=lambda: compiled_encode(""))
+add("compiled encoder, in place", lambda: compiled_encode("in place"), plain=lambda: compiled_encode(""))
+add(
+    "compiled attention",
+    compiled_attention,
+    plain=lambda: compiled_attention(plainly),
+)
+add(
+    "checkpointed, reentrant",
+    lambda: residual(reentrant=True),
+    plain=residual,
+    refused="reentrant",
 )

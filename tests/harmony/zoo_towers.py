@@ -256,7 +256,7 @@ def headed(
         )
         return net, lambda: net(x), lambda pooled: losses(net, pooled)
 
-    add(name, build, **options)
+    add(name, build, own_losses=True, **options)
 
 
 def heads() -> dict[str, Any]:
@@ -331,7 +331,7 @@ headed(
 )
 
 
-@case("a loss that passes the pooled vectors by", refusable="pooled", everywhere=True)
+@case("a loss that passes the pooled vectors by", own_losses=True, refusable="pooled", everywhere=True)
 def bypass() -> Built:
     x = torch.randn(B, T, 6)
     net = Net(lambda m, x: m.first(x).tanh(), first=nn.Linear(6, D), last=nn.Linear(D, D))
