@@ -36,6 +36,9 @@ AUTOCAST = names(case for case in CASES.values() if case.autocast)
 pytestmark = [
     # dynamo looks at its inputs
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+    # of speed under autocast
+    pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning"),
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning"),
 ]
 
 

@@ -188,6 +188,11 @@ class Reference:
         of = of.unflatten(0, (units, -1)).sum(1)
         return torch.einsum("ukp,ulp->ukl", of, of).repeat_interleave(B // units, 0)
 
+    def rounding(self) -> float:
+        """How far the gradients upstream are from adding up to the plain one."""
+        rest = (self.grads.sum((0, 1)) - self.plain)[self.scopes["all"]]
+        return (rest.abs().max() / self.plain.abs().max()).item()
+
     def update(self, weights: Tensor) -> Tensor:
         """The whole `.grad`: weighted upstream, plain downstream."""
         return self.plain + torch.einsum("bk,bkp->p", weights.to(self.grads) - 1, self.grads)
@@ -235,7 +240,7 @@ def pull(
     roots: Sequence[Tensor], at: Sequence[Tensor], cotangents: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """autograd.grad for cotangents of which some may be missing (of a scalar: 1)."""
-    pairs = [(y, d) for y, d in zip(roots, cotangents, strict=True) if d is not None or y.dim() == 0]
+    pairs = [(y, d) for y, d in zip(roots, cotangents, strict=True) if d is not None or y.numel() == 1]
     if not pairs or not at:
         return [None] * len(at)
     found = torch.autograd.grad(

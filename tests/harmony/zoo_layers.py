@@ -112,8 +112,13 @@ tokens("batch norm without parameters", lambda: nn.BatchNorm1d(6, affine=False),
 tokens("batch norm in eval mode", lambda: evaluated(nn.BatchNorm1d(6)))
 tokens("prelu", nn.PReLU)
 tokens("prelu per channel", lambda: nn.PReLU(6))
-tokens("bilinear", lambda: nn.Bilinear(D, D, D), lambda f, h: f(h, h.roll(1, 1)))
-tokens("bilinear with a shared second input", lambda: nn.Bilinear(D, D, D), lambda f, h: f(h, wave(B, 6, D)))
+tokens("bilinear", lambda: nn.Bilinear(D, D, D), lambda f, h: f(h, h.roll(1, 1)), autocast=False)
+tokens(
+    "bilinear with a shared second input",
+    lambda: nn.Bilinear(D, D, D),
+    lambda f, h: f(h, wave(B, 6, D)),
+    autocast=False,
+)
 tokens("identity", nn.Identity)
 
 # convolutions
