@@ -36,7 +36,7 @@ def train(
     from harmonize_cli.benchmarks.train_report import bench_train, show_bench
     from harmonize_cli.errors import BadInput
     from harmonize_cli.models.config import SIZES
-    from harmonize_cli.training.parallel import pick_device
+    from harmonize_cli.ranks import pick_device
 
     if preset not in SIZES:
         raise BadInput(f"--preset {preset}: choose one of {', '.join(SIZES)}")

@@ -61,7 +61,7 @@ def listed(official: str | None, annotations: Path | None, split: str | None) ->
 
 def pick_device(name: str) -> str:
     """The device, checked."""
-    from harmonize_cli.training.parallel import pick_device as pick
+    from harmonize_cli.ranks import pick_device as pick
 
     return str(pick(name))
 

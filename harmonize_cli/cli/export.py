@@ -50,9 +50,9 @@ def embeddings(
     Example: harmonize export embeddings runs/both store.h5 -o embeddings.parquet
     """
     from harmonize_cli.models.checkpoint import load_model
+    from harmonize_cli.ranks import pick_device
     from harmonize_cli.store.reader import Store
     from harmonize_cli.training.embeddings import embed_store, write_embeddings
-    from harmonize_cli.training.parallel import pick_device
 
     loaded = load_model(run, checkpoint, pick_device(device))
     ids, table = embed_store(loaded, Store.open(store), batch=batch)

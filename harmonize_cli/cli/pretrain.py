@@ -53,8 +53,8 @@ def pretrain(
     from harmonize_cli.config import load_config
     from harmonize_cli.curriculum.ledger import Ledger
     from harmonize_cli.heap import keep_freed_memory
+    from harmonize_cli.ranks import is_first
     from harmonize_cli.training.config import PretrainConfig
-    from harmonize_cli.training.parallel import is_first
     from harmonize_cli.training.pretrain import pretrain as run_pretrain
 
     flags = {

@@ -9,8 +9,8 @@ from harmonize_cli.curriculum.indicators import REGISTRY
 from harmonize_cli.curriculum.plan import Gate
 from harmonize_cli.curriculum.view import BatchView
 from harmonize_cli.errors import BadInput, list_faults
-from harmonize_cli.harmony.gate import Gate as CosineGate
-from harmonize_cli.objectives.gather import gather, rank
+from harmonize_cli.harmony import Gate as CosineGate
+from harmonize_cli.ranks import gather, own_rows
 from harmonize_cli.training.config import PretrainConfig
 
 
@@ -31,7 +31,7 @@ def rejected(gate: Gate, level: float, view: BatchView) -> Tensor:
         found = torch.zeros_like(defined)
         count = int(level * int(defined.sum()))
         found[everyone.masked_fill(~defined, -torch.inf).topk(count).indices] = True
-    return found[rank() * len(value) : (rank() + 1) * len(value)]
+    return own_rows(found)
 
 
 def engine_gate(gate: Gate, level: float) -> CosineGate:

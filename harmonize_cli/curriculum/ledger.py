@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import atomic_path
 from harmonize_cli.harmony import HarmonyReport
-from harmonize_cli.objectives.gather import rank, ranks
 from harmonize_cli.objectives.nce import Term
+from harmonize_cli.ranks import rank, ranks
 from harmonize_cli.store.batches import Batch
 
 FOLDER = "ledger"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harmonize_cli.curriculum.plan import Plan
-from harmonize_cli.harmony.decide import Control
+from harmonize_cli.training.config import Control
 
 ORACLE, BASELINE = "oracle", "baseline"
 TRUTH = "truth"

@@ -16,15 +16,15 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from harmonize_cli.harmony._policy import Decision
+from harmonize_cli.harmony._report import HarmonyReport
 from harmonize_cli.harmony.cut import Cut, upstream_cut
-from harmonize_cli.harmony.decide import Decision
-from harmonize_cli.harmony.distributed import reduce_gradients
 from harmonize_cli.harmony.granularity import any_in_unit, spread
 from harmonize_cli.harmony.harmonizer import Harmonizer, defined_samples
 from harmonize_cli.harmony.measure import add_grams, heads_by_module, measure, read_layers, update
-from harmonize_cli.harmony.report import HarmonyReport
 from harmonize_cli.harmony.representation import representation_gram
 from harmonize_cli.harmony.sums import GramSum
+from harmonize_cli.ranks import sum_gradients
 
 ChunkT = TypeVar("ChunkT")
 
@@ -78,7 +78,7 @@ class CachedStep(Generic[ChunkT]):
             cut.add_plain()
             engine.update_heads(cut, weights)
             if reduce:
-                reduce_gradients(engine.parameters())
+                sum_gradients(engine.parameters())
         return engine.report(cut, gram, decision, began)
 
 

@@ -10,21 +10,21 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony._gate import Gate
+from harmonize_cli.harmony._policy import Control, Decision, Policy
+from harmonize_cli.harmony._report import HarmonyReport
+from harmonize_cli.harmony._rule import Weigh, make_rule
 from harmonize_cli.harmony.cut import Cut, make_cut
-from harmonize_cli.harmony.decide import Control, Decision, Policy
-from harmonize_cli.harmony.distributed import gather_rows, own_rows, reduce_gradients
 from harmonize_cli.harmony.downstream import ADVICE
-from harmonize_cli.harmony.gate import Gate
 from harmonize_cli.harmony.granularity import Granularity, any_in_unit, spread
 from harmonize_cli.harmony.measure import heads_by_module, measure, read_layers, update
-from harmonize_cli.harmony.report import HarmonyReport
 from harmonize_cli.harmony.representation import representation_gram
-from harmonize_cli.harmony.rules import MovingGradVac, Rule, make_rule
 from harmonize_cli.harmony.scope import Scope
 from harmonize_cli.harmony.sketch import Sketch
 from harmonize_cli.harmony.sums import Buffers
 from harmonize_cli.harmony.tape import Tape, owned
 from harmonize_cli.harmony.whole import WholeBatch
+from harmonize_cli.ranks import gather, own_rows, sum_gradients
 
 Pooled = Tensor | Mapping[str, Tensor] | Iterable[Tensor]
 
@@ -45,7 +45,7 @@ class Harmonizer:
 
     Args:
         modules: the model, or several by name.
-        rule: a name for `make_rule`, or any function gram [B, K, K] -> weights [B, K].
+        rule: a name for `make_rule`, a `Rule`, or any function gram [B, K, K] -> weights [B, K].
         scope: see `Scope`. granularity: `sample`, `microbatch:N`, `batch`. gram: `exact` or `sketch:K`.
         gate: curriculum; control: `random`, `shuffled` or `norm` (see `Policy`). seed: of their draws.
     """
@@ -54,7 +54,7 @@ class Harmonizer:
         self,
         modules: nn.Module | Mapping[str, nn.Module],
         *,
-        rule: str | Rule = "realign",
+        rule: str | Weigh = "realign",
         scope: str | Iterable[str] = "backbone",
         gate: Gate | None = None,
         granularity: str = "sample",
@@ -65,7 +65,7 @@ class Harmonizer:
         self.modules = {"": modules} if isinstance(modules, nn.Module) else dict(modules)
         self.scope = Scope.parse(scope)
         self.granularity = Granularity.parse(granularity)
-        self.policy = Policy(make_rule(rule) if isinstance(rule, str) else rule, gate, control, seed)
+        self.policy = Policy(make_rule(rule), gate, control, seed)
         self.sketch = parse_gram(gram, seed)
         self.tape = Tape(self.modules)
         self.doors: list[Tensor] = []
@@ -145,7 +145,7 @@ class Harmonizer:
         else:
             gram, decision = self._per_unit(cut, units, scale, defined, step)
             if reduce:
-                reduce_gradients(self.parameters())
+                sum_gradients(self.parameters())
         return self.report(cut, gram, decision, began)
 
     def cut(self, losses: Mapping[str, Tensor], pooled: list[Tensor]) -> Cut:
@@ -169,8 +169,7 @@ class Harmonizer:
 
     def report(self, cut: Cut, gram: Tensor, decision: Decision, began: float) -> HarmonyReport:
         """End of a step: let a rule with a state see it, and say what happened."""
-        if isinstance(self.policy.rule, MovingGradVac):
-            self.policy.rule.observe(decision.everywhere)
+        self.policy.rule.observe(decision.everywhere)
         return HarmonyReport(
             losses=tuple(cut.losses),
             gram=spread(gram, cut.samples),
@@ -239,9 +238,9 @@ class Harmonizer:
     def decide(self, gram: Tensor, defined: Tensor, step: int, losses: list[str]) -> Decision:
         """Decide on the units of all ranks (a few numbers each, on the CPU), return this rank's."""
         if self.granularity.whole:
-            everywhere = gather_rows(defined).any()[None]
+            everywhere = gather(defined).any()[None]
             return self.policy.decide(gram.cpu(), everywhere.cpu(), step, losses)
-        decision = self.policy.decide(gather_rows(gram).cpu(), gather_rows(defined).cpu(), step, losses)
+        decision = self.policy.decide(gather(gram).cpu(), gather(defined).cpu(), step, losses)
         return Decision(
             weights=own_rows(decision.weights),
             taking_part=own_rows(decision.taking_part),
@@ -274,13 +273,12 @@ class Harmonizer:
         return [p for module in owners for p in owned(module) if p.requires_grad]
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the rule, where it has one."""
-        rule = self.policy.rule
-        return {"rule": rule.state_dict()} if isinstance(rule, MovingGradVac) else {}
+        """The state of the rule."""
+        return {"rule": self.policy.rule.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`."""
-        if isinstance(self.policy.rule, MovingGradVac) and "rule" in state:
+        if "rule" in state:
             self.policy.rule.load_state_dict(state["rule"])
 
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony._report import HarmonyReport
 from harmonize_cli.harmony.cached import RandomState
 from harmonize_cli.harmony.graph import reached
 from harmonize_cli.harmony.harmonizer import Harmonizer, Pooled, listed
-from harmonize_cli.harmony.report import HarmonyReport
 
 Forward = Callable[[], tuple[Mapping[str, Tensor], Pooled]]
 

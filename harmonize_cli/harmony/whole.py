@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony.cut import Cut
-from harmonize_cli.harmony.distributed import sum_over_ranks
 from harmonize_cli.harmony.representation import representation_gram
 from harmonize_cli.harmony.scope import Scope
+from harmonize_cli.ranks import sum_tensors
 
 Grads = list[Tensor | None]
 
@@ -40,13 +40,13 @@ class WholeBatch:
             heads = []
         flat = [g for row in [*rows, *heads] for g in row]
         like = [p.detach() for p in self.params] * (len(rows) + len(heads))
-        flat = sum_over_ranks(flat, like)
+        flat = sum_tensors(flat, like)
         n = len(self.params)
         self.rows = [flat[k * n : (k + 1) * n] for k in range(len(rows))]
         self.heads = [flat[k * n : (k + 1) * n] for k in range(len(rows), len(rows) + len(heads))]
         if scope.name == "representation":
             gram = representation_gram(cut, 1)
-            (summed,) = sum_over_ranks([gram], [gram])
+            (summed,) = sum_tensors([gram], [gram])
             assert summed is not None
             self.gram = summed
         else:

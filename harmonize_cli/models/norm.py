@@ -1,10 +1,9 @@
 """BatchNorm whose statistics may span all ranks, on CPU (gloo) too: torch's SyncBatchNorm is CUDA only."""
 
-from typing import Any
-
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from harmonize_cli.ranks import ranks, sum_over_ranks
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -28,12 +27,15 @@ class BatchNorm(nn.BatchNorm1d):
             )
         if real is not None and real.device.type == "cpu" and bool(real.all()):  # a GPU would be waited for
             real = None
-        across = self.sync and _ranks() > 1
+        across = self.sync and ranks() > 1
         if real is None and not across:
             return super().forward(x)
         wide = x if x.dtype == torch.float64 else x.float()
         counts = wide.new_ones(len(x), 1) if real is None else real.unsqueeze(1).to(wide)
-        total = _sum_over_ranks if across else _as_is
+
+        def total(x: Tensor) -> Tensor:
+            return sum_over_ranks(x) if across else x
+
         totals = total(torch.cat([(wide * counts).sum(0), counts.sum(0)]))
         n = totals[-1].detach()
         mean = totals[:-1] / n.clamp(min=1)
@@ -47,32 +49,3 @@ class BatchNorm(nn.BatchNorm1d):
                 self.num_batches_tracked.add_(1)
         out: Tensor = (wide - mean) * (var + self.eps).rsqrt() * self.weight + self.bias
         return out.to(x.dtype)
-
-
-def _as_is(x: Tensor) -> Tensor:
-    return x
-
-
-def _sum_over_ranks(x: Tensor) -> Tensor:
-    total: Tensor = _SumOverRanks.apply(x)  # type: ignore[no-untyped-call]
-    return total
-
-
-class _SumOverRanks(torch.autograd.Function):
-    """Sum over ranks. Every rank's loss depends on every rank's input, so the gradient is summed as well."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = grads[0].contiguous().clone()
-        dist.all_reduce(grad)
-        return grad
-
-
-def _ranks() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

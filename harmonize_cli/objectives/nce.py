@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from harmonize_cli.objectives.gather import gather, rank, sum_over_ranks
+from harmonize_cli.ranks import gather, rank, sum_over_ranks
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from harmonize_cli.errors import HarmonizeError
+from harmonize_cli.ranks import gather_objects, rank
 from harmonize_cli.store.batches import Batch
-from harmonize_cli.training.parallel import rank, ranks
 
 FILE = "bad_steps.jsonl"
 
@@ -38,12 +37,8 @@ class Statistics:
 
 def note_bad_step(run: Path, step: int, batch: Batch, loss: Tensor, norm: Tensor) -> None:
     """A line of RUN/bad_steps.jsonl with the ids of all ranks. Every rank calls it, or none."""
-    ids: list[list[str]] = [batch.ids]
-    if ranks() > 1:
-        ids = [[] for _ in range(ranks())]
-        dist.all_gather_object(ids, batch.ids)
+    names = [name for part in gather_objects(batch.ids) for name in part]
     if rank() == 0:
-        names = [name for part in ids for name in part]
         line = {"step": step, "loss": str(float(loss)), "grad_norm": str(float(norm)), "ids": names}
         with (run / FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

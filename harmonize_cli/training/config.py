@@ -1,6 +1,6 @@
 """Everything that `harmonize pretrain` can be told; one section per component."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,14 +13,54 @@ from harmonize_cli.training.augment import AugmentConfig
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Control = Literal["random", "shuffled", "norm"]
+
+
+class GateConfig(StageConfig):
+    """The curriculum: a sample takes part while its losses' gradients agree enough. Names as in `Gate`."""
+
+    schedule: Literal["constant", "linear", "cosine", "quantile"] = "linear"
+    """How the threshold on the cosine goes from start to end; constant is end throughout; quantile reads both
+    as shares of the batch to leave out, and goes linearly."""
+    start: Annotated[float, Field(ge=-1, le=1)] = -0.3
+    """Threshold at the first step after the warm-up ..."""
+    end: Annotated[float, Field(ge=-1, le=1)] = 0.0
+    """... and after `steps` more."""
+    steps: Positive | None = None
+    """Steps from start to end; default: to the run's last one."""
+    warmup: NotNegative = 0
+    """Steps without gating, before the schedule starts."""
+    min_share: Share = 0.0
+    """Smallest share of a batch that takes part, whatever the threshold."""
+    rejected: Literal["both", "one", "va", "vt", "at"] = "both"
+    """What a rejected sample loses: all losses, the one that agrees least, or a named one."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> "GateConfig":
+        if self.schedule == "quantile" and min(self.start, self.end) < 0:
+            raise ValueError(
+                f"schedule quantile reads start and end as shares from 0 to 1; they are {self.start:g} and "
+                f"{self.end:g}"
+            )
+        return self
+
+
+OLD_GATE_KEYS = {
+    "schedule": "gate.schedule",
+    "gamma_start": "gate.start",
+    "gamma_end": "gate.end",
+    "warmup": "gate.warmup",
+    "min_kept": "gate.min_share",
+    "reject": "gate.rejected",
+}
 
 
 class HarmonizeConfig(StageConfig):
     """Gradient harmonization (docs/harmonization.md)."""
 
     mode: Literal["none", "realign", "curriculum", "both"] = "none"
-    """realign: project conflicting per-sample gradients; curriculum: leave out samples whose cosine is
-    at most gamma; both: the gate first, then the rule."""
+    """realign: project conflicting per-sample gradients; curriculum: leave out samples by the gate; both: the
+    gate first, then the rule."""
     scope: str = "backbone"
     """Where the gradients are compared: representation, backbone, all, or comma-separated module paths."""
     rule: str = "realign"
@@ -29,23 +69,21 @@ class HarmonizeConfig(StageConfig):
     """sample, microbatch:N or batch."""
     gram: str = "exact"
     """exact, or sketch:K for an estimate of the weights."""
-    control: Literal["random", "shuffled", "norm"] | None = None
+    control: Control | None = None
     """An equal-cost control instead of the method: random drop of the same share, shuffled conflicts, or
     the rule's length without its direction."""
-    gamma_start: Annotated[float, Field(ge=-1, le=1)] = -0.3
-    """Curriculum: threshold on the cosine at the first step ..."""
-    gamma_end: Annotated[float, Field(ge=-1, le=1)] = 0.0
-    """... and at the last one."""
-    schedule: Literal["constant", "linear", "cosine", "quantile"] = "linear"
-    """How gamma moves from start to end; quantile reads both as shares of the batch to leave out."""
-    warmup: NotNegative = 0
-    """Steps without gating."""
-    min_kept: Share = 0.0
-    """Smallest share of a batch that takes part, whatever gamma says."""
-    reject: Literal["both", "one", "va", "vt", "at"] = "both"
-    """What a rejected sample loses: all losses, the one that agrees least, or a named one."""
+    gate: GateConfig = GateConfig()
+    """Of modes curriculum and both."""
     log_every: NotNegative = 0
     """Mode none: measure the conflict every N steps, for the log only (0: never)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _new_names(cls, values: Any) -> Any:
+        old = [key for key in OLD_GATE_KEYS if isinstance(values, dict) and key in values]
+        if old:
+            raise ValueError("; ".join(f"{key} is now called {OLD_GATE_KEYS[key]}" for key in old))
+        return values
 
 
 class OptimConfig(StageConfig):

@@ -3,7 +3,7 @@
 from torch import nn
 
 from harmonize_cli.harmony import Gate, Harmonizer
-from harmonize_cli.training.config import HarmonizeConfig, PretrainConfig
+from harmonize_cli.training.config import GateConfig, PretrainConfig
 
 
 def build_harmonizer(
@@ -24,7 +24,7 @@ def build_harmonizer(
         {"": model, "loss": loss},
         rule=section.rule if section.mode in ("realign", "both") else "sum",
         scope="representation" if idle else section.scope,
-        gate=build_gate(section, steps) if section.mode in ("curriculum", "both") else None,
+        gate=build_gate(section.gate, steps) if section.mode in ("curriculum", "both") else None,
         granularity=section.granularity,
         gram=section.gram,
         control=section.control if section.mode != "none" else None,
@@ -32,14 +32,6 @@ def build_harmonizer(
     )
 
 
-def build_gate(section: HarmonizeConfig, steps: int) -> Gate:
-    """The curriculum: gamma from start to end over the run's steps."""
-    return Gate(
-        schedule=section.schedule,
-        start=section.gamma_start,
-        end=section.gamma_end,
-        steps=max(1, steps - section.warmup),
-        warmup=section.warmup,
-        min_share=section.min_kept,
-        rejected=section.reject,
-    )
+def build_gate(gate: GateConfig, steps: int) -> Gate:
+    """The curriculum of a run of `steps` steps."""
+    return Gate(**gate.model_dump() | {"steps": gate.steps or max(1, steps - gate.warmup)})

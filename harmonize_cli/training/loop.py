@@ -12,14 +12,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from harmonize_cli.harmony import HarmonyReport
-from harmonize_cli.objectives.gather import gather, sum_over_ranks
 from harmonize_cli.progress import progress
+from harmonize_cli.ranks import any_rank, gather, rank, ranks, sum_over_ranks
 from harmonize_cli.store.batches import Batch
 from harmonize_cli.training.bad_steps import FILE, NotFinite, Statistics, note_bad_step
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.metrics import MeanLosses, MetricsLog, Pace
 from harmonize_cli.training.optim import learning_rate
-from harmonize_cli.training.parallel import any_rank, rank, ranks
 from harmonize_cli.training.recorder import Recorder
 from harmonize_cli.training.signals import StopOnSignal
 from harmonize_cli.training.state import TrainingState

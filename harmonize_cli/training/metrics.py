@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from harmonize_cli.errors import missing_extra
-from harmonize_cli.objectives.gather import sum_over_ranks
+from harmonize_cli.ranks import sum_over_ranks
 from harmonize_cli.training.run_folder import METRICS
 from harmonize_cli.training.step import Outcome
 

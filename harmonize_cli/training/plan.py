@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
+from harmonize_cli.ranks import pick_device
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.data import training_samples
 from harmonize_cli.training.loop import seed_step, update
 from harmonize_cli.training.order import Schedule, shuffled
-from harmonize_cli.training.parallel import pick_device
 from harmonize_cli.training.setup import Place, build, make_job, planned_steps, start_state
 
 

@@ -10,13 +10,13 @@ from typing import Any
 from harmonize_cli.curriculum.guide import keep_guide, make_guide
 from harmonize_cli.files import rewind_log
 from harmonize_cli.models.checkpoint import read_manifest
+from harmonize_cli.ranks import check_agreement, pick_device, process_group, rank, ranks
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.data import training_samples
 from harmonize_cli.training.loop import train
 from harmonize_cli.training.metrics import check_tensorboard
 from harmonize_cli.training.order import EpochOrder, Schedule, shuffled
-from harmonize_cli.training.parallel import check_agreement, pick_device, process_group, rank, ranks
 from harmonize_cli.training.recorder import Recorder
 from harmonize_cli.training.run_folder import (
     METRICS,

@@ -13,6 +13,7 @@ from harmonize_cli.models.checkpoint import point, prune
 from harmonize_cli.models.heads import FacHead
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.objectives.trimodal import TriModalLoss
+from harmonize_cli.ranks import barrier, rank, ranks
 from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.windows import InputSpec, resolve_inputs
@@ -25,7 +26,6 @@ from harmonize_cli.training.loop import Job
 from harmonize_cli.training.norm_statistics import refresh, spread
 from harmonize_cli.training.optim import build_optimiser
 from harmonize_cli.training.order import Schedule
-from harmonize_cli.training.parallel import meet, rank, ranks
 from harmonize_cli.training.recorder import Recorder
 from harmonize_cli.training.standardise import fit_inputs
 from harmonize_cli.training.state import TrainingState
@@ -118,7 +118,7 @@ def make_job(
     def save(step: int) -> Path:
         for recorder in recorders:
             recorder.flush(step)
-        meet(place.device)  # no checkpoint before every rank's records are on disk
+        barrier(place.device)  # no checkpoint before every rank's records are on disk
         folder = run
         if rank() == 0:
             folder = state.save(run, step, about)

@@ -12,9 +12,9 @@ from harmonize_cli.harmony.cached import CachedStep
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.objectives.trimodal import TriModalLoss
+from harmonize_cli.ranks import sum_gradients
 from harmonize_cli.store.batches import Batch
 from harmonize_cli.training.guide import Guide
-from harmonize_cli.training.parallel import sum_gradients
 
 
 @dataclass(frozen=True, slots=True)

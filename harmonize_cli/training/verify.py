@@ -6,12 +6,12 @@ from pathlib import Path
 from torch import Tensor
 
 from harmonize_cli.harmony.verify import Verification, worst_error
+from harmonize_cli.ranks import pick_device
 from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.data import training_samples
 from harmonize_cli.training.order import Schedule, shuffled
-from harmonize_cli.training.parallel import pick_device
 from harmonize_cli.training.setup import build, start_state
 
 SAMPLES = 16

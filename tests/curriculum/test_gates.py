@@ -126,8 +126,8 @@ def _same(a: Path, b: Path) -> bool:
 
 @pytest.mark.parametrize("scope", ["representation", "backbone"])
 def test_the_papers_gate_is_a_plan_bit_for_bit(world: World, tmp_path: Path, scope: str) -> None:
-    gamma = {"gamma_start": -0.9, "gamma_end": 0.4}
-    pretrain(world.store, tmp_path / "mode", _config(mode="curriculum", scope=scope, **gamma))
+    gate = {"start": -0.9, "end": 0.4}
+    pretrain(world.store, tmp_path / "mode", _config(mode="curriculum", scope=scope, gate=gate))
     plan = _plan(tmp_path, by=f"cosine_{scope}", unit="value", start=-0.9, end=0.4)
     pretrain(world.store, tmp_path / "plan", _config(scope=scope), curriculum=plan)
     pretrain(world.store, tmp_path / "none", _config(scope=scope))

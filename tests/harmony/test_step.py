@@ -226,7 +226,7 @@ def test_strange_parameters_are_refused(model: TriModal) -> None:
         ({"granularity": "some"}, "granularity"),
         ({"gram": "sketch:x"}, "gram"),
         ({"scope": " , "}, "scope"),
-        ({"granularity": "batch", "gate": Gate()}, "gate"),
+        ({"granularity": "batch", "gate": Gate("constant")}, "gate"),
         ({"control": "magic"}, "control"),
     ],
 )

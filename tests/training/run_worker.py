@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
+from harmonize_cli.ranks import rank
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.parallel import rank
 from harmonize_cli.training.pretrain import pretrain
 
 

@@ -22,7 +22,7 @@ CASES = {
     "both": {"harmonize": {"mode": "both"}},
     "representation": {"harmonize": {"mode": "realign", "scope": "representation"}},
     "options": {
-        "harmonize": {"mode": "curriculum", "scope": "all", "min_kept": 0.5},
+        "harmonize": {"mode": "curriculum", "scope": "all", "gate": {"min_share": 0.5}},
         "loss": {"symmetric": True, "learn_temperature": True, "ignore_same_group": True},
         "optim": {"name": "adamw", "weight_decay": 0.1, "clip": 1.0},
         "augment": {"crop": "area", "flip": 0.5, "colour": 0.8},

@@ -1,14 +1,18 @@
 """Data order and learning rate are pure functions of the step."""
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harmonize_cli.config import load_config
 from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony import Gate
 from harmonize_cli.training.config import PretrainConfig
+from harmonize_cli.training.harmonize import build_gate
 from harmonize_cli.training.optim import learning_rate
 from harmonize_cli.training.order import Schedule, shuffled
 
@@ -69,8 +73,6 @@ def test_published_learning_rates():
 
 
 def test_config_is_checked_as_a_whole():
-    from harmonize_cli.config import load_config
-
     with pytest.raises(BadInput) as fault:
         load_config(
             PretrainConfig,
@@ -88,3 +90,30 @@ def test_config_is_checked_as_a_whole():
         assert part in str(fault.value)
     with pytest.raises(BadInput, match="steps or epochs"):
         load_config(PretrainConfig, None, ["steps=3", "epochs=2"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("schedule=cosine", "gate.schedule"),
+        ("gamma_start=-0.2", "gate.start"),
+        ("gamma_end=0.1", "gate.end"),
+        ("warmup=10", "gate.warmup"),
+        ("min_kept=0.5", "gate.min_share"),
+        ("reject=one", "gate.rejected"),
+    ],
+)
+def test_old_names_of_the_gates_settings_give_the_new_ones(old, new):
+    with pytest.raises(BadInput, match=rf"{old.partition('=')[0]} is now called {new}"):
+        load_config(PretrainConfig, None, [f"harmonize.{old}"])
+
+
+def test_a_gates_settings_are_those_of_the_engine():
+    config = load_config(PretrainConfig, None, ["harmonize.gate.start=-0.5", "harmonize.gate.warmup=20"])
+    assert set(type(config.harmonize.gate).model_fields) == {field.name for field in fields(Gate)}
+    assert build_gate(config.harmonize.gate, 100) == Gate(start=-0.5, end=0.0, steps=80, warmup=20)
+    short = load_config(PretrainConfig, None, ["harmonize.gate.steps=7"])
+    assert build_gate(short.harmonize.gate, 100).steps == 7
+    assert {f.name: f.default for f in fields(Gate)} == type(config.harmonize.gate)().model_dump()
+    with pytest.raises(BadInput, match="shares from 0 to 1"):
+        load_config(PretrainConfig, None, ["harmonize.gate.schedule=quantile"])

@@ -27,7 +27,7 @@ def _filled(batch: Batch) -> Batch:
     [
         {"mode": "none"},
         {"mode": "realign"},
-        {"mode": "both", "scope": "all", "schedule": "quantile", "gamma_start": 0.5, "gamma_end": 0.5},
+        {"mode": "both", "scope": "all", "gate": {"schedule": "quantile", "start": 0.5, "end": 0.5}},
     ],
     ids=["plain", "backbone", "all, gated"],
 )

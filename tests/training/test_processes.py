@@ -150,6 +150,25 @@ def test_two_processes_make_the_steps_of_one(store_path, tmp_path, mode, kind):
         assert left == pytest.approx(right, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_leave_alone_what_no_loss_reaches(store_path, tmp_path):
+    """As one does: weight decay takes parameters with a gradient of zeros, and spares those without any."""
+    config = {
+        **CONFIG,
+        "steps": 2,
+        "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.5, "eps": 1e-4},
+        "model": {**CONFIG["model"], "dropout": 0, "drop_token": 0},
+        "harmonize": {"mode": "none"},
+        "loss": {"vt": 0},
+    }
+    pretrain(store_path, tmp_path / "one", PretrainConfig.model_validate(config))
+    finish(store_path, tmp_path / "two", config, processes=2)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert torch.equal(one["head.va_vt.weight"], two["head.va_vt.weight"])
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[name], atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
 def test_no_checkpoint_before_every_process_has_its_records_on_disk(store_path, tmp_path):
     """A kill in between would cost the records of steps that are not made again."""
     run = tmp_path / "run"

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from harmonize_cli.curriculum.indicators.base import register
 from harmonize_cli.curriculum.view import BatchView
-from harmonize_cli.harmony.rules import conflict_cosine
+from harmonize_cli.harmony import conflict_cosine
 
 for _scope in ("all", "backbone", "representation"):
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.harmony.gate import Gate
-from harmonize_cli.harmony.rules import Rule, conflict_cosine
+from harmonize_cli.harmony._gate import Gate
+from harmonize_cli.harmony._rule import Rule
+from harmonize_cli.harmony._rules import conflict_cosine, usable
 
 Control = Literal["random", "shuffled", "norm"]
 CONTROLS = ("random", "shuffled", "norm")
@@ -75,7 +76,7 @@ class Policy:
             kept, threshold = self.gate.keep(cosine, step), self.gate.threshold(cosine, step)
             if self.control == "random":
                 kept = _same_share(kept, ~measured.isnan(), draw)
-        weights = torch.where(cosine.isnan()[:, None], 1.0, self.rule(judged))
+        weights = torch.where(cosine.isnan()[:, None], 1.0, self._weights(judged))
         taking_part = torch.ones_like(weights)
         if self.gate is not None:
             left = _left_to_rejected(judged, self.gate.rejected, losses)
@@ -85,6 +86,23 @@ class Policy:
             weights = _length_only(weights, gram)
         rejecting = bool((taking_part == 0).any())
         return Decision(weights, taking_part, kept, measured, measured, threshold, rejecting)
+
+    def _weights(self, gram: Tensor) -> Tensor:
+        """The rule's [U, K].
+
+        Raises:
+            BadInput: the rule gave something else, or no finite weight for a usable Gram matrix.
+        """
+        weights = self.rule(gram)
+        wrong = None
+        if not torch.is_tensor(weights) or weights.shape != gram.shape[:2]:
+            shape = list(weights.shape) if torch.is_tensor(weights) else type(weights).__name__
+            wrong = f"gave {shape} for Gram matrices {list(gram.shape)}"
+        elif not weights[usable(gram)].isfinite().all():
+            wrong = "gave a weight that is not finite for gradients that are"
+        if wrong is not None:
+            raise BadInput(f"rule {self.rule.name or self.rule}: {wrong}; expected finite weights [B, K]")
+        return weights.detach().to(gram)
 
 
 def _shuffled(gram: Tensor, cosine: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:

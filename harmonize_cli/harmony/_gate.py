@@ -22,6 +22,8 @@ class Gate:
 
     schedule: `constant` is `end`, `linear` and `cosine` go from `start` to `end` within `steps`; `quantile`
         reads both as shares of the samples to reject and goes linearly.
+    steps: length of the schedule, such as the steps of the run after the warm-up. Needed wherever the
+        threshold moves.
     warmup: steps without gating, before the schedule starts.
     min_share: at least this share of the samples with a defined cosine is kept, the best ones.
     rejected: `both` (all losses), `one` (the loss that agrees least with the others; with two losses that
@@ -31,7 +33,7 @@ class Gate:
     schedule: Schedule = "linear"
     start: float = -0.3
     end: float = 0.0
-    steps: int = 1
+    steps: int | None = None
     warmup: int = 0
     min_share: float = 0.0
     rejected: str = "both"
@@ -45,8 +47,15 @@ class Gate:
         ]
         if self.schedule not in ("constant", "linear", "cosine", "quantile"):
             faults.append(f"gate.schedule: {self.schedule!r}; choose constant, linear, cosine or quantile")
-        if self.steps < 1 or self.warmup < 0:
-            faults.append(f"gate: steps {self.steps} must be at least 1, warmup {self.warmup} at least 0")
+        if self.steps is not None and self.steps < 1:
+            faults.append(f"gate.steps: {self.steps} is not at least 1")
+        if self.steps is None and self.schedule != "constant" and self.start != self.end:
+            faults.append(
+                f"gate.steps: missing; within how many steps does the threshold go from {self.start:g} to "
+                f"{self.end:g}? Give the run's length, or schedule='constant' for {self.end:g} throughout"
+            )
+        if self.warmup < 0:
+            faults.append(f"gate.warmup: {self.warmup} is not at least 0")
         if not 0 <= self.min_share <= 1:
             faults.append(f"gate.min_share: {self.min_share} is not within 0 and 1")
         if faults:
@@ -56,9 +65,9 @@ class Gate:
         """Threshold on the cosine (or share to reject, for `quantile`) at `step`; None during warm-up."""
         if step < self.warmup:
             return None
-        done = min((step - self.warmup) / self.steps, 1.0)
-        if self.schedule == "constant":
+        if self.schedule == "constant" or self.steps is None:
             return self.end
+        done = min((step - self.warmup) / self.steps, 1.0)
         if self.schedule == "cosine":
             done = (1 - math.cos(math.pi * done)) / 2
         return self.start + done * (self.end - self.start)
