@@ -107,9 +107,10 @@ class Realign(GuardedRule):
 
 @register_rule("gradvac")
 class GradVac(TwoLossRule):
-    """Gradient Vaccine (arXiv 2010.05874, Algorithm 1): raise the cosine to `target` r where rho < r; r = 0 is realign.
+    """Gradient Vaccine (arXiv 2010.05874, Algorithm 1): raise the cosine to `target` r where rho < r.
 
-    beta = 1 + p(r sqrt(1-rho^2) - rho sqrt(1-r^2)) / (q sqrt(1-r^2)); alpha with p and q swapped.
+    beta = 1 + p(r sqrt(1-rho^2) - rho sqrt(1-r^2)) / (q sqrt(1-r^2)); alpha with p and q swapped; r = 0 is
+    realign.
     """
 
     values = "COSINE, gradvac:ema or gradvac:ema:DECAY"
@@ -174,9 +175,9 @@ class MGDA(TwoLossRule):
 
 @register_rule("imtl_g")
 class IMTLG(TwoLossRule):
-    """IMTL-G (Liu et al., "Towards Impartial Multi-Task Learning", ICLR 2021): equal projections on both unit gradients.
+    """IMTL-G (Liu et al., "Towards Impartial Multi-Task Learning", ICLR 2021): (q, p)/(p+q).
 
-    (q, p)/(p+q).
+    Equal projections on both unit gradients.
     """
 
     def formula(self, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -254,8 +255,8 @@ class CAGrad(TwoLossRule):
 class MMPareto(TwoLossRule):
     """MMPareto (arXiv 2405.17730, Algorithm 1): the shortest combination at 1.5 times the sum's length.
 
-    b >= 0: (1.5, 1.5); b < 0: g = (c-b)/Q, lam = sqrt((a+c+2b)Q/(4D)); (3 lam g, 3 lam (1-g)). Where the two are opposite (D = 0)
-    there is no such direction: (1.5, 1.5).
+    b >= 0: (1.5, 1.5); b < 0: g = (c-b)/Q, lam = sqrt((a+c+2b)Q/(4D)); (3 lam g, 3 lam (1-g)).
+    Where the two are opposite (D = 0) there is no such direction: (1.5, 1.5).
     """
 
     def formula(self, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
