@@ -25,14 +25,15 @@ class Digits(nn.Module):
         return self.encoder(pixel_values).pooler_output
 
     def losses(self, z: torch.Tensor, pixel_values: torch.Tensor, labels: torch.Tensor) -> dict:
-        pixels = pixel_values.flatten(1)
-        return {"name": cross_entropy(self.name(z), labels), "rebuild": mse_loss(self.rebuild(z), pixels)}
+        rebuilt = self.rebuild(z).view_as(pixel_values)
+        return {"name": cross_entropy(self.name(z), labels), "rebuild": mse_loss(rebuilt, pixel_values)}
 
 
 class HarmonizedTrainer(Trainer):
     """Sends two losses, made from what the model returns, back through a harmonizer."""
 
     def training_step(self, model: nn.Module, inputs: dict, *_: object) -> torch.Tensor:
+        model.train()
         inputs = self._prepare_inputs(inputs)
         with self.harmonizer.record(), self.compute_loss_context_manager():
             z = model(**inputs)
@@ -45,7 +46,6 @@ class HarmonizedTrainer(Trainer):
 
 def main(rule: str = "realign", **settings: object) -> None:
     """Train for 20 steps."""
-    torch.manual_seed(0)
     digits, model = load_digits(), Digits()
     rows = zip(torch.tensor(digits.images)[:, None].float() / 16, digits.target, strict=True)
     data = [{"pixel_values": x, "labels": int(label)} for x, label in rows]

@@ -1,0 +1,139 @@
+"""The promise, on every model of the zoo: `.grad` is exactly sum_i sum_k w[i, k] g[k, i], or BadInput says
+why not."""
+
+import copy
+from collections.abc import Iterable, Iterator
+
+import pytest
+import torch
+import zoo_calls
+import zoo_layers
+import zoo_real
+import zoo_routing
+import zoo_towers
+import zoo_weights
+from _pytest.mark import ParameterSet
+from zoo import CASES, Case
+from zoo_check import Step, assert_says, check, flat_grad, reference, refusal
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony import Harmonizer
+
+FILES = [zoo_calls, zoo_layers, zoo_real, zoo_routing, zoo_towers, zoo_weights]
+"""They register their cases."""
+
+SCOPES = ["backbone", "shared", "all", "representation"]
+
+
+def names(cases: Iterable[Case]) -> list[ParameterSet]:
+    return [pytest.param(case.name, marks=[pytest.mark.long] * case.long) for case in cases]
+
+
+ALL = names(CASES.values())
+CONTRASTS = names(case for case in CASES.values() if not case.own_losses)
+AUTOCAST = names(case for case in CASES.values() if case.autocast)
+
+pytestmark = [
+    # dynamo looks at its inputs
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+    # of speed under autocast
+    pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning"),
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("rule", ["sum", "realign"])
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("name", ALL)
+def test_exact_or_refused(name: str, scope: str, rule: str) -> None:
+    check(Step(name), scope=scope, rule=rule, preset=rule == "realign")
+
+
+@pytest.mark.parametrize("scope", ["backbone", "all"])
+@pytest.mark.parametrize("name", ALL)
+def test_exact_in_single_precision(name: str, scope: str) -> None:
+    check(Step(name, torch.float32), scope=scope, rule="realign")
+
+
+@pytest.mark.parametrize("name", AUTOCAST)
+def test_near_under_autocast(name: str) -> None:
+    check(Step(name, torch.bfloat16), scope="all", rule="realign")
+
+
+@pytest.mark.parametrize("scope", ["shared", "all"])
+@pytest.mark.parametrize("name", CONTRASTS)
+def test_exact_with_three_losses(name: str, scope: str) -> None:
+    check(Step(name, losses=3), scope=scope, rule="realign")
+
+
+@pytest.mark.parametrize("name", CONTRASTS)
+def test_exact_where_a_sample_lacks_a_loss(name: str) -> None:
+    report = check(Step(name, lacking=True), scope="all", rule="realign")
+    if report is not None:
+        assert report.cosine.isnan()[1]
+        assert report.weights[1].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_exact_for_microbatches(name: str) -> None:
+    """The gradients of two samples are added before they are compared."""
+    check(Step(name), scope="all", rule="realign", granularity="microbatch:2")
+
+
+@pytest.mark.parametrize("name", CONTRASTS)
+def test_exact_for_the_batch(name: str) -> None:
+    """The whole gradients are compared: no layer need be refused."""
+    check(Step(name), scope="all", rule="realign", granularity="batch")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_sketches_leave_the_update_exact(name: str) -> None:
+    check(Step(name), scope="all", rule="realign", gram="sketch:2")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_two_steps_add_up(name: str) -> None:
+    step = Step(name)
+    rows = []
+    with step.default():
+        for steps in (1, 2):
+            model, encode, make_losses = step.build()
+            start = copy.deepcopy(model.state_dict())
+            harmonizer = Harmonizer(model, scope="all")
+            try:
+                for _ in range(steps):
+                    model.load_state_dict(start)
+                    torch.manual_seed(5)
+                    with harmonizer.record():
+                        pooled = encode()
+                    harmonizer.backward(make_losses(pooled), pooled)
+            except BadInput as error:
+                must, may = refusal(step.case, reference(step), {"scope": "all"})
+                assert_says(error, must or may)
+                return
+            rows.append(torch.cat([flat_grad(p) for p in model.parameters() if p.requires_grad]))
+    torch.testing.assert_close(rows[1], 2 * rows[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "scope"),
+    [("three modalities through one body", "backbone"), ("three separate towers", "shared")],
+)
+def test_the_scope_that_is_taken_where_none_is_given(name: str, scope: str) -> None:
+    step = Step(name)
+    with step.default():
+        model, encode, make_losses = step.build()
+        harmonizer = Harmonizer(model)
+        with harmonizer.record():
+            pooled = encode()
+        report = harmonizer.backward(make_losses(pooled), pooled)
+    assert report.scope == scope
+    torch.testing.assert_close(report.gram, reference(step).gram(scope))
