@@ -203,7 +203,7 @@ class Harmonizer:
         Raises:
             BadInput: the model can't be harmonized this way; the message says what to do.
         """
-        with explained():
+        with explained(), outside_autocast():
             self._need_record()
             scale = 1.0
             if scaler is not None and scaler.is_enabled():
@@ -222,7 +222,7 @@ class Harmonizer:
         """
         if self.granularity.whole:
             raise BadInput("granularity: batch is measured by `backward` alone")
-        with explained():
+        with explained(), outside_autocast():
             self._mask = []
             wanted = [Scope.parse(scope) for scope in scopes] or [self.scope]
             cut = self.cut(losses, pooled, read_heads=any(scope.name == "all" for scope in wanted))
@@ -552,6 +552,16 @@ def defined_samples(valid: Mapping[str, Tensor] | None, cut: Cut) -> Tensor:
             raise BadInput(f"valid[{name!r}]: expected one of the losses {cut.losses} and shape [{samples}]")
         flags &= of.to(flags)
     return flags
+
+
+@contextmanager
+def outside_autocast() -> Iterator[None]:
+    """Inner products need float32; Lightning, for one, runs the backward pass where the forward pass ran."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 EXPLAINED = {

@@ -90,6 +90,32 @@ def test_rule_sum_is_the_frameworks_plain_step(
     assert 1 - torch.cosine_similarity(realigned, plain, dim=0) > 2 * tolerance
 
 
+@pytest.mark.parametrize("scope", ["backbone", "all", "representation"])
+def test_backward_under_autocast_is_that_outside(scope: str) -> None:
+    """Lightning makes the whole step under autocast; Gram matrices and gradients must not be cast."""
+
+    def made(*, inside: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        model, head, x = (
+            nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 8)),
+            nn.Linear(8, 1),
+            torch.randn(12, 16),
+        )
+        harmonizer = Harmonizer({"model": model, "head": head}, scope=scope)
+        with torch.autocast("cpu", torch.bfloat16):
+            with harmonizer.record():
+                z = model(x)
+                losses = {"a": z.float().square().sum(), "b": -head(z).float().sum()}
+            if inside:
+                report = harmonizer.backward(losses, z)
+        if not inside:
+            report = harmonizer.backward(losses, z)
+        grads = [p.grad for p in harmonizer.parameters() if p.grad is not None]
+        return [report.gram, *grads]
+
+    torch.testing.assert_close(made(inside=True), made(inside=False), rtol=1e-6, atol=1e-6)
+
+
 def test_lightnings_checkpoint_keeps_the_rules_state(tmp_path: Path) -> None:
     pytest.importorskip("lightning")
     moved("lightning_module", "gradvac:ema", limit_train_batches=3, default_root_dir=tmp_path)
