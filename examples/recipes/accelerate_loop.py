@@ -22,23 +22,22 @@ def main(rule: str = "realign", accumulate: int = 2, **settings: object) -> None
     data = TensorDataset(clean + 0.3 * torch.randn(clean.shape), clean, torch.tensor(digits.target))
     body = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.LayerNorm(128), nn.Linear(128, 32))
     heads = nn.ModuleDict({"name": nn.Linear(32, 10), "rebuild": nn.Linear(32, 64)}).to(accelerator.device)
-    model = nn.ModuleDict({"body": body, "heads": heads})
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam([*body.parameters(), *heads.parameters()], lr=3e-3)
     # heads stay outside: a prepared model may return a copy in float32, and the losses have to be made from
     # the very vectors that `backward` gets
-    encode, optimizer, loader = accelerator.prepare(body, optimizer, DataLoader(data, batch_size=64))
-    harmonizer = Harmonizer(model, scope="body", rule=rule)
+    body, optimizer, loader = accelerator.prepare(body, optimizer, DataLoader(data, batch_size=64))
+    harmonizer = Harmonizer({"body": body, "heads": heads}, scope="body", rule=rule)
+    share = 1 / (accumulate * accelerator.num_processes)  # gradients are summed over parts and ranks
     for step, (noisy, wanted, label) in enumerate(loader):
-        with accelerator.accumulate(encode):
+        with accelerator.accumulate(body):
             with harmonizer.record():
-                z = encode(noisy)
+                z = body(noisy)
                 losses = {
-                    "name": cross_entropy(heads["name"](z), label) / accumulate,
-                    "rebuild": mse_loss(heads["rebuild"](z), wanted) / accumulate,
+                    "name": cross_entropy(heads["name"](z), label) * share,
+                    "rebuild": mse_loss(heads["rebuild"](z), wanted) * share,
                 }
-            # ranks' gradients are summed in the last of the accumulated steps
             report = harmonizer.backward(losses, z, step=step, reduce=accelerator.sync_gradients)
-            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            accelerator.clip_grad_norm_(harmonizer.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
     accelerator.print({name: round(value, 3) for name, value in report.scalars().items()})

@@ -24,34 +24,34 @@ class Digits(nn.Module):
     def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         return self.encoder(pixel_values).pooler_output
 
-    def losses(self, z: torch.Tensor, pixel_values: torch.Tensor, labels: torch.Tensor) -> dict:
-        rebuilt = self.rebuild(z).view_as(pixel_values)
-        return {"name": cross_entropy(self.name(z), labels), "rebuild": mse_loss(rebuilt, pixel_values)}
-
 
 class HarmonizedTrainer(Trainer):
     """Sends two losses, made from what the model returns, back through a harmonizer."""
 
+    rule, harmonizer = "realign", None
+
     def training_step(self, model: nn.Module, inputs: dict, *_: object) -> torch.Tensor:
         model.train()
-        inputs = self._prepare_inputs(inputs)
+        self.harmonizer = self.harmonizer or Harmonizer(model, rule=self.rule)  # in DDP where there is one
+        x, heads = self._prepare_inputs(inputs), self.accelerator.unwrap_model(model)
+        parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes
         with self.harmonizer.record(), self.compute_loss_context_manager():
-            z = model(**inputs)
-            losses = self.accelerator.unwrap_model(model).losses(z, **inputs)
-        losses = {name: loss / self.current_gradient_accumulation_steps for name, loss in losses.items()}
+            z = model(**x)
+            name = cross_entropy(heads.name(z), x["labels"])
+            rebuild = mse_loss(heads.rebuild(z), x["pixel_values"].flatten(1))
+        losses = {"name": name / parts, "rebuild": rebuild / parts}
         last = self.accelerator.sync_gradients  # of the accumulated parts
         self.harmonizer.backward(losses, z, step=self.state.global_step, reduce=last)
-        return sum(losses.values()).detach()
+        return (name + rebuild).detach() / parts
 
 
 def main(rule: str = "realign", **settings: object) -> None:
     """Train for 20 steps."""
-    digits, model = load_digits(), Digits()
-    rows = zip(torch.tensor(digits.images)[:, None].float() / 16, digits.target, strict=True)
-    data = [{"pixel_values": x, "labels": int(label)} for x, label in rows]
+    digits = zip(*load_digits(return_X_y=True), strict=True)
+    data = [{"pixel_values": torch.tensor(x).view(1, 8, 8).float() / 16, "labels": y} for x, y in digits]
     arguments = TrainingArguments(max_steps=20, use_cpu=True, save_strategy="no", **settings)
-    trainer = HarmonizedTrainer(model, arguments, train_dataset=data)
-    trainer.harmonizer = Harmonizer(model, scope="encoder", rule=rule)
+    trainer = HarmonizedTrainer(Digits(), arguments, train_dataset=data)
+    trainer.rule = rule
     trainer.train()
 
 

@@ -29,7 +29,8 @@ class Digits(lightning.LightningModule):
         with self.harmonizer.record():
             z = self.body(noisy)
             name, rebuild = cross_entropy(self.name(z), label), mse_loss(self.rebuild(z), clean)
-        report = self.harmonizer.backward({"name": name, "rebuild": rebuild}, z, step=self.global_step)
+        losses = {"name": name / self.trainer.world_size, "rebuild": rebuild / self.trainer.world_size}
+        report = self.harmonizer.backward(losses, z, step=self.global_step)
         self.optimizers().step()
         self.log_dict({"loss_name": name, "loss_rebuild": rebuild, **report.scalars()})
 

@@ -1,6 +1,9 @@
 """The recipes for training frameworks: with rule `sum` they train what the framework's plain step trains."""
 
 import runpy
+import socket
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 class Plain:
     """Stands where the harmonizer does, for the reference: one backward pass of the losses' sum."""
 
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
     def record(self) -> nullcontext[None]:
         return nullcontext()
 
@@ -37,16 +43,20 @@ class Plain:
     def state_dict(self) -> dict[str, Any]:
         return {}
 
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.model.parameters())
+
 
 def moved(recipe: str, rule: str, **settings: Any) -> Tensor:
     """How far the recipe took the weights; rule "" is the plain step."""
     models: list[nn.Module] = []
     before: list[Tensor] = []
 
-    def make(model: nn.Module, **options: Any) -> Harmonizer | Plain:
+    def make(given: nn.Module | dict[str, nn.Module], **options: Any) -> Harmonizer | Plain:
+        model = given if isinstance(given, nn.Module) else nn.ModuleDict(given)
         models.append(model)
         before.append(nn.utils.parameters_to_vector(model.parameters()).detach().clone())
-        return Harmonizer(model, **options) if rule else Plain()
+        return Harmonizer(given, **options) if rule else Plain(model)
 
     main = runpy.run_path(str(RECIPES / f"{recipe}.py"))["main"]
     main.__globals__["Harmonizer"] = make
@@ -114,6 +124,29 @@ def test_backward_under_autocast_is_that_outside(scope: str) -> None:
         return [report.gram, *grads]
 
     torch.testing.assert_close(made(inside=True), made(inside=False), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("recipe", ["distributed", "fully_sharded"])
+def test_two_processes_train_the_weights_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    script, one, two = RECIPES / f"{recipe}.py", tmp_path / "one.pt", tmp_path / "two.pt"
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--log-dir", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, str(script), str(two)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in alone.items():
+        monkeypatch.setenv(name, value)
+    runpy.run_path(str(script))["main"](str(one))
+    torch.testing.assert_close(torch.load(one), torch.load(two), rtol=1e-5, atol=1e-6)
 
 
 def test_lightnings_checkpoint_keeps_the_rules_state(tmp_path: Path) -> None:
