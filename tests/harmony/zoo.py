@@ -225,7 +225,7 @@ def reference_of(model: nn.Module, pooled: Pooled, losses: Mapping[str, Tensor])
     total = [loss for loss in losses.values() if loss.requires_grad]
     whole = pull(total, params, [None] * len(total))
     return Reference(
-        pooled=pooled,
+        pooled={name: each.detach() for name, each in pooled.items()},
         grads=rows,
         plain=flat(params, whole),
         reached=present(whole),
