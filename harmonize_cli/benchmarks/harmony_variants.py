@@ -77,7 +77,7 @@ def _ours(model: Model, batch: dict[str, Tensor], mixed: Mixed) -> Run:
         with mixed(), harmonizer.record():
             pooled = model.encode(batch)
             losses = model.losses(model.embed(pooled))
-        return harmonizer.gram(losses, pooled)
+        return harmonizer.grams(losses, pooled)["auto"]
 
     return run
 

@@ -10,12 +10,7 @@ from torch import Tensor
 from harmonize_cli.curriculum.indicators import REGISTRY, Indicator
 from harmonize_cli.curriculum.view import Bank, BatchView
 from harmonize_cli.errors import BadInput, list_faults
-from harmonize_cli.harmony.cut import Cut, make_cut
-from harmonize_cli.harmony.measure import add_grams, heads_by_module, measure, read_layers
-from harmonize_cli.harmony.representation import representation_gram
-from harmonize_cli.harmony.scope import Scope
-from harmonize_cli.harmony.sums import GramSum
-from harmonize_cli.harmony.tape import Tape
+from harmonize_cli.harmony import Harmonizer
 from harmonize_cli.models.checkpoint import LoadedModel, read_loss_state
 from harmonize_cli.objectives.config import LossConfig
 from harmonize_cli.objectives.nce import Term
@@ -70,7 +65,9 @@ class Scorer:
         needs = {indicator.needs for indicator in indicators}
         self.scopes = {need.removeprefix("gram:") for need in needs if need.startswith("gram:")}
         self.agreement = "agreement" in needs
-        self.tape = Tape({"": loaded.model}) if self.scopes & {"backbone", "all"} else None
+        self.layered = bool(self.scopes - {"representation"})
+        scope = "backbone" if self.layered else "representation"
+        self.harmonizer = Harmonizer({"": loaded.model, "loss": self.loss}, scope=scope)
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
         """Indicator -> [B]."""
@@ -83,38 +80,24 @@ class Scorer:
         if not (self.scopes or self.agreement):
             with torch.no_grad():
                 return self._view(batch, self.model.encode(batch.inputs))
-        if self.tape is None:
+        if not self.layered:
             with torch.no_grad():
                 pooled = self.model.encode(batch.inputs)
             view = self._view(batch, pooled := {m: z.requires_grad_() for m, z in pooled.items()})
         else:
-            with self.tape.record():
+            with self.harmonizer.record():
                 view = self._view(batch, pooled := self.model.encode(batch.inputs))
-        values = {name: view.terms[name].value for name in self.losses}
-        calls = [] if self.tape is None else self.tape.take()
-        cut = make_cut(values, list(pooled.values()), calls, read_heads="all" in self.scopes)
+        losses = {name: view.terms[name].value for name in self.losses}
         if self.agreement:
-            found = zip(self.losses, cut.delta, strict=True)
-            view.agreement = {name: batch_agreement(cut.pooled, delta) for name, delta in found}
-        view.grams = self._grams(cut)
+            vectors = list(pooled.values())
+            found = {}
+            for name, loss in losses.items():
+                delta = torch.autograd.grad(loss, vectors, retain_graph=True, allow_unused=True)
+                found[name] = batch_agreement(vectors, delta)
+            view.agreement = found
+        if self.scopes:
+            view.grams = self.harmonizer.grams(losses, pooled, sorted(self.scopes))
         return view
-
-    def _grams(self, cut: Cut) -> dict[str, Tensor]:
-        """Scope -> [B, K, K], of the scopes that the indicators ask for."""
-        grams = {}
-        if "representation" in self.scopes:
-            grams["representation"] = representation_gram(cut, cut.samples)
-        if self.tape is not None:
-            found = measure(cut, cut.samples, Scope.parse("backbone"), self.tape.names.values(), None)
-            grams["backbone"] = found.gram
-            if "all" in self.scopes:
-                # every layer but those that are in the backbone's sum already
-                heads, _ = read_layers(heads_by_module(cut), cut.samples, set())
-                rest = GramSum(cut.samples, len(cut.losses), found.gram)
-                add_grams([layer for layer in found.layers if layer.name not in found.names], rest, None)
-                add_grams(heads, rest, None)
-                grams["all"] = found.gram + rest.table()
-        return grams
 
     def _view(self, batch: Batch, pooled: Mapping[str, Tensor]) -> BatchView:
         embeddings = self.model.heads(pooled)

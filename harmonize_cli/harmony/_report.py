@@ -16,7 +16,8 @@ class HarmonyReport:
 
     gram: [B, K, K]. cosine: [B], the smallest between two losses; NaN where a sample has only one loss or a
     zero gradient. weights: [B, K], 0 where gated. kept: [B] bool. threshold: the gate's, None without one.
-    seconds: time from the losses to the gradients.
+    scope: where the Gram was taken; for `auto`, what it came to. seconds: time from the losses to the
+    gradients. slow: paths of the parameters whose Gram took a backward pass for every unit and loss.
     """
 
     losses: tuple[str, ...]
@@ -27,6 +28,7 @@ class HarmonyReport:
     threshold: float | None
     scope: str
     seconds: float
+    slow: tuple[str, ...] = ()
 
     def norms(self) -> Tensor:
         """Lengths of the gradients, [B, K]."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from harmonize_cli.harmony.scope import Scope
+from harmonize_cli.harmony import Harmonizer
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.objectives.trimodal import TriModalLoss
 from harmonize_cli.store.windows import InputSpec
@@ -40,9 +40,9 @@ def describe_model(specs: Mapping[str, InputSpec], config: PretrainConfig) -> li
         terms = loss(model.heads(pooled), present, torch.ones(2, texts, dtype=torch.bool))
     owners = {p: name for name, module in model.named_modules() for p in module.parameters(recurse=False)}
     trained_by = {name: _reached(term.value, owners) for name, term in terms.items()}
-    paths = [_reached(z.sum(), owners) for z in pooled.values()]
-    scope = Scope.parse(config.harmonize.scope)
-    inside = set() if scope.name == "representation" else scope.choose(paths, set(owners.values()))
+    harmonizer = Harmonizer({"": model, "loss": loss}, scope=config.harmonize.scope)
+    _, covered = harmonizer.covers({name: term.value for name, term in terms.items()}, pooled)
+    inside = {name.rpartition(".")[0] for name in covered}
     rows = []
     for name, module in model.named_modules():
         own = list(module.parameters(recurse=False))

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from harmonize_cli.harmony import Harmonizer, HarmonyReport
-from harmonize_cli.harmony.cached import CachedStep
+from harmonize_cli.harmony import CachedStep, Harmonizer, HarmonyReport
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.objectives.trimodal import TriModalLoss

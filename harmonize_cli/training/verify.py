@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from harmonize_cli.harmony.verify import Verification, worst_error
+from harmonize_cli.harmony import Verification, verify
 from harmonize_cli.ranks import pick_device
 from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
@@ -41,4 +41,4 @@ def verify_gradients(store_path: Path, config: PretrainConfig) -> Verification:
         pooled, terms = gradients.forward(batch, 0)
         return {name: term.value for name, term in terms.items()}, pooled
 
-    return worst_error(parts.harmonizer, forward, units=min(SAMPLES, config.batch))
+    return verify(parts.harmonizer, forward, units=min(SAMPLES, config.batch))

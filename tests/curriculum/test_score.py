@@ -136,7 +136,7 @@ def test_conflict_is_what_the_training_engine_measures(world: World, scope: str)
     with engine.record():
         pooled = scorer.model.encode(batch.inputs)
         terms = scorer.loss(scorer.model.heads(pooled), batch.present, batch.text_present)
-    cosine = conflict_cosine(engine.gram({name: terms[name].value for name in ("va", "vt")}, pooled))
+    cosine = conflict_cosine(engine.grams({name: terms[name].value for name in ("va", "vt")}, pooled)[scope])
     defined = np.isfinite(column)
     assert defined.sum() > 6
     np.testing.assert_allclose(column[defined], cosine.numpy()[defined], atol=1e-4)

@@ -5,8 +5,7 @@ import torch
 from harmony_models import TriModal, losses_of, make_inputs
 from torch import Tensor
 
-from harmonize_cli.harmony import Gate, Harmonizer
-from harmonize_cli.harmony.cached import CachedStep
+from harmonize_cli.harmony import CachedStep, Gate, Harmonizer
 
 Chunk = dict[str, Tensor]
 OPTIONS = {

@@ -221,7 +221,7 @@ def test_non_finite_steps_are_left_out_and_written_down(store_path, tmp_path, mo
         ({"inputs": {"video": {"use": False}}}, "the losses need va"),
         ({"inputs": {"audio": {"use": False}}, "harmonize": {"mode": "both"}}, "compares two losses"),
         ({"harmonize": {"mode": "realign", "rule": "magic"}}, "'magic'"),
-        ({"harmonize": {"mode": "realign", "scope": "trunk"}}, "no recorded layer matches"),
+        ({"harmonize": {"mode": "realign", "scope": "trunk"}}, "no trained parameter matches"),
         ({"harmonize": {"mode": "realign"}, "model": {"sharing": "specific"}}, "share no layer"),
         ({"device": "cuda:7"}, "cuda:7 is not there"),
         ({"device": "tpu0"}, "'tpu0'"),
@@ -245,7 +245,7 @@ def test_run_folders_are_not_overwritten_and_must_exist_to_resume(store_path, tm
         load_model(run, "best")
     # a run that failed before its first step leaves nothing that is in the way
     wrong = config(steps=1, harmonize={"mode": "realign", "scope": "trunk"})
-    with pytest.raises(BadInput, match="no recorded layer matches"):
+    with pytest.raises(BadInput, match="no trained parameter matches"):
         pretrain(store_path, tmp_path / "again", wrong)
     assert pretrain(store_path, tmp_path / "again", config(steps=1)).steps == 1
     # nor does one that was killed while its folder was made

@@ -179,7 +179,7 @@ def test_the_command_trains_prints_and_refuses(store_path, tmp_path):
     for args, message in (
         (["--resume", "--harmonize", "both"], "leave --config"),
         (["--set", "modle.width=3"], "modle: unknown key"),
-        (["--scope", "trunk", "--harmonize", "both", *model], "no recorded layer matches"),
+        (["--scope", "trunk", "--harmonize", "both", *model], "no trained parameter matches"),
     ):
         failed = invoke("pretrain", store_path, "-o", tmp_path / "bad", *args)
         assert isinstance(failed.exception, BadInput)

@@ -1,4 +1,4 @@
-"""What gets weights of its own: every sample, every microbatch of n samples, or the whole batch."""
+"""What gets a weight of its own (a unit), and where a unit's rows lie in a tensor."""
 
 from dataclasses import dataclass
 
@@ -43,6 +43,47 @@ class Granularity:
         if samples % self.share:
             raise BadInput(f"granularity: microbatches of {self.share} don't divide a batch of {samples}")
         return samples // self.share
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where the samples lie in a tensor: along `axis`, of size outer x samples x inner.
+
+    Batch-first is axis 0 with outer = 1; sequence-first axis 1; a flattened [T, B] axis 0 with outer = T.
+    """
+
+    axis: int = 0
+    outer: int = 1
+
+    def split(self, t: Tensor, units: int) -> Tensor:
+        """[..., outer * U * n, ...] -> [U, ..., outer * n, ...]: the rows of each unit, in order."""
+        if self.axis == 0 and self.outer == 1:
+            return t.reshape(units, t.shape[0] // units, *t.shape[1:])
+        before, after = t.shape[: self.axis], t.shape[self.axis + 1 :]
+        rows = t.reshape(*before, self.outer, units, -1, *after).movedim(self.axis + 1, 0)
+        return rows.flatten(1 + self.axis, 2 + self.axis)
+
+    def scale(self, t: Tensor, weights: Tensor) -> Tensor:
+        """t with the rows of sample or unit i times weights[i]; a new tensor."""
+        inner = t.shape[self.axis] // (self.outer * len(weights))
+        rows = weights.to(t.dtype).repeat_interleave(inner).repeat(self.outer)
+        return t * rows.view(-1, *[1] * (t.dim() - 1 - self.axis))
+
+
+def find_rows(d: Tensor, chosen: Tensor) -> Rows | None:
+    """Where the samples lie in a cotangent that only the `chosen` ones ([B] bool) sent; None: nowhere, they
+    mix."""
+    B = len(chosen)
+    alive = d != 0
+    for axis in range(d.dim()):
+        n = d.shape[axis]
+        if n == 0 or n % B:
+            continue
+        flags = alive.movedim(axis, 0).flatten(1).any(1) if d.dim() > 1 else alive
+        for outer in (o for o in range(1, n // B + 1) if n // B % o == 0):
+            if not bool(flags.view(outer, B, -1).any(2).any(0)[~chosen].any()):
+                return Rows(axis, outer)
+    return None
 
 
 def any_in_unit(flags: Tensor, units: int) -> Tensor:

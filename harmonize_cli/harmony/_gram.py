@@ -4,8 +4,8 @@ A linear layer's gradient under loss l is G_l = sum_s x_s d_l,s^T over the token
 
     <G_l, G_k> = sum_st (x_s . x_t)(d_l,s . d_k,t)
 
-Three ways to get it, chosen by counted operations (`flops`); M = x x^T is made once per input and shared by
-all layers that read it, a bias adds 1 to its entries, for an embedding it is 1 where two tokens are the same:
+Three ways to get it, chosen by counted operations; M = x x^T is made once per input and shared by all layers
+that read it, a bias adds 1 to its entries, for an embedding it is 1 where two tokens are the same:
 - token form, <d_l, M d_k>: one product for all losses l;
 - token form, <M, d_l d_k^T>: where one pair of losses is all there is;
 - direct form: G_l itself, a chunk of units at a time, and inner products.
@@ -18,9 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harmonize_cli.harmony.flops import direct_cost, moves_one_side, token_cost
-from harmonize_cli.harmony.segments import Segment
-from harmonize_cli.harmony.sums import Buffers, GramSum
+from harmonize_cli.harmony._sums import Buffers, GramSum
+from harmonize_cli.harmony._uses import Segment
 
 
 @dataclass(slots=True)
@@ -140,3 +139,56 @@ def _gradient(layer: Factors, loss: int, part: slice, buffers: Buffers) -> list[
 def _budget(x: Tensor) -> int:
     """Bytes that a chunk's temporary gradients may take: about a CPU's last-level cache, more on a GPU."""
     return (512 if x.is_cuda else 16) * 2**20
+
+
+DOT = 8
+"""What a multiply-add of an inner product costs in those of a matrix product: memory binds it."""
+
+
+def moves_one_side(one: Segment, two: Segment, pairs: int) -> bool:
+    """True where <d_l, M d_k> is cheaper than <M, d_l d_k^T> for the `pairs` of losses of two calls."""
+    n, m, width = one.tokens, two.tokens, one.cotangent().shape[-1]
+    left, right = len(one.losses()), len(two.losses())
+    longer = n if left >= right else m
+    moved = n * m * width * min(left, right) + DOT * pairs * longer * width
+    return moved < pairs * n * m * (width + DOT)
+
+
+def token_cost(layers: Sequence[Factors], losses: int) -> int:
+    """Token form for layers with one input: x x^T once, then M d per layer."""
+    total = 0
+    calls = len(layers[0].segments)
+    for s in range(calls):
+        for t in range(s, calls):
+            shared = False
+            for layer in layers:
+                one, two = layer.segments[s], layer.segments[t]
+                if not one.losses() or not two.losses():
+                    continue
+                if layer.weight and not shared:
+                    shared = True
+                    total += 2 * one.units * one.tokens * two.tokens * one.x.shape[-1]
+                total += _pair_cost(one, two, same=s == t)
+    return total
+
+
+def _pair_cost(one: Segment, two: Segment, *, same: bool) -> int:
+    n, m, width = one.tokens, two.tokens, one.cotangent().shape[-1]
+    left, right = len(one.losses()), len(two.losses())
+    pairs = left * (left + 1) // 2 if same else left * right
+    if moves_one_side(one, two, pairs):
+        longer = n if left >= right else m
+        return 2 * one.units * width * (n * m * min(left, right) + DOT * pairs * longer)
+    return 2 * one.units * pairs * n * m * (width + DOT)
+
+
+def direct_cost(layers: Sequence[Factors], losses: int) -> int:
+    """Direct form: x^T d per loss and call, then the inner products."""
+    total = 0
+    for layer in layers:
+        first = layer.segments[0]
+        width = next(s.cotangent().shape[-1] for s in layer.segments if s.losses())
+        size = first.x.shape[-1] * width * layer.weight + width * layer.bias
+        total += sum(2 * first.units * s.tokens * size * len(s.losses()) for s in layer.segments)
+        total += DOT * first.units * size * losses * (losses + 1)
+    return total

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from harmonize_cli.harmony.flops import direct_cost, token_cost
-from harmonize_cli.harmony.gram import Factors
-from harmonize_cli.harmony.sums import Buffers, GramSum
+from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony._gram import Factors, direct_cost, token_cost
+from harmonize_cli.harmony._sums import Buffers, GramSum
 
 
 @dataclass(slots=True)
@@ -84,3 +84,13 @@ class Sketch:
             values = torch.randn(width, self.size, generator=draw) / self.size**0.5
             self._maps[key] = values.to(like)
         return self._maps[key]
+
+
+def parse_gram(text: str, seed: int = 0) -> Sketch | None:
+    """`exact` -> None, `sketch:K` -> a sketch of K x K numbers per layer."""
+    kind, _, number = text.partition(":")
+    if kind == "exact" and not number:
+        return None
+    if kind == "sketch" and number.isdecimal() and int(number) > 0:
+        return Sketch(int(number), seed)
+    raise BadInput(f"gram: {text!r}; choose exact or sketch:K (such as sketch:32)")

@@ -1,0 +1,330 @@
+"""The graph of a step, cut at the pooled vectors: what they were made from, and what was made from them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony._tape import Op
+from harmonize_cli.harmony._units import Rows
+
+Cotangents = list[list[Tensor | None]]
+"""Per loss, at each of some places."""
+
+
+@dataclass(slots=True)
+class Reach:
+    """What a walk up the graph met.
+
+    ops: operations jumped over, or with `Walk(jump=None)` all recorded ones, in no order. leaves: by id,
+    those reached in another way than through an operation that was jumped over. shuffled: operations above a
+    step that picks rows by their values. nodes: all nodes visited.
+    """
+
+    ops: set[Op] = field(default_factory=set)
+    leaves: dict[int, Tensor] = field(default_factory=dict)
+    shuffled: set[Op] = field(default_factory=set)
+    nodes: set[Node] = field(default_factory=set)
+
+
+class Graph:
+    """Walks up a graph with recorded operations in it."""
+
+    def __init__(self, ops: Sequence[Op]) -> None:
+        self.made_by = {edge.node: op for op in ops for edge in op.edges}
+
+    def walk(
+        self, starts: Iterable[Node | None], stops: frozenset[Node] = frozenset(), jump: set[Op] | None = None
+    ) -> Reach:
+        """From `starts`, these included, to `stops`, these excluded.
+
+        jump: operations whose parameters are accounted for: from their outputs the walk goes straight on to
+        their other arguments.
+        """
+        found = Reach()
+        seen: dict[Node, bool] = {}
+        todo = [(node, False) for node in starts if node is not None]
+        while todo:
+            node, shuffled = todo.pop()
+            if node in stops or (node in seen and (seen[node] or not shuffled)):
+                continue
+            seen[node] = shuffled
+            op = self.made_by.get(node)
+            if op is not None and (jump is None or op in jump):
+                found.ops.add(op)
+                if shuffled:
+                    found.shuffled.add(op)
+                if jump is not None:
+                    nexts = [edge.node for edge in op.inputs]
+                    nexts += [s.edge.node for s in op.sides if s.made_by is not None and s.made_by in jump]
+                    todo.extend((below, shuffled) for below in nexts)
+                    continue
+            leaf = getattr(node, "variable", None)
+            if isinstance(leaf, Tensor):
+                found.leaves[id(leaf)] = leaf
+                continue
+            shuffled = shuffled or picks_rows(node)
+            todo.extend((below, shuffled) for below, _ in node.next_functions if below is not None)
+        found.nodes = set(seen)
+        return found
+
+
+PICKING = (
+    "MaskedSelect",
+    "MaskedScatter",
+    "IndexAdd",
+    "IndexCopy",
+    "IndexReduce",
+    "PackPadded",
+    "Take",
+    "Unique",
+)
+ALONG = ("IndexSelect", "Gather", "Scatter", "Sort", "Topk", "ScatterAdd", "ScatterReduce")
+
+
+def picks_rows(node: Node) -> bool:
+    """Whether a node may move rows between samples by values that differ from step to step."""
+    name = node.name()
+    if name.startswith(("IndexBackward", "IndexPutBackward")):
+        indices = getattr(node, "_saved_indices", None)
+        return indices is None or not _in_order(indices)
+    if name.startswith(ALONG):
+        return getattr(node, "_saved_dim", 0) == 0
+    return name.startswith(PICKING)
+
+
+def _in_order(indices: Sequence[Tensor | None]) -> bool:
+    """Rows stay where they are: not indexed, or by 0, 1, 2, ... as in x[arange(B), last]."""
+    first = indices[0] if len(indices) else None
+    if first is None or first.dtype == torch.bool:
+        return first is None
+    return (
+        bool(torch.equal(first, torch.arange(len(first), device=first.device))) if first.dim() == 1 else False
+    )
+
+
+@dataclass(slots=True)
+class Upstream:
+    """What some pooled vectors were made from, and their cotangents.
+
+    pooled: those that need a gradient. delta[k][m]: gradient of loss k at pooled[m], None where it does not
+    reach it. samples: B. ops: the recorded operations of the pass. couplings: outputs of operations that mix
+    samples by batch statistics.
+    """
+
+    pooled: list[Tensor]
+    samples: int
+    ops: list[Op]
+    couplings: list[GradientEdge]
+    delta: Cotangents = field(default_factory=list)
+
+    def losses_at(self) -> list[set[int]]:
+        """Per pooled vector, the losses that reach it."""
+        return [{k for k, of in enumerate(self.delta) if of[m] is not None} for m in range(len(self.pooled))]
+
+    def weighted(self, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Pooled vectors and sum_k weights[i, k] delta[k]; weights [B, K]."""
+        sums = ((z, weighted_sum([of[m] for of in self.delta], weights)) for m, z in enumerate(self.pooled))
+        return [(z, d) for z, d in sums if d is not None]
+
+    def backward(self, weights: Tensor) -> None:
+        """One ordinary backward pass with weighted cotangents, accumulating into `.grad`; weights [B, K]."""
+        pairs = self.weighted(weights)
+        torch.autograd.backward([z for z, _ in pairs], [d for _, d in pairs])
+
+    def gradients(
+        self, inputs: Sequence[Tensor | GradientEdge], weights: Tensor, *, keep_graph: bool
+    ) -> list[Tensor | None]:
+        """The gradient under weights [B, K] at `inputs`, by ordinary backward passes."""
+        pairs = self.weighted(weights)
+        if not pairs or not inputs:
+            return [None] * len(inputs)
+        return list(
+            torch.autograd.grad(
+                [z for z, _ in pairs],
+                [get_gradient_edge(x) if isinstance(x, Tensor) else x for x in inputs],
+                [d for _, d in pairs],
+                retain_graph=keep_graph,
+                allow_unused=True,
+            )
+        )
+
+
+def weighted_sum(delta: Sequence[Tensor | None], weights: Tensor, rows: Rows | None = None) -> Tensor | None:
+    """sum_k weights[i, k] delta[k] for samples or units i, in a new tensor; None where no loss has any."""
+    total: Tensor | None = None
+    for k, d in enumerate(delta):
+        if d is not None:
+            part = (rows or Rows()).scale(d, weights[:, k])
+            total = part if total is None else total.add_(part)
+    return total
+
+
+def upstream(pooled: Sequence[Tensor], ops: list[Op], couplings: list[GradientEdge]) -> Upstream:
+    """The graph above `pooled`, its `delta` still to be filled.
+
+    Raises:
+        BadInput: no pooled vector needs a gradient, or they have no common batch size.
+    """
+    rooted = [z for z in pooled if z.requires_grad]
+    if not rooted:
+        raise BadInput("no pooled vector requires a gradient: is the encoder frozen, or run under no_grad?")
+    if any(z.dim() == 0 for z in pooled):
+        raise BadInput("pooled: a scalar; expected vectors with a row for each sample, [B, ...]")
+    samples = min(len(z) for z in pooled)
+    if samples == 0 or any(len(z) % samples for z in pooled):
+        raise BadInput(f"pooled vectors of {[len(z) for z in pooled]} rows: not multiples of one batch size")
+    return Upstream(rooted, samples, ops, couplings)
+
+
+Roots = list[list[tuple[Tensor, Tensor | None]]]
+"""Per loss: tensors to start from, and their cotangents (None for the loss itself)."""
+
+Plain = list[tuple[nn.Parameter, list[Tensor | None]]]
+"""Parameters, and their gradient under each loss."""
+
+ADVICE = (
+    "make the losses from nothing but what `Harmonizer.through_gate` returns for the heads' outputs: "
+    "`losses = ...(harmonizer.through_gate(heads(pooled)))`"
+)
+
+
+@dataclass(slots=True)
+class Pulled:
+    """Gradients per loss: at the pooled vectors, at the outputs of recorded operations of the heads, and
+    plain ones of all other parameters."""
+
+    delta: Cotangents
+    at_heads: dict[Op, Cotangents]
+    plain: Plain
+
+
+@dataclass(slots=True)
+class Downstream:
+    """The graph between `pooled` and `roots`: the losses, or the detach mask with the losses' cotangents.
+
+    The detach mask is an alias of each head's output, which the losses are made from. Taking a loss away from
+    a sample there treats that embedding as a constant. The cotangents then go back through the heads once
+    more: BatchNorm there couples the samples, and rows cut out behind it would lack the terms that keep its
+    mean and variance where they are.
+
+    heads: recorded operations, read one by one. leaves: the parameters that they don't account for. beyond:
+    parameters between the mask and the losses, such as a learned temperature, which no gate touches.
+    """
+
+    pooled: list[Tensor]
+    heads: list[Op]
+    leaves: list[nn.Parameter]
+    roots: Roots
+    beyond: Plain = field(default_factory=list)
+
+    def pull(self, *, keep_graph: bool) -> Pulled:
+        """Differentiate down to the pooled vectors; frees the graph unless told to keep it."""
+        edges = [edge for op in self.heads for edge in op.edges]
+        inputs = [*map(get_gradient_edge, self.pooled), *edges, *map(get_gradient_edge, self.leaves)]
+        found = _gradients(self.roots, inputs, keep_graph=keep_graph)
+        at, end = len(self.pooled), len(self.pooled) + len(edges)
+        outputs = [iter(row[at:end]) for row in found]
+        heads = {op: [[next(of) for _ in op.edges] for of in outputs] for op in self.heads}
+        plain = [(p, [row[end + n] for row in found]) for n, p in enumerate(self.leaves)]
+        return Pulled([row[:at] for row in found], heads, plain + self.beyond)
+
+    def pull_without(self, taking_part: Tensor) -> Pulled:
+        """`pull` with losses detached from the samples where `taking_part` [B, K] is 0; frees the graph."""
+        self.roots = [
+            [(y, None if d is None else Rows().scale(d, taking_part[:, k])) for y, d in pairs]
+            for k, pairs in enumerate(self.roots)
+        ]
+        return self.pull(keep_graph=False)
+
+
+def downstream(
+    losses: Mapping[str, Tensor], up: Upstream, mask: Sequence[Tensor], ops: Sequence[Op], *, read_heads: bool
+) -> Downstream:
+    """What lies between the pooled vectors and `losses`. mask: the outputs of `through_gate`.
+
+    read_heads: account for recorded operations of the heads one by one.
+
+    Raises:
+        BadInput: losses that are no scalars or have no graph, that pass the detach mask by, or a mask without
+            rows for the samples.
+    """
+    _check_losses(losses)
+    stops = frozenset(z.grad_fn for z in up.pooled if z.grad_fn is not None)
+    graph, own = Graph(ops), {id(z) for z in up.pooled}
+    ends = [loss.grad_fn for loss in losses.values()]
+    below = graph.walk(ends, stops)
+    heads = [op for op in ops if read_heads and op in below.ops and has_samples(op, up.samples)]
+    rest = graph.walk(ends, stops, set(heads))
+    clear = [op for op in heads if not any(id(s.tensor) in rest.leaves for s in op.sides)]
+    if len(clear) < len(heads):  # a parameter that is used in another way too gets its plain gradient
+        heads, rest = clear, graph.walk(ends, stops, set(clear))
+    roots: Roots = [[(loss, None)] for loss in losses.values()]
+    if not mask:
+        return Downstream(up.pooled, heads, _parameters(rest, own), roots)
+    gates = frozenset(y.grad_fn for y in mask if y.grad_fn is not None)
+    past = graph.walk(ends, gates)
+    if past.nodes & stops or past.leaves.keys() & own:
+        raise BadInput("gate: the losses read something else made from the pooled vectors; " + ADVICE)
+    if any(len(y) % up.samples for y in mask):
+        raise BadInput(f"gate: through_gate saw {[len(y) for y in mask]} rows for {up.samples} samples")
+    beyond = _parameters(past, own)
+    found = _gradients(roots, [*map(get_gradient_edge, [*mask, *beyond])], keep_graph=True)
+    return Downstream(
+        up.pooled,
+        heads,
+        _parameters(graph.walk(gates, stops, set(heads)), own),
+        [list(zip(mask, row[: len(mask)], strict=True)) for row in found],
+        [(p, [row[len(mask) + n] for row in found]) for n, p in enumerate(beyond)],
+    )
+
+
+def has_samples(op: Op, samples: int) -> bool:
+    """Whether an operation of the heads can be read by samples: data entered it, and came out row by row."""
+    shape = op.shapes[0]
+    direct = all(side.made_by is None for side in op.sides)
+    return not op.pure and direct and len(shape) > 1 and shape[0] % samples == 0
+
+
+def _check_losses(losses: Mapping[str, Tensor]) -> None:
+    if not losses:
+        raise BadInput("losses: none given; expected scalars by name, such as {'va': ..., 'vt': ...}")
+    for name, loss in losses.items():
+        if not isinstance(loss, Tensor) or loss.dim() != 0:
+            shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise BadInput(f"losses[{name!r}]: {shape}; expected a scalar tensor: take its mean or sum first")
+        if not loss.requires_grad:
+            raise BadInput(
+                f"losses[{name!r}] does not depend on any parameter (detached, or made under no_grad). Leave "
+                "it out, or in a step without any sample for it make it zero by (0 * pooled_vector).sum()"
+            )
+
+
+def _parameters(reach: Reach, without: set[int]) -> list[nn.Parameter]:
+    return [p for i, p in reach.leaves.items() if isinstance(p, nn.Parameter) and i not in without]
+
+
+def _gradients(
+    roots: Roots, inputs: Sequence[GradientEdge], *, keep_graph: bool
+) -> list[list[Tensor | None]]:
+    """Per loss, at each of `inputs`."""
+    rows: list[list[Tensor | None]] = []
+    last = len(roots) - 1
+    for k, pairs in enumerate(roots):
+        pulled = [(y, d) for y, d in pairs if y.grad_fn is not None and (d is not None or y.dim() == 0)]
+        row: list[Tensor | None] = [None] * len(inputs)
+        if pulled and inputs:
+            row = list(
+                torch.autograd.grad(
+                    [y for y, _ in pulled],
+                    inputs,
+                    [d for _, d in pulled],
+                    retain_graph=keep_graph or k < last,
+                    allow_unused=True,
+                )
+            )
+        rows.append(row)
+    return rows

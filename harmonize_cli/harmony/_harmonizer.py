@@ -1,0 +1,578 @@
+"""The step: losses in, harmonized gradients out.
+
+    record -> cut -> [chunk: cotangents -> uses -> Gram] -> decide -> update
+
+A chunk is a part of the batch with its graph above the pooled vectors; the direct step has one, a cached step
+(`_cached`) several, encoded anew one after the other.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.autograd.graph import GradientEdge
+from torch.nn.parallel import DistributedDataParallel
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony._gate import Gate
+from harmonize_cli.harmony._graph import (
+    ADVICE,
+    Downstream,
+    Graph,
+    Pulled,
+    Upstream,
+    downstream,
+    upstream,
+)
+from harmonize_cli.harmony._kinds import READERS
+from harmonize_cli.harmony._measure import (
+    Layers,
+    Measurement,
+    OpRows,
+    add_grams,
+    make_uses,
+    representation_gram,
+    update,
+)
+from harmonize_cli.harmony._policy import Control, Decision, Policy
+from harmonize_cli.harmony._reading import Reader
+from harmonize_cli.harmony._report import HarmonyReport
+from harmonize_cli.harmony._rule import Weigh, make_rule
+from harmonize_cli.harmony._scope import Scope
+from harmonize_cli.harmony._sketch import parse_gram
+from harmonize_cli.harmony._sums import Buffers, GramSum, Sink, add_grad
+from harmonize_cli.harmony._tape import Op, Tape
+from harmonize_cli.harmony._units import Granularity, Rows, any_in_unit, spread
+from harmonize_cli.harmony._whole import WholeBatch
+from harmonize_cli.ranks import gather, own_rows, sum_gradients
+
+Pooled = Tensor | Mapping[str, Tensor] | Iterable[Tensor]
+
+
+@dataclass(slots=True)
+class Chunk:
+    """A part of the batch: its samples, and the graph that its pooled vectors were made in."""
+
+    samples: slice
+    up: Upstream
+
+
+class Chunks(Protocol):
+    """A batch's chunks. `once` is True where they can be gone through again without cost."""
+
+    once: bool
+
+    def __call__(self, *, record: bool) -> Iterator[Chunk]:
+        """In order; `record` where layers are going to be read."""
+
+
+@dataclass(slots=True)
+class Cut:
+    """A step's graph, cut at the pooled vectors.
+
+    up: all samples, with their cotangents. down: the graph below, kept while a gate may take losses away
+    there. pulled: what came from below.
+    """
+
+    losses: list[str]
+    up: Upstream
+    down: Downstream | None
+    pulled: Pulled
+
+
+class Harmonizer:
+    """Per-sample gradient harmonization of a model trained under several losses.
+
+    In a training loop, in place of `(loss_va + loss_vt).backward()`:
+
+        with harmonizer.record():
+            pooled = model.encode(batch)          # anything; operations on parameters are seen as they are
+            made losses = {"va": ..., "vt": ...}       # scalars made from `pooled`
+        report = harmonizer.backward(losses, pooled, step=step)
+        optimizer.step()
+
+    Upstream of `pooled` the gradient is exactly sum_i sum_k w[i, k] g[k, i] over samples i and losses k;
+    downstream (heads) it is the plain one, without the rows of gated samples. `pooled` are batch-first, [B,
+    ...] or [B * n, ...] with the n rows of a sample next to each other; inside the model samples may lie on
+    any axis. Scope `representation` and granularity `batch` work without `record()`.
+
+    What is read: every operation that a trainable parameter enters, in modules or functional calls.
+    Parameters used in ways that can't be told apart by samples (packed sequences, custom autograd functions,
+    scripted modules) get their gradients from ordinary backward passes, and `report.slow` names those of them
+    whose Gram matrices had to be made so. Refused with `BadInput`: batch statistics in the encoder (BatchNorm
+    in training), reentrant checkpoints, FSDP outside scope `representation`, a parameter on both sides of
+    `pooled`.
+
+    Args:
+        modules: the model, or several by name.
+        rule: a name for `make_rule`, a `Rule`, or any function gram [B, K, K] -> weights [B, K].
+        scope: see `Scope`. granularity: `sample`, `microbatch:N`, `batch`. gram: `exact` or `sketch:K`.
+        gate: curriculum; control: `random`, `shuffled` or `norm` (see `Policy`). seed: of their draws.
+        check: on the first step, and when operations or shapes change, compare two units with an ordinary
+            backward pass; parameters that differ are left to ordinary passes.
+    """
+
+    def __init__(
+        self,
+        modules: nn.Module | Mapping[str, nn.Module],
+        *,
+        rule: str | Weigh = "realign",
+        scope: str | Iterable[str] = "auto",
+        gate: Gate | None = None,
+        granularity: str = "sample",
+        gram: str = "exact",
+        control: Control | None = None,
+        seed: int = 0,
+        check: bool = True,
+    ) -> None:
+        self.modules = {"": modules} if isinstance(modules, nn.Module) else dict(modules)
+        self.scope = Scope.parse(scope)
+        self.granularity = Granularity.parse(granularity)
+        self.policy = Policy(make_rule(rule), gate, control, seed)
+        self.in_scope: list[str] = []
+        """Paths of the parameters compared in the last step."""
+        self.names = self._paths()
+        self.reader = Reader(self.names, check, parse_gram(gram, seed))
+        self._tape = Tape(self.modules, READERS)
+        self._mask: list[Tensor] = []
+        self._recorded = False
+        self._chosen = self.scope.name
+        if self.granularity.whole and gate is not None:
+            raise BadInput("granularity: a gate chooses among samples or microbatches, not within `batch`")
+        if self.needs_layers or self.granularity.whole:
+            self._refuse_shards()
+
+    @property
+    def needs_layers(self) -> bool:
+        """Whether the Gram is taken parameter by parameter."""
+        return not self.granularity.whole and self.scope.name != "representation"
+
+    @contextmanager
+    def record(self) -> Iterator[None]:
+        """Record the forward pass made inside: encoder, and heads too for scope `all`."""
+        with ExitStack() as stack:
+            for module in self.modules.values():
+                if isinstance(module, DistributedDataParallel):
+                    stack.enter_context(module.no_sync())  # the harmonized gradient is summed here
+            if self.needs_layers:
+                stack.enter_context(self._tape.record())
+            yield
+        self._recorded = True
+
+    def through_gate(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The heads' outputs as the losses must see them: a gate takes losses away from a sample here.
+
+        embeddings: [B, ...] (or a multiple of B rows) each. Without a gate they come back as they are.
+        """
+        if self.policy.gate is None:
+            return dict(embeddings)
+        # aliases: gradients from other embeddings do not pass through
+        masked = {name: e.view_as(e) for name, e in embeddings.items()}
+        self._mask = [e for e in masked.values() if e.requires_grad]
+        return masked
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters of the modules."""
+        return list(self._named().values())
+
+    def backward(
+        self,
+        losses: Mapping[str, Tensor],
+        pooled: Pooled,
+        *,
+        step: int = 0,
+        valid: Mapping[str, Tensor] | None = None,
+        scaler: GradScaler | None = None,
+        reduce: bool = True,
+    ) -> HarmonyReport:
+        """Accumulate the harmonized gradient into `.grad` of every parameter and free the graph.
+
+        Args:
+            losses: scalars by name; under torch.distributed this rank's shares, which add up to the losses.
+            pooled: the vectors that the losses were made from, [B, ...] (or a multiple of B rows) each.
+            step: for the gate's schedule and the controls' draws.
+            valid: per loss [B] bool, False for samples that lack the pair: conflict undefined, weight 1.
+            scaler: for fp16: the losses are scaled here, `.grad` stays scaled for `scaler.step`.
+            reduce: sum the gradients over ranks; False in all but the last of accumulated steps.
+
+        Raises:
+            BadInput: the model can't be harmonized this way; the message says what to do.
+        """
+        with explained():
+            self._need_record()
+            scale = 1.0
+            if scaler is not None and scaler.is_enabled():
+                losses = {name: scaler.scale(loss) for name, loss in losses.items()}
+                scale = scaler.get_scale()
+            cut = self.cut(losses, pooled)
+            return self.run(cut, One(cut.up), step=step, valid=valid, scale=scale, reduce=reduce)
+
+    def grams(
+        self, losses: Mapping[str, Tensor], pooled: Pooled, scopes: Sequence[str] = ()
+    ) -> dict[str, Tensor]:
+        """Only measure: per scope [U, K, K] of this rank, without touching `.grad`; frees the graph.
+
+        scopes: the harmonizer's own by default. At granularity `batch` use `backward`: there the Gram comes
+        from the gradients themselves.
+        """
+        if self.granularity.whole:
+            raise BadInput("granularity: batch is measured by `backward` alone")
+        with explained():
+            self._mask = []
+            wanted = [Scope.parse(scope) for scope in scopes] or [self.scope]
+            cut = self.cut(losses, pooled, read_heads=any(scope.name == "all" for scope in wanted))
+            units = self.granularity.units(cut.up.samples)
+            layered = [scope for scope in wanted if scope.name != "representation"]
+            found = (
+                {"representation": representation_gram(cut.up, units)} if len(layered) < len(wanted) else {}
+            )
+            if layered:
+                measured = self.reader.measure(
+                    cut.up, units, lambda leaves: self._choose(cut.up, layered, leaves)
+                )
+                heads = self._head_gram(cut, units)
+                for scope, gram in zip(layered, measured.grams, strict=True):
+                    found[scope.name] = gram + heads if heads is not None and scope.name == "all" else gram
+            return {scope.name: found[scope.name] for scope in wanted}
+
+    def covers(self, losses: Mapping[str, Tensor], pooled: Pooled) -> tuple[str, list[str]]:
+        """The scope's name and the paths of the parameters upstream that it covers; keeps the graph.
+
+        No parameter is covered by scope `representation`. Tensors on the meta device will do.
+        """
+        up = upstream(listed(pooled), [], [])
+        if self.scope.name == "representation":
+            return self.scope.name, []
+        up.delta = [
+            list(torch.autograd.grad(loss, up.pooled, retain_graph=True, allow_unused=True))
+            for loss in losses.values()
+        ]
+        leaves = [set(Graph([]).walk([z.grad_fn]).leaves) for z in up.pooled]
+        name, inside = self.scope.choose(leaves, up.losses_at(), self.names)
+        return name, sorted(self.names[i][0] for i in inside)
+
+    def cut(self, losses: Mapping[str, Tensor], pooled: Pooled, *, read_heads: bool | None = None) -> Cut:
+        """The graph of the last forward pass, cut at `pooled`.
+
+        Raises:
+            BadInput: see `upstream` and `downstream`; or the losses train what this harmonizer does not know,
+            a
+                parameter is used on both sides, or a gate does not know the heads.
+        """
+        mask, self._mask = self._mask, []
+        up = upstream(listed(pooled), *self.take())
+        reads = self.needs_layers and self.scope.name == "all" if read_heads is None else read_heads
+        down = downstream(losses, up, mask, up.ops, read_heads=reads)
+        trained = {id(p): p for p in down.leaves} | {id(p): p for p, _ in down.beyond}
+        trained |= {id(s.tensor): s.tensor for op in down.heads for s in op.sides}  # type: ignore[misc]
+        self._know(trained.values())
+        pulled = down.pull(keep_graph=bool(mask))
+        up.delta = pulled.delta
+        if not any(d is not None for of in up.delta for d in of):
+            raise BadInput(
+                "no loss depends on the pooled vectors; give `backward` the very tensors that the "
+                "losses were "
+                "made from"
+            )
+        plain = any(p.dim() > 0 for p, _ in pulled.plain)
+        if self.policy.gate is not None and read_heads is None and not mask and plain:
+            raise BadInput("a gate has to know the heads' outputs: " + ADVICE)
+        self._refuse_both_sides(up, trained)
+        return Cut(list(losses), up, down if mask else None, pulled)
+
+    def take(self) -> tuple[list[Op], list[GradientEdge]]:
+        """The recorded operations of the last forward pass, and outputs of those that mix samples."""
+        couplings = self._tape.couplings
+        return self._tape.take(), couplings
+
+    def run(
+        self,
+        cut: Cut,
+        chunks: Chunks,
+        *,
+        step: int,
+        valid: Mapping[str, Tensor] | None,
+        scale: float = 1.0,
+        reduce: bool = True,
+    ) -> HarmonyReport:
+        """A step over the chunks of a cut: measure, decide, update."""
+        began = time.perf_counter()
+        samples = cut.up.samples
+        units = self.granularity.units(samples)
+        defined = any_in_unit(defined_samples(valid, cut), units)
+        if self.granularity.whole:
+            whole = WholeBatch(self._named())
+            for chunk in chunks(record=False):
+                whole.add(chunk.up)
+            self._chosen, gram = whole.gram(cut.up, cut.pulled.plain, self.scope, self.names)
+            gram = gram / scale**2
+            decision = self._decide(gram, defined, step, cut.losses)
+            whole.update(decision.weights)
+            return self._report(cut, gram, decision, began)
+        gram, kept, heads = self._measured(cut, chunks, defined, step, scale)
+        decision = self._decide(gram, defined, step, cut.losses)
+        weights = decision.weights.to(gram)
+        if decision.rejecting and cut.down is not None:
+            kept = None  # it was read from cotangents that are replaced now
+            taking_part = spread(decision.taking_part, samples).to(cut.up.pooled[0].device)
+            cut.pulled = cut.down.pull_without(taking_part)
+            cut.up.delta = cut.pulled.delta
+            heads = self._heads(cut, units)
+            weights = decision.open_weights().to(gram)
+        if isinstance(kept, Measurement):
+            update(kept.layers, cut.up, weights)
+        elif kept is None:
+            for chunk in chunks(record=False):
+                chunk.up.backward(spread(weights, samples)[chunk.samples])
+        self._update_heads(cut, heads, weights)
+        if reduce:
+            sum_gradients(self.parameters())
+        return self._report(cut, gram, decision, began)
+
+    def _measured(
+        self, cut: Cut, chunks: Chunks, defined: Tensor, step: int, scale: float
+    ) -> tuple[Tensor, "Measurement | bool | None", Layers | None]:
+        """[U, K, K]; what an update needs where there is one chunk, True where chunks are updated already,
+        None where they have to be gone through again; the heads, where they are read."""
+        units = self.granularity.units(cut.up.samples)
+        if not self.needs_layers:
+            self._chosen = "representation"
+            return representation_gram(cut.up, units) / scale**2, None, None
+        heads = self._heads(cut, units)
+        of_heads = self._gram_of(heads, cut, units) if heads is not None else None
+        at_once = not chunks.once and self.policy.one_by_one
+        grams, last, keep = [], None, chunks.once and cut.down is not None
+
+        def choose(leaves: list[set[int]]) -> list[set[int]]:
+            return self._choose(cut.up, [self.scope], leaves)
+
+        for chunk in chunks(record=True):
+            start, count = (
+                chunk.samples.start // self.granularity.share,
+                self.granularity.units(chunk.up.samples),
+            )
+            own = slice(start, start + count)
+            last = self.reader.measure(chunk.up, count, choose, keep_graph=keep)
+            gram = last.grams[0] if of_heads is None else last.grams[0] + of_heads[own]
+            gram = gram / scale**2
+            grams.append(gram)
+            if at_once:
+                decision = self.policy.decide(gram.cpu(), defined[own].cpu(), step, cut.losses)
+                update(last.layers, chunk.up, decision.weights.to(gram))
+        assert last is not None
+        self.in_scope = sorted(self.names[i][0] for i in last.inside[0])
+        if heads is not None:
+            self.in_scope += sorted(self.names[id(p)][0] for p in heads.quick())
+        return torch.cat(grams), last if chunks.once else at_once or None, heads
+
+    def _choose(self, up: Upstream, scopes: list[Scope], leaves: list[set[int]]) -> list[set[int]]:
+        """The parameters in each scope, by id, for those that every pooled vector depends on."""
+        found = [scope.choose(leaves, up.losses_at(), self.names) for scope in scopes]
+        self._chosen = found[0][0]
+        return [ids for _, ids in found]
+
+    def _heads(self, cut: Cut, units: int) -> Layers | None:
+        """The parameters of the heads, where they are read, with uses of the present cotangents."""
+        if not cut.pulled.at_heads:
+            return None
+        rows: OpRows = {op: [Rows() for _ in op.edges] for op in cut.pulled.at_heads}
+        uses = make_uses(dict(cut.pulled.at_heads), rows, units)
+        sides = {id(s.tensor): s.tensor for use in uses for s in use.sides}
+        parameters = {i: p for i, p in sides.items() if isinstance(p, nn.Parameter)}
+        return Layers(uses, parameters, [set(parameters)], set())
+
+    def _gram_of(self, heads: Layers, cut: Cut, units: int) -> Tensor:
+        total = GramSum(units, len(cut.losses), cut.up.pooled[0])
+        add_grams(heads, [set(heads.parameters)], {frozenset({0}): total}, self.reader.sketch)
+        return total.table()
+
+    def _head_gram(self, cut: Cut, units: int) -> Tensor | None:
+        heads = self._heads(cut, units)
+        return None if heads is None else self._gram_of(heads, cut, units)
+
+    def _update_heads(self, cut: Cut, heads: Layers | None, weights: Tensor) -> None:
+        """The heads' gradients: under the rule's weights [U, K] where they are in scope, plain elsewhere."""
+        if heads is not None:
+            sink, buffers = Sink(), Buffers()
+            for use in heads.uses:
+                use.add_to(sink, weights, buffers)
+        for p, grads in cut.pulled.plain:
+            for grad in grads:
+                if grad is not None:
+                    add_grad(p, grad)
+
+    def _decide(self, gram: Tensor, defined: Tensor, step: int, losses: list[str]) -> Decision:
+        """Decide on the units of all ranks (a few numbers each, on the CPU), return this rank's."""
+        if self.granularity.whole:
+            everywhere = gather(defined).any()[None]
+            return self.policy.decide(gram.cpu(), everywhere.cpu(), step, losses)
+        decision = self.policy.decide(gather(gram).cpu(), gather(defined).cpu(), step, losses)
+        return Decision(
+            weights=own_rows(decision.weights),
+            taking_part=own_rows(decision.taking_part),
+            kept=own_rows(decision.kept),
+            cosine=own_rows(decision.cosine),
+            everywhere=decision.cosine,
+            threshold=decision.threshold,
+            rejecting=decision.rejecting,
+        )
+
+    def _report(self, cut: Cut, gram: Tensor, decision: Decision, began: float) -> HarmonyReport:
+        """End of a step: let a rule with a state see it, and say what happened."""
+        self.policy.rule.observe(decision.everywhere)
+        samples = cut.up.samples
+        return HarmonyReport(
+            losses=tuple(cut.losses),
+            gram=spread(gram, samples),
+            cosine=spread(decision.cosine, samples),
+            weights=spread(decision.weights, samples),
+            kept=spread(decision.kept, samples),
+            threshold=decision.threshold,
+            scope=self._chosen,
+            seconds=time.perf_counter() - began,
+            slow=self.reader.slow if self.needs_layers else (),
+        )
+
+    def _paths(self) -> dict[int, list[str]]:
+        """Per trainable parameter, by id, all of its paths."""
+        found: dict[int, list[str]] = {}
+        for prefix, module in self.modules.items():
+            for name, p in module.named_parameters(prefix=prefix, remove_duplicate=False):
+                if p.requires_grad:
+                    found.setdefault(id(p), []).append(name)
+        return found
+
+    def _named(self) -> dict[str, nn.Parameter]:
+        found: dict[int, tuple[str, nn.Parameter]] = {}
+        for prefix, module in self.modules.items():
+            for name, p in module.named_parameters(prefix=prefix):
+                if p.requires_grad:
+                    found.setdefault(id(p), (name, p))
+        return dict(found.values())
+
+    def _know(self, parameters: Iterable[Tensor]) -> None:
+        """Look at the modules again where a parameter is new, such as a lazy layer's.
+
+        Raises:
+            BadInput: it is none of theirs.
+        """
+        if any(id(p) not in self.names for p in parameters):
+            self.names.clear()
+            self.names.update(self._paths())
+            if any(id(p) not in self.names for p in parameters):
+                raise BadInput(
+                    "the losses train parameters outside the given modules; pass all of them, "
+                    'such as Harmonizer({"": model, "loss": loss})'
+                )
+
+    def _refuse_both_sides(self, up: Upstream, trained: Mapping[int, Tensor]) -> None:
+        above = Graph([]).walk([z.grad_fn for z in up.pooled]).leaves
+        self._know(p for p in above.values() if isinstance(p, nn.Parameter))
+        both = [self.names[i][0] for i in above if i in trained]
+        if both:
+            raise BadInput(
+                f"{both[0]}: a parameter is used both before and after the pooled vectors (tied "
+                f"weights, or a "
+                "loss that reads something else than the pooled vectors); give pooled vectors that lie "
+                "behind "
+                "both uses"
+            )
+
+    def _refuse_shards(self) -> None:
+        for name, p in self._named().items():
+            if hasattr(p, "placements"):
+                raise BadInput(
+                    f"{name}: sharded by FSDP, so its layers can't be read by samples; use scope "
+                    "representation"
+                )
+
+    def _need_record(self) -> None:
+        recorded, self._recorded = self._recorded, False
+        for module in self.modules.values():
+            if isinstance(module, DistributedDataParallel) and module.require_forward_param_sync:
+                raise BadInput(
+                    "DistributedDataParallel: its forward pass ran outside `with harmonizer.record():`, "
+                    "so it "
+                    "would average the gradients a second time; run it inside, or give the wrapped module"
+                )
+        if self.needs_layers and not recorded:
+            raise BadInput(
+                f"scope {self.scope.name}: run the encoder inside `with harmonizer.record():`; only scope "
+                "representation and granularity batch work without"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the rule."""
+        return {"rule": self.policy.rule.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        if "rule" in state:
+            self.policy.rule.load_state_dict(state["rule"])
+
+
+@dataclass(slots=True)
+class One:
+    """The direct step's only chunk."""
+
+    up: Upstream
+    once: bool = True
+
+    def __call__(self, *, record: bool) -> Iterator[Chunk]:
+        """See `Chunks`."""
+        yield Chunk(slice(0, self.up.samples), self.up)
+
+
+def listed(pooled: Pooled) -> list[Tensor]:
+    """The pooled vectors in order.
+
+    Raises:
+        BadInput: something else than tensors.
+    """
+    if isinstance(pooled, Tensor):
+        return [pooled]
+    found = list(pooled.values()) if isinstance(pooled, Mapping) else list(pooled)
+    if not found or not all(isinstance(z, Tensor) for z in found):
+        kinds = sorted({type(z).__name__ for z in found}) or ["nothing"]
+        raise BadInput(f"pooled: {', '.join(kinds)}; expected tensors [B, ...], one or by name")
+    return found
+
+
+def defined_samples(valid: Mapping[str, Tensor] | None, cut: Cut) -> Tensor:
+    """[B] True for the samples that have the pairs of all losses."""
+    samples = cut.up.samples
+    flags = torch.ones(samples, dtype=torch.bool, device=cut.up.pooled[0].device)
+    for name, of in (valid or {}).items():
+        if name not in cut.losses or of.shape != flags.shape:
+            raise BadInput(f"valid[{name!r}]: expected one of the losses {cut.losses} and shape [{samples}]")
+        flags &= of.to(flags)
+    return flags
+
+
+EXPLAINED = {
+    "donated buffer": "a compiled head can't be passed twice: set torch._functorch.config.donated_buffer = "
+    "False",
+    "modified by an inplace operation": "a tensor was changed in place after a layer read it; use an "
+    "out-of-place operation",
+    "backward through the graph a second time": "the graph is gone: `backward` was called on these losses "
+    "before, or parts of them are shared with other losses",
+    ".grad() or when an `inputs`": "activation checkpointing with use_reentrant=True; use "
+    "use_reentrant=False",
+}
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Errors of autograd, in words that say what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as e:
+        advice = next((text for part, text in EXPLAINED.items() if part in str(e)), None)
+        raise BadInput(f"harmonizer: {advice or f'autograd refused this graph: {e}'}") from e

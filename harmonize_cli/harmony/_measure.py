@@ -1,0 +1,371 @@
+"""One chunk of a step: from cotangents at the pooled vectors to Gram matrices, and to gradients under
+weights."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony._gram import Factors, add_shared
+from harmonize_cli.harmony._graph import Cotangents, Graph, Upstream
+from harmonize_cli.harmony._kinds import read
+from harmonize_cli.harmony._sketch import Sketch
+from harmonize_cli.harmony._sums import Buffers, GramSum, Sink, add_grad, wide
+from harmonize_cli.harmony._tape import Op, Side
+from harmonize_cli.harmony._units import Rows, spread, sum_units
+from harmonize_cli.harmony._uses import OuterUse, Use, drop_dead_tokens
+
+OpRows = dict[Op, list[Rows | None]]
+"""Operations that are read, and where the samples lie in their outputs."""
+
+Choose = Callable[[list[set[int]]], list[set[int]]]
+"""From the parameters that each pooled vector depends on to those in each scope, by id."""
+
+
+@dataclass(slots=True)
+class Layers:
+    """The parameters above some pooled vectors (or of heads), and the uses that account for them.
+
+    leaves: per pooled vector the ids of the parameters that it depends on. slow: parameters that are also
+    used in ways that can't be read by samples; they get their gradients from ordinary backward passes.
+    """
+
+    uses: list[Use]
+    parameters: dict[int, nn.Parameter]
+    leaves: list[set[int]]
+    slow: set[int]
+    made_from: dict[int, set[int]] = field(default_factory=dict)
+    """Per side: the parameters that it was made from."""
+
+    def behind(self, side: Side) -> set[int]:
+        """The parameters that a side was made from; itself, for a parameter."""
+        if side.made_by is None:
+            return {id(side.tensor)}
+        if id(side) not in self.made_from:
+            found = Graph([]).walk([side.edge.node]).leaves
+            self.made_from[id(side)] = set(found)
+            self.parameters.update((i, p) for i, p in found.items() if isinstance(p, nn.Parameter))
+        return self.made_from[id(side)]
+
+    def quick(self) -> list[nn.Parameter]:
+        """The parameters that the uses account for."""
+        own = set[int]().union(*(self.behind(side) for use in self.uses for side in use.sides))
+        return [p for i, p in self.parameters.items() if i in own - self.slow]
+
+
+@dataclass(slots=True)
+class Measurement:
+    """grams: per scope [U, K, K]; quick_grams: of the parameters read by units alone; inside: per scope the
+    ids of the parameters compared."""
+
+    layers: Layers
+    grams: list[Tensor]
+    quick_grams: list[Tensor]
+    inside: list[set[int]]
+
+
+def walk(up: Upstream, graph: Graph, rows: OpRows) -> tuple[Layers, list[set[Op]], set[Op]]:
+    """What each pooled vector was made from: layers without their uses yet, the operations read for each, and
+    those above a step that picks rows by their values."""
+    reaches = [graph.walk([z.grad_fn], jump=set(rows)) for z in up.pooled]
+    pooled = {id(z) for z in up.pooled}
+    layers = Layers([], {}, [], set())
+    for reach in reaches:
+        outside = {i: p for i, p in reach.leaves.items() if i not in pooled and isinstance(p, nn.Parameter)}
+        layers.parameters.update(outside)
+        layers.slow |= outside.keys()
+        inner = [s for op in reach.ops for s in op.sides if s.made_by is None or s.made_by not in rows]
+        for side in inner:
+            if side.made_by is None and isinstance(side.tensor, nn.Parameter):
+                layers.parameters[id(side.tensor)] = side.tensor
+        found = set(outside).union(*(layers.behind(side) for side in inner))
+        layers.leaves.append(found)
+    return layers, [reach.ops for reach in reaches], set[Op]().union(*(r.shuffled for r in reaches))
+
+
+def read_uses(
+    up: Upstream, ops: Sequence[set[Op]], rows: OpRows, units: int, *, keep_graph: bool
+) -> list[Use]:
+    """The cotangent passes, and the uses of what they bring; frees the graph unless told to keep it."""
+    order = {op: n for n, op in enumerate(up.ops)}
+    found: dict[Op, Cotangents] = {}
+    inner = set(rows)
+    for pooled, own in _parts(ops):
+        used = [op for op in own if any(s.made_by is None or s.made_by not in inner for s in op.sides)]
+        found |= _cotangents(up, pooled, sorted(used, key=order.__getitem__), keep_graph=keep_graph)
+    return make_uses(
+        {op: d for op, d in found.items() if any(x is not None for of in d for x in of)}, rows, units
+    )
+
+
+def make_uses(found: dict[Op, Cotangents], rows: OpRows, units: int) -> list[Use]:
+    """Uses of operations with their cotangents, which are let go of as they are read."""
+    inner = set(rows)
+    uses = []
+    while found:
+        op = next(iter(found))
+        uses.append(read(op, found.pop(op), rows[op], inner, units))
+    drop_dead_tokens([use.segment for use in uses if isinstance(use, OuterUse)])
+    return uses
+
+
+def _parts(ops: Sequence[set[Op]]) -> list[tuple[list[int], set[Op]]]:
+    """Groups of pooled vectors that share an operation, with their operations."""
+    parts: list[tuple[list[int], set[Op]]] = []
+    for m, own in enumerate(ops):
+        joined = [m], set(own)
+        for part in [part for part in parts if part[1] & own]:
+            joined = part[0] + joined[0], part[1] | joined[1]
+        parts = [part for part in parts if not set(part[0]) & set(joined[0])] + [joined]
+    return parts
+
+
+def _cotangents(up: Upstream, pooled: list[int], ops: list[Op], *, keep_graph: bool) -> dict[Op, Cotangents]:
+    """One input-gradient pass per loss that reaches `pooled`; autograd then skips the weight gradients."""
+    edges = [edge for op in ops for edge in op.edges]
+    reaching = [k for k, of in enumerate(up.delta) if any(of[m] is not None for m in pooled)]
+    empty: list[Tensor | None] = [None] * len(edges)
+    found = dict.fromkeys(range(len(up.delta)), empty)
+    for k in reaching if edges else ():
+        pairs = [(up.pooled[m], d) for m in pooled if (d := up.delta[k][m]) is not None]
+        found[k] = list(
+            torch.autograd.grad(
+                [z for z, _ in pairs],
+                edges,
+                [d for _, d in pairs],
+                retain_graph=keep_graph or k != reaching[-1],
+                allow_unused=True,
+            )
+        )
+    gathered, at = {}, 0
+    for op in ops:
+        stop = at + len(op.edges)
+        gathered[op] = [found[k][at:stop] for k in range(len(up.delta))]
+        at = stop
+    return gathered
+
+
+def add_grams(
+    layers: Layers, inside: Sequence[set[int]], totals: dict[frozenset[int], GramSum], sketch: Sketch | None
+) -> None:
+    """Add the Gram terms of the parameters in `inside` (one set a scope) to `totals`, by their scopes.
+
+    Slow parameters are left out.
+    """
+    uses_of: dict[int, list[Use]] = defaultdict(list)
+    for use in layers.uses:
+        for i in set[int]().union(*(layers.behind(side) for side in use.sides)):
+            uses_of[i].append(use)
+    scopes = {i: frozenset(n for n, ids in enumerate(inside) if i in ids) for i in uses_of}
+    wanted = [i for i in uses_of if scopes[i] and i not in layers.slow]
+    outer = {i: _outer_uses(layers, i, uses_of[i]) for i in wanted}
+    buffers = Buffers()
+    for params, uses in _components([i for i in wanted if outer[i] is None], uses_of):
+        _add_component(layers, params, uses, scopes, totals, buffers)
+    sharing: dict[tuple[frozenset[int], Hashable], list[Factors]] = defaultdict(list)
+    for factors, member in _factors([(i, found) for i, found in outer.items() if found], scopes):
+        key = tuple((s.x.data_ptr(), s.x.shape, s.x.stride()) for s in factors.segments)
+        sharing[member, key].append(factors)
+    for (member, _), group in sharing.items():
+        if sketch is not None and sketch.pays(group):
+            sketch.add_gram(group, totals[member], buffers)
+        else:
+            add_shared(group, totals[member], buffers)
+
+
+OuterUses = list[tuple[OuterUse, bool]]
+"""Calls of one parameter, and whether it is their weight (else their bias)."""
+
+
+def _outer_uses(layers: Layers, i: int, uses: list[Use]) -> OuterUses | None:
+    """The calls of a parameter that is a weight, or a bias, of outer-product layers alone and of one form."""
+    found: OuterUses = []
+    for use in uses:
+        if not isinstance(use, OuterUse):
+            return None
+        roles = [s for s in use.sides if i in layers.behind(s)]
+        if len(roles) != 1 or roles[0].made_by is not None:
+            return None
+        found.append((use, roles[0] is use.weight))
+    first, weight = found[0]
+    same = all(
+        w == weight and u.out_first == first.out_first and u.segment.x.dtype == first.segment.x.dtype
+        for u, w in found
+    )
+    return found if same else None
+
+
+def _factors(
+    outer: list[tuple[int, OuterUses]], scopes: dict[int, frozenset[int]]
+) -> Iterable[tuple[Factors, frozenset[int]]]:
+    """Factors of weights, each with the bias of the same calls where there is one, and of biases alone."""
+    biases = {tuple(id(u) for u, _ in found): i for i, found in outer if not found[0][1]}
+    joined = set()
+    for i, found in outer:
+        if found[0][1]:
+            bias = biases.get(tuple(id(u) for u, _ in found))
+            both = bias is not None and scopes[bias] == scopes[i]
+            if both:
+                joined.add(bias)
+            yield Factors([u.segment for u, _ in found], True, both), scopes[i]
+    for i, found in outer:
+        if not found[0][1] and i not in joined:
+            yield Factors([u.segment for u, _ in found], False, True), scopes[i]
+
+
+def _components(params: list[int], uses_of: dict[int, list[Use]]) -> Iterable[tuple[list[int], list[Use]]]:
+    """Parameters that share uses, together."""
+    left = dict.fromkeys(params)
+    of_use: dict[int, list[int]] = defaultdict(list)
+    for i in params:
+        for use in uses_of[i]:
+            of_use[id(use)].append(i)
+    while left:
+        todo, own, uses = [next(iter(left))], dict[int, None](), dict[int, Use]()
+        while todo:
+            i = todo.pop()
+            if i in left:
+                del left[i]
+                own[i] = None
+                for use in uses_of[i]:
+                    uses[id(use)] = use
+                    todo.extend(of_use[id(use)])
+        yield list(own), list(uses.values())
+
+
+def _add_component(
+    layers: Layers,
+    params: list[int],
+    uses: list[Use],
+    scopes: dict[int, frozenset[int]],
+    totals: dict[frozenset[int], GramSum],
+    buffers: Buffers,
+) -> None:
+    total = next(iter(totals.values()))
+    size = 4 * total.losses * sum(layers.parameters[i].numel() for i in params)
+    size += 4 * sum(side.tensor.numel() for use in uses for side in use.sides)
+    step = max(1, min(total.units, 2**28 // max(size, 1)))
+    for start in range(0, total.units, step):
+        part = slice(start, min(start + step, total.units))
+        rows = [unit_gradients(layers, params, uses, k, part) for k in range(total.losses)]
+        for i in params:
+            grads = [[row[i]] if i in row else [] for row in rows]
+            totals[scopes[i]].add_all(grads, buffers, part)
+
+
+def unit_gradients(
+    layers: Layers, params: Collection[int], uses: list[Use], loss: int, part: slice
+) -> dict[int, Tensor]:
+    """Gradients [n, *shape] of the units in `part` under one loss, by parameter id; absent for zero."""
+    sums: dict[int, tuple[Side, Tensor]] = {}
+    for use in uses:
+        for side, grad in zip(use.sides, use.unit_gradients(loss, part) or (), strict=False):
+            known = sums.get(id(side.tensor))
+            sums[id(side.tensor)] = side, grad if known is None else known[1] + grad
+    found = {i: g for i, (side, g) in sums.items() if side.made_by is None and i in params}
+    made = [(side, g) for side, g in sums.values() if side.made_by is not None]
+    own = [layers.parameters[i] for i in params if any(i in layers.behind(side) for side, _ in made)]
+    if own:
+        for p, g in zip(own, _pull_back(made, own), strict=True):
+            if g is not None:
+                found[id(p)] = found[id(p)] + g if id(p) in found else g
+    return found
+
+
+def _pull_back(made: list[tuple[Side, Tensor]], own: list[nn.Parameter]) -> list[Tensor | None]:
+    """[n, ...] per unit, from what was made from parameters to these."""
+    outputs = [side.tensor for side, _ in made]
+    grads = [g.to(side.tensor.dtype) for side, g in made]
+    try:
+        return list(
+            torch.autograd.grad(
+                outputs, own, grads, retain_graph=True, allow_unused=True, is_grads_batched=True
+            )
+        )
+    except RuntimeError:  # an operation that vmap can't take
+        each = [
+            torch.autograd.grad(outputs, own, [g[u] for g in grads], retain_graph=True, allow_unused=True)
+            for u in range(len(grads[0]))
+        ]
+        return [None if of[0] is None else torch.stack(of) for of in zip(*each, strict=True)]
+
+
+def slow_gram(up: Upstream, params: list[nn.Parameter], units: int) -> Tensor:
+    """[U, K, K] over `params` by a backward pass for every unit and loss; keeps the graph."""
+    K = len(up.delta)
+    # one pass with random weights shows those that get nothing at all, such as behind weights that start at
+    # zero
+    some = torch.rand(up.samples, K, generator=torch.Generator().manual_seed(1)).to(params[0].device) + 0.5
+    found = up.gradients(params, some, keep_graph=True)
+    params = [p for p, g in zip(params, found, strict=True) if g is not None and bool(dense(g).any())]
+    gram = torch.zeros(units, K, K, dtype=wide(up.pooled[0].dtype), device=up.pooled[0].device)
+    for u in range(units if params else 0):
+        rows = [single_unit(up, params, units, u, k) for k in range(K)]
+        for k, row in enumerate(rows):
+            for other in range(k + 1):
+                for one, two in zip(row, rows[other], strict=True):
+                    if one is not None and two is not None:
+                        gram[u, k, other] += (dense(one) * dense(two)).sum()
+                gram[u, other, k] = gram[u, k, other]
+    return gram
+
+
+def single_unit(
+    up: Upstream, params: Sequence[nn.Parameter], units: int, u: int, k: int
+) -> list[Tensor | None]:
+    """The gradient of one unit under one loss; keeps the graph."""
+    one = torch.zeros(units, len(up.delta), device=up.pooled[0].device)
+    one[u, k] = 1
+    return up.gradients(params, spread(one, up.samples), keep_graph=True)
+
+
+def dense(g: Tensor) -> Tensor:
+    """In float32 at least, and not sparse."""
+    return (g.to_dense() if g.is_sparse else g).to(wide(g.dtype))
+
+
+def update(layers: Layers, up: Upstream, unit_weights: Tensor) -> None:
+    """Fill `.grad` upstream with sum_i sum_k weights[i, k] g[k, i]; weights [U, K]. Lets go of the uses."""
+    sink, buffers, quick = Sink(skipped=layers.slow), Buffers(), layers.quick()
+    while layers.uses:
+        layers.uses.pop().add_to(sink, unit_weights, buffers)
+    for p, grad in zip(quick, sink.pull_back(quick, keep_graph=False), strict=True):
+        if grad is not None:
+            add_grad(p, grad)
+    slow = [p for i, p in layers.parameters.items() if i in layers.slow]
+    if slow:
+        found = up.gradients(slow, spread(unit_weights, up.samples), keep_graph=False)
+        for p, grad in zip(slow, found, strict=True):
+            if grad is not None:
+                add_grad(p, grad)
+
+
+def representation_gram(up: Upstream, units: int) -> Tensor:
+    """[U, K, K] from the cotangents of the pooled vectors that at least two losses reach.
+
+    With L_va and L_vt that is the video vector; the audio and text vectors know one loss only and would
+    leave b as it is while inflating a and c.
+
+    Raises:
+        BadInput: no pooled vector is reached by two losses.
+    """
+    K = len(up.delta)
+    first = next(d for of in up.delta for d in of if d is not None)
+    dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
+    gram = torch.zeros(up.samples, K, K, dtype=dtype, device=first.device)
+    buffers = Buffers()
+    met = False
+    for m in range(len(up.pooled)):
+        here = {k: d.reshape(up.samples, -1) for k, of in enumerate(up.delta) if (d := of[m]) is not None}
+        if len(here) < 2 and K > 1:
+            continue
+        met = True
+        for k, d in here.items():
+            for other, e in here.items():
+                gram[:, k, other] += buffers.dot(d, e)
+    if not met:
+        raise BadInput("scope representation: no pooled vector is reached by two losses; use scope all")
+    return sum_units(gram, units)

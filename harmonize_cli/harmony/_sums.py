@@ -1,0 +1,120 @@
+"""Sums that Gram matrices are gathered in, and buffers that their temporaries live in."""
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from harmonize_cli.harmony._tape import Side
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """float64 stays, everything else is added up in float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class Buffers:
+    """Temporaries by purpose, kept between layers: on a CPU fresh memory costs as much as a pass over it."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def like(self, purpose: str, t: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+        """An uninitialised tensor of t's type and device, valid until the purpose is asked for again."""
+        shape = t.shape if shape is None else torch.Size(shape)
+        key, size = (purpose, t.dtype), shape.numel()
+        if key not in self._kept or self._kept[key].numel() < size:
+            self._kept[key] = torch.empty(size, dtype=t.dtype, device=t.device)
+        return self._kept[key][:size].view(shape)
+
+    def dot(self, x: Tensor, y: Tensor) -> Tensor:
+        """Inner products of [U, ...] and [U, ...] -> [U], added up in float32 at least."""
+        axes = tuple(range(1, x.dim()))
+        if x.dtype in (torch.bfloat16, torch.float16):
+            x, y = x.float(), y.float()
+        # multiply and add up: three times as fast as a batched matrix product of such thin factors
+        return torch.mul(x, y, out=self.like("dot", x)).sum(axes)
+
+
+class GramSum:
+    """Sums [U] per pair of losses, kept in rows so that adding touches contiguous memory."""
+
+    def __init__(self, units: int, losses: int, like: Tensor) -> None:
+        self.units, self.losses = units, losses
+        self._rows = torch.zeros(losses, losses, units, dtype=wide(like.dtype), device=like.device)
+        self._row = [list(of) for of in self._rows]
+
+    def add(self, i: int, k: int, value: Tensor, part: slice = slice(None), times: int = 1) -> None:
+        """Add value [U], so many times, to the entries (i, k) and (k, i) of the units in `part`."""
+        self._row[max(i, k)][min(i, k)][part].add_(value, alpha=times)
+
+    def add_all(self, grads: Sequence[Sequence[Tensor]], buffers: Buffers, part: slice = slice(None)) -> None:
+        """Add the inner products of gradients: per loss a list of [U, ...], empty for zero."""
+        for i, g_i in enumerate(grads):
+            for k, g_k in enumerate(grads[: i + 1]):
+                for one, two in zip(g_i, g_k, strict=False):
+                    self.add(i, k, buffers.dot(one, two), part)
+
+    def table(self) -> Tensor:
+        """[U, K, K]."""
+        lower = self._rows.permute(2, 0, 1)
+        return lower.tril() + lower.tril(-1).transpose(1, 2)
+
+
+class Sink:
+    """Where gradients are added up: in `.grad` of parameters, and per tensor for what was made from them.
+
+    direct: False keeps the parameters' as well, and leaves `.grad` alone. skipped: ids of parameters to leave
+    out.
+    """
+
+    def __init__(self, *, direct: bool = True, skipped: Collection[int] = ()) -> None:
+        self.direct, self.skipped = direct, skipped
+        self.sides: dict[int, Side] = {}
+        self._kept: dict[int, Tensor] = {}
+
+    def get(self, side: Side) -> Tensor | None:
+        """The sum so far."""
+        if self.direct and side.made_by is None:
+            return side.tensor.grad
+        return self._kept.get(id(side.tensor))
+
+    def add(self, side: Side, grad: Tensor, *, owned: bool = True) -> None:
+        """Add a gradient; owned: its memory may be kept."""
+        if id(side.tensor) in self.skipped:
+            return
+        grad = grad.to(side.tensor.dtype).view_as(side.tensor)
+        now = self.get(side)
+        total = now.add_(grad) if now is not None else grad if owned else grad.clone()
+        if self.direct and side.made_by is None:
+            side.tensor.grad = total
+        else:
+            self.sides[id(side.tensor)], self._kept[id(side.tensor)] = side, total
+
+    def add_product(self, side: Side, left: Tensor, right: Tensor) -> None:
+        """Add the matrix product of two factors."""
+        if id(side.tensor) in self.skipped:
+            return
+        now = self.get(side)
+        if now is not None and now.dtype == left.dtype and now.is_contiguous():
+            now.view(left.shape[0], -1).addmm_(left, right)
+        else:
+            self.add(side, torch.mm(left, right))
+
+    def own(self) -> list[tuple[Side, Tensor]]:
+        """The parameters' sums that were kept."""
+        return [(s, self._kept[i]) for i, s in self.sides.items() if s.made_by is None]
+
+    def pull_back(self, parameters: Sequence[nn.Parameter], *, keep_graph: bool) -> list[Tensor | None]:
+        """The gradients of `parameters` through what was made from them."""
+        made = [side for side in self.sides.values() if side.made_by is not None]
+        if not made or not parameters:
+            return [None] * len(parameters)
+        grads = [self._kept[id(side.tensor)] for side in made]
+        edges = [side.edge for side in made]
+        return list(torch.autograd.grad(edges, parameters, grads, retain_graph=keep_graph, allow_unused=True))
+
+
+def add_grad(p: nn.Parameter, grad: Tensor) -> None:
+    """Accumulate a gradient that autograd returned, which others may share, into `.grad`."""
+    p.grad = grad.clone() if p.grad is None else p.grad.add_(grad)

@@ -1,0 +1,142 @@
+"""The slow check on a user's own model and batch: a loop of single-sample backward passes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony._graph import Upstream, upstream
+from harmonize_cli.harmony._harmonizer import Harmonizer, One, Pooled, listed
+from harmonize_cli.harmony._measure import dense, single_unit
+from harmonize_cli.harmony._report import HarmonyReport
+from harmonize_cli.harmony._rng import RandomState
+from harmonize_cli.harmony._units import spread
+
+Forward = Callable[[], tuple[Mapping[str, Tensor], Pooled]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Worst relative errors. gram: entries against the product of the two gradients' lengths; update:
+    entries against the largest one. units: how many were looped over; parameters: compared in the Gram
+    matrix.
+    """
+
+    gram: float
+    update: float
+    units: int
+    parameters: int
+
+    @property
+    def worst(self) -> float:
+        """The larger of the two."""
+        return max(self.gram, self.update)
+
+    def __str__(self) -> str:
+        return (
+            f"worst relative error against {self.units} single backward passes: Gram {self.gram:.1e} "
+            f"({self.parameters} parameters), update {self.update:.1e}"
+        )
+
+
+def verify(harmonizer: Harmonizer, forward: Forward, *, units: int | None = None) -> Verification:
+    """Compare a harmonized step with brute force, over every parameter that the pooled vectors depend on.
+
+    forward: runs encoder and heads on one batch and returns (losses, pooled), as given to `backward`. It is
+    run twice with the same random numbers. units: loop over the first so many only. Gradients and buffers
+    are left as they were. Heads are left out of scope `all` here: single-sample passes start at the pooled
+    vectors. So is a gate, which takes losses away behind them.
+
+    Raises:
+        BadInput: granularity `batch`, which uses ordinary backward passes, so there is nothing to check.
+    """
+    if harmonizer.granularity.whole:
+        raise BadInput("verify: granularity batch uses ordinary backward passes; nothing to compare")
+    saved = [(p, p.grad) for p in harmonizer.parameters()]
+    buffers = {b: b.clone() for module in harmonizer.modules.values() for b in module.buffers()}
+    state, policy = RandomState.now(), harmonizer.policy
+    harmonizer.policy = replace(policy, gate=None, control=None)
+    try:
+        for p, _ in saved:
+            p.grad = None
+        losses, pooled = forward()
+        with torch.no_grad():
+            for b, before in buffers.items():
+                b.copy_(before)
+        with state.replayed(), harmonizer.record():
+            again, pooled_again = forward()
+        cut = harmonizer.cut(again, pooled_again, read_heads=False)
+        report = harmonizer.run(cut, One(cut.up), step=0, valid=None, reduce=False)
+        return _compare(harmonizer, dict(losses), listed(pooled), report, units)
+    finally:
+        harmonizer.policy = policy
+        for p, grad in saved:
+            p.grad = grad
+        with torch.no_grad():
+            for b, before in buffers.items():
+                b.copy_(before)
+
+
+def _compare(
+    harmonizer: Harmonizer,
+    losses: dict[str, Tensor],
+    pooled: list[Tensor],
+    report: HarmonyReport,
+    units: int | None,
+) -> Verification:
+    up = upstream(pooled, [], [])
+    up.delta = [
+        list(torch.autograd.grad(loss, up.pooled, retain_graph=True, allow_unused=True))
+        for loss in losses.values()
+    ]
+    inside = _inside(harmonizer)
+    share, K = max(1, harmonizer.granularity.share), len(losses)
+    count = up.samples // share
+    worst, looped = 0.0, min(count, units or count)
+    for u in range(looped):
+        if harmonizer.scope.name == "representation":
+            rows = [_at_pooled(up, slice(u * share, (u + 1) * share), k) for k in range(K)]
+        else:
+            rows = [single_unit(up, inside, count, u, k) for k in range(K)]
+        want = torch.stack([torch.stack([_inner(a, b, up.pooled[0]) for b in rows]) for a in rows])
+        length = want.diagonal().clamp_min(torch.finfo(want.dtype).tiny).sqrt()
+        error = (report.gram[u * share].to(want) - want).abs() / (length[:, None] * length[None])
+        worst = max(worst, error.max().item())
+    return Verification(worst, _update_error(harmonizer, up, report.weights), looped, len(inside))
+
+
+def _inside(harmonizer: Harmonizer) -> list[nn.Parameter]:
+    chosen = set(harmonizer.in_scope)
+    return [p for p in harmonizer.parameters() if chosen & set(harmonizer.names[id(p)])]
+
+
+def _at_pooled(up: Upstream, own: slice, k: int) -> list[Tensor | None]:
+    """At representation scope: the cotangents themselves, where two losses met."""
+    met = [sum(of[m] is not None for of in up.delta) > 1 for m in range(len(up.pooled))]
+    return [
+        d.reshape(up.samples, -1)[own] if both and d is not None else None
+        for d, both in zip(up.delta[k], met, strict=True)
+    ]
+
+
+def _inner(a: list[Tensor | None], b: list[Tensor | None], like: Tensor) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64, device=like.device)
+    for x, y in zip(a, b, strict=True):
+        if x is not None and y is not None:
+            total += (dense(x).double() * dense(y).double()).sum()
+    return total
+
+
+def _update_error(harmonizer: Harmonizer, up: Upstream, weights: Tensor) -> float:
+    """Against one ordinary backward pass with weighted cotangents, parameters upstream only."""
+    params = harmonizer.parameters()
+    errors, sizes = [0.0], [torch.finfo(up.pooled[0].dtype).tiny]
+    found = up.gradients(params, spread(weights, up.samples), keep_graph=False)
+    for p, want in zip(params, found, strict=True):
+        if want is not None:
+            got = torch.zeros_like(want) if p.grad is None else p.grad
+            errors.append((got - want).abs().max().item())
+            sizes.append(want.abs().max().item())
+    return max(errors) / max(sizes)

@@ -1,0 +1,100 @@
+"""Granularity `batch`: two (or K) full gradients, summed over ranks, compared once. Works for any layer."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from harmonize_cli.harmony._graph import Graph, Plain, Upstream
+from harmonize_cli.harmony._measure import representation_gram
+from harmonize_cli.harmony._scope import Scope
+from harmonize_cli.harmony._sums import wide
+from harmonize_cli.harmony._units import spread
+from harmonize_cli.ranks import sum_tensors
+
+Grads = list[Tensor | None]
+
+
+class WholeBatch:
+    """The gradients of each loss over all ranks' samples, added up chunk by chunk."""
+
+    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
+        self.params = list(named.values())
+        self.rows: list[Grads] = []
+        self.heads: list[Grads] = []
+        self._leaves: list[set[int]] = []
+
+    def add(self, up: Upstream) -> None:
+        """Add a chunk's gradients; frees its graph."""
+        K = len(up.delta)
+        self.rows = self.rows or [[None] * len(self.params) for _ in range(K)]
+        self._leaves = self._leaves or [set(Graph([]).walk([z.grad_fn]).leaves) for z in up.pooled]
+        for k in range(K):
+            one = torch.zeros(1, K, device=up.pooled[0].device)
+            one[0, k] = 1
+            later = any(d is not None for of in up.delta[k + 1 :] for d in of)
+            found = up.gradients(self.params, spread(one, up.samples), keep_graph=later)
+            # gradients of different parameters may be one tensor, so none is added to in place
+            self.rows[k] = [
+                a if b is None else b if a is None else a + b
+                for a, b in zip(self.rows[k], found, strict=True)
+            ]
+
+    def gram(
+        self, up: Upstream, plain: Plain, scope: Scope, names: Mapping[int, Sequence[str]]
+    ) -> tuple[str, Tensor]:
+        """The scope's name and [1, K, K], after all chunks. up: the whole batch; plain: the heads'
+        gradients."""
+        of_heads = {id(p): grads for p, grads in plain}
+        none: Grads = [None] * len(up.delta)
+        heads = [[of_heads.get(id(p), none)[k] for p in self.params] for k in range(len(up.delta))]
+        ids = [id(p) for p in self.params]
+        if scope.name == "all":
+            self.rows = [
+                [a if b is None else b if a is None else a + b for a, b in zip(row, head, strict=True)]
+                for row, head in zip(self.rows, heads, strict=True)
+            ]
+            heads = []
+            name, inside = "all", set(ids)
+        elif scope.name == "representation":
+            name, inside = "representation", set[int]()
+        else:
+            name, inside = scope.choose(self._leaves, up.losses_at(), names)
+        self._sum_over_ranks(heads)
+        if name == "representation":
+            gram = representation_gram(up, 1)
+            (summed,) = sum_tensors([gram], [gram])
+            assert summed is not None
+            return name, summed
+        return name, self._inner_products([n for n, i in enumerate(ids) if i in inside])
+
+    def update(self, weights: Tensor) -> None:
+        """Add sum_k weights[0, k] g_k, and the heads' plain gradients, to `.grad`."""
+        alphas = weights[0].tolist()
+        for i, p in enumerate(self.params):
+            for row, alpha in [*zip(self.rows, alphas, strict=True), *((head, 1.0) for head in self.heads)]:
+                g, row[i] = row[i], None
+                if g is not None:
+                    # gradients of different parameters may be one tensor, so none is scaled in place
+                    p.grad = g * alpha if p.grad is None else p.grad.add_(g, alpha=alpha)
+
+    def _sum_over_ranks(self, heads: list[Grads]) -> None:
+        n, K = len(self.params), len(self.rows)
+        flat = [g for row in [*self.rows, *heads] for g in row]
+        flat = sum_tensors(flat, [p.detach() for p in self.params] * (K + len(heads)))
+        rows = [flat[k * n : (k + 1) * n] for k in range(K + len(heads))]
+        self.rows, self.heads = rows[:K], rows[K:]
+
+    def _inner_products(self, inside: list[int]) -> Tensor:
+        K, first = len(self.rows), self.params[0]
+        gram = torch.zeros(1, K, K, dtype=wide(first.dtype), device=first.device)
+        for i in inside:
+            for j in range(K):
+                for k in range(j + 1):
+                    one, two = self.rows[j][i], self.rows[k][i]
+                    if one is not None and two is not None:
+                        value = torch.dot(one.flatten().to(gram.dtype), two.flatten().to(gram.dtype))
+                        gram[0, j, k] += value
+                        if j != k:
+                            gram[0, k, j] += value
+        return gram
