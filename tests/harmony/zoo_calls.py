@@ -235,13 +235,14 @@ around(
 )
 
 
-add("compiled layer", lambda: residual(compiled), plain=residual)
+add("compiled layer", lambda: residual(compiled), plain=residual, refusable="donated_buffer")
 add("compiled encoder, as a function", lambda: compiled_encode("function"), plain=lambda: compiled_encode(""))
 add("compiled encoder, in place", lambda: compiled_encode("in place"), plain=lambda: compiled_encode(""))
 add(
     "compiled attention",
     compiled_attention,
     plain=lambda: compiled_attention(plainly),
+    refusable="donated_buffer",
 )
 add(
     "checkpointed, reentrant",

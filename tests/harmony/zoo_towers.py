@@ -92,6 +92,8 @@ several(
     "a tower under no_grad",
     lambda m, x: {"v": m.v(x).mean(1), "t": m.t(x).mean(1).detach()},
     towers("v", "t"),
+    refusable="does not depend",  # the third loss is of the text alone
+    everywhere=True,
 )
 several(
     "a pooled vector that no loss reaches",
@@ -201,13 +203,7 @@ several(
     refused="pooled",
     everywhere=True,
 )
-several(
-    "one pooled vector given twice",
-    lambda m, x: twice(m.v(x).mean(1)),
-    towers("v"),
-    refused="pooled",
-    everywhere=True,
-)
+several("one pooled vector given twice", lambda m, x: twice(m.v(x).mean(1)), towers("v"))
 
 
 def nested(m: Any, h: Tensor) -> Pooled:
@@ -283,7 +279,13 @@ headed(
     lambda m, z: {"one": m.one(z["v"]).square().mean(), "two": contrasts(z)["loss 0"]},
     heads,
 )
-headed("a constant loss", lambda m, z: {**contrasts(z), "constant": torch.zeros(())}, dict)
+headed(
+    "a constant loss",
+    lambda m, z: {**contrasts(z), "constant": torch.zeros(())},
+    dict,
+    refusable="does not depend",
+    everywhere=True,
+)
 headed(
     "a loss of none of the pooled vectors",
     lambda m, z: {**contrasts(z), "decay": m.one.weight.square().sum()},
