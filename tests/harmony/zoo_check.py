@@ -187,7 +187,7 @@ def assert_exact(
 ) -> None:
     off = 0.0
     if options.get("gram", "exact") == "exact":
-        units = {"sample": B, "microbatch:2": B // 2, "batch": 1}[options.get("granularity", "sample")]
+        units = {"sample": None, "microbatch:2": B // 2, "batch": 1}[options.get("granularity", "sample")]
         off = gram_error(report.gram, want.gram(options["scope"], units))
     got = torch.cat([flat_grad(p) for p in model.parameters() if p.requires_grad])
     ideal = want.update(report.weights)

@@ -32,7 +32,8 @@ class Reference:
     def rounding(self) -> float:
         """How far the gradients upstream are from adding up to the plain one."""
         rest = (self.grads.sum((0, 1)) - self.plain)[self.scopes["all"]]
-        return (rest.abs().max() / self.grads.abs().max()).item()
+        largest = self.plain.abs().max().clamp_min(1e-2 * self.grads.abs().max().item())
+        return (rest.abs().max() / largest).item()
 
     def update(self, weights: Tensor) -> Tensor:
         """The whole `.grad`: weighted upstream, plain downstream."""

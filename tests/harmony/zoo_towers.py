@@ -203,7 +203,13 @@ several(
     refused="pooled",
     everywhere=True,
 )
-several("one pooled vector given twice", lambda m, x: twice(m.v(x).mean(1)), towers("v"))
+several(
+    "one pooled vector given twice",
+    lambda m, x: twice(m.v(x).mean(1)),
+    towers("v"),
+    refusable="pooled|twice",
+    everywhere=True,
+)
 
 
 def nested(m: Any, h: Tensor) -> Pooled:
