@@ -30,14 +30,23 @@ def names(cases: Iterable[Case]) -> list[ParameterSet]:
     return [pytest.param(case.name, marks=[pytest.mark.long] * case.long) for case in cases]
 
 
-ALL = names(CASES.values())
-CONTRASTS = names(case for case in CASES.values() if not case.own_losses)
-AUTOCAST = names(case for case in CASES.values() if case.autocast)
-
-
 def rarely(scopes: Iterable[str], *, but: str) -> list[ParameterSet]:
     """All but one of the scopes in the long run only."""
     return [pytest.param(scope, marks=[pytest.mark.long] * (scope != but)) for scope in scopes]
+
+
+def scoped() -> Iterator[ParameterSet]:
+    """With one pooled vector, backbone and shared are all."""
+    for case in CASES.values():
+        for scope in SCOPES:
+            rare = case.long or (scope in ("backbone", "shared") and not case.several)
+            yield pytest.param(case.name, scope, marks=[pytest.mark.long] * rare)
+
+
+ALL = names(CASES.values())
+CONTRASTS = names(case for case in CASES.values() if not case.own_losses)
+SCOPED = list(scoped())
+AUTOCAST = names(case for case in CASES.values() if case.autocast)
 
 
 pytestmark = [
@@ -57,8 +66,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(("name", "scope"), SCOPED)
 def test_exact_or_refused(name: str, scope: str) -> None:
     check(Step(name), scope=scope, rule="realign", preset=True)
 
@@ -82,16 +90,17 @@ def test_near_under_autocast(name: str) -> None:
 
 @pytest.mark.parametrize("scope", rarely(SCOPES, but="shared"))
 @pytest.mark.parametrize("name", CONTRASTS)
-def test_exact_with_three_losses(name: str, scope: str) -> None:
-    check(Step(name, losses=3), scope=scope, rule="realign")
-
-
-@pytest.mark.parametrize("name", CONTRASTS)
-def test_exact_where_a_sample_lacks_a_loss(name: str) -> None:
-    report = check(Step(name, lacking=True), scope="all", rule="realign")
+def test_exact_with_three_losses_of_which_a_sample_lacks_one(name: str, scope: str) -> None:
+    report = check(Step(name, losses=3, lacking=True), scope=scope, rule="realign")
     if report is not None:
         assert report.cosine.isnan()[1]
-        assert report.weights[1].tolist() == [1, 1]
+        assert report.weights[1].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_exact_at_a_later_step(name: str) -> None:
+    """What was seen in the first step may not hold in the second: other orders, routes, branches alive."""
+    later_step(Step(name), scope="all", rule="realign")
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -106,17 +115,19 @@ def test_exact_for_the_batch(name: str) -> None:
     check(Step(name), scope="all", rule="realign", granularity="batch")
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("name", CONTRASTS)
+def test_exact_where_a_sample_lacks_a_loss(name: str) -> None:
+    check(Step(name, lacking=True), scope="all", rule="realign")
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("name", ALL)
 def test_sketches_leave_the_update_exact(name: str) -> None:
     check(Step(name), scope="all", rule="realign", gram="sketch:2")
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_exact_at_a_later_step(name: str) -> None:
-    """What was seen in the first step may not hold in the second: other orders, routes, branches alive."""
-    later_step(Step(name), scope="all", rule="realign")
-
-
+@pytest.mark.long
 @pytest.mark.parametrize("name", ALL)
 def test_two_steps_add_up(name: str) -> None:
     step = Step(name)

@@ -36,7 +36,7 @@ class Case:
     everywhere: what is said of refusals holds for scope `representation` as well.
     plain: as `build`, with a model of the same values whose graph takes single-sample backward passes, where
     that of `build` does not.
-    own_losses: `build` gives them.
+    several: it gives several pooled vectors. own_losses: `build` gives the losses as well.
     autocast: whether the case runs under bf16 autocast at all.
     """
 
@@ -48,6 +48,7 @@ class Case:
     tolerance: float = 0.0
     plain: Callable[[], Built] | None = None
     long: bool = False
+    several: bool = False
     own_losses: bool = False
     autocast: bool = True
 

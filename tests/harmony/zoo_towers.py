@@ -24,7 +24,7 @@ def several(
         net = Net(encode, **parts())
         return net, lambda: net(x)
 
-    add(name, build, **options)
+    add(name, build, several=True, **options)
 
 
 def towers(*names: str) -> Callable[[], dict[str, Any]]:
@@ -232,7 +232,7 @@ def clip_pooling() -> Built:
     return single(net, torch.randint(0, 9, (B, T)))
 
 
-@case("the tri-modal test model")
+@case("the tri-modal test model", several=True)
 def tri_modal() -> Built:
     model = TriModal(width=8, layers=1)
     inputs = {
@@ -257,7 +257,7 @@ def headed(
         )
         return net, lambda: net(x), lambda pooled: losses(net, pooled)
 
-    add(name, build, own_losses=True, **options)
+    add(name, build, several=True, own_losses=True, **options)
 
 
 def heads() -> dict[str, Any]:
