@@ -58,7 +58,7 @@ def reference_of(model: nn.Module, pooled: Pooled, losses: Mapping[str, Tensor])
     at = {
         "all": reach.any(0),
         "shared": reach.sum(0) >= 2,
-        "backbone": passes[meets.any(0)].all(0) & reach.any(0),
+        "backbone": passes.all(0) & reach.any(0),
     }
     common = [m for m in range(len(z)) if meets[:, m].sum() >= 2]
     at_pooled = [torch.stack([rows_of(z[m], d[m], samples) for d in deltas], dim=1) for m in common]
