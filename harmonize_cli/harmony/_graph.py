@@ -300,7 +300,8 @@ def has_samples(op: Op, samples: int) -> bool:
 
 def _check_losses(losses: Mapping[str, Tensor]) -> None:
     if not isinstance(losses, Mapping) or not losses:
-        raise BadInput(f"losses: {type(losses).__name__}; expected scalars by name, such as {'va': ..., 'vt': ...}")
+        kind = "none given" if isinstance(losses, Mapping) else type(losses).__name__
+        raise BadInput(f"losses: {kind}; expected scalars by name, such as {{'va': ..., 'vt': ...}}")
     for name, loss in losses.items():
         if not isinstance(loss, Tensor) or loss.dim() != 0:
             shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
