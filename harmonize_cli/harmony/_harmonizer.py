@@ -154,6 +154,11 @@ class Harmonizer:
         """Whether the Gram is taken parameter by parameter."""
         return not self.granularity.whole and self.scope.name != "representation"
 
+    @property
+    def check_seconds(self) -> float:
+        """What the checks of first steps have taken so far."""
+        return self.reader.seconds
+
     @contextmanager
     def record(self) -> Iterator[None]:
         """Record the forward pass made inside: encoder, and heads too for scope `all`."""
