@@ -1,4 +1,4 @@
-"""The check of the first step: a fast path that were wrong is found out, and its parameters are read slowly."""
+"""The first step's check: a fast path that were wrong is found out, and its parameters are read slowly."""
 
 from collections.abc import Callable
 from typing import Any
