@@ -228,7 +228,7 @@ class Downstream:
         found = _gradients(self.roots, inputs, keep_graph=keep_graph)
         at, end = len(self.pooled), len(self.pooled) + len(edges)
         outputs = [iter(row[at:end]) for row in found]
-        heads = {op: [[next(of) for _ in op.edges] for of in outputs] for op in self.heads}
+        heads = {op: [op.shaped([next(of) for _ in op.edges]) for of in outputs] for op in self.heads}
         plain = [(p, [row[end + n] for row in found]) for n, p in enumerate(self.leaves)]
         return Pulled([row[:at] for row in found], heads, plain + self.beyond)
 
@@ -296,11 +296,10 @@ def _check_losses(losses: Mapping[str, Tensor]) -> None:
         if not isinstance(loss, Tensor) or loss.dim() != 0:
             shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise BadInput(f"losses[{name!r}]: {shape}; expected a scalar tensor: take its mean or sum first")
-        if not loss.requires_grad:
-            raise BadInput(
-                f"losses[{name!r}] does not depend on any parameter (detached, or made under no_grad). Leave "
-                "it out, or in a step without any sample for it make it zero by (0 * pooled_vector).sum()"
-            )
+    if not any(loss.requires_grad for loss in losses.values()):
+        raise BadInput(
+            f"losses {', '.join(losses)}: none depends on a parameter (detached, or under no_grad)"
+        )
 
 
 def _parameters(reach: Reach, without: set[int]) -> list[nn.Parameter]:

@@ -6,6 +6,7 @@ A chunk is a part of the batch with its graph above the pooled vectors; the dire
 (`_cached`) several, encoded anew one after the other.
 """
 
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -159,6 +160,9 @@ class Harmonizer:
                 stack.enter_context(module.no_sync())  # the harmonized gradient is summed here
             if self.needs_layers:
                 stack.enter_context(self._tape.record())
+            elif self.granularity.whole and "torch._functorch.config" in sys.modules:
+                # a compiled graph is passed once for each loss, so it may not reuse its inputs' memory
+                stack.enter_context(torch._functorch.config.patch(donated_buffer=False))
             yield
         self._recorded = True
 
@@ -478,7 +482,18 @@ class Harmonizer:
                 )
 
     def _refuse_both_sides(self, up: Upstream, trained: Mapping[int, Tensor]) -> None:
-        above = Graph([]).walk([z.grad_fn for z in up.pooled]).leaves
+        above: dict[int, Tensor] = {}
+        for z in up.pooled:
+            reach = Graph([]).walk([z.grad_fn])
+            above |= reach.leaves
+            others = [y for y in up.pooled if y is not z and y.grad_fn is not z.grad_fn]
+            if len({id(y) for y in up.pooled}) < len(up.pooled) or any(
+                y.grad_fn in reach.nodes for y in others
+            ):
+                raise BadInput(
+                    "pooled: one vector is another, or was made from it, so its path would count twice; give "
+                    "each once, and only the last of a chain"
+                )
         if not self._shards():  # else the graph has FSDP's gathered copies, which are nobody's parameters
             self._know(p for p in above.values() if isinstance(p, nn.Parameter))
         both = [self.names[i][0] for i in above if i in trained]
@@ -602,8 +617,7 @@ EXPLAINED = {
     "out-of-place operation",
     "backward through the graph a second time": "the graph is gone: `backward` was called on these losses "
     "before, or parts of them are shared with other losses",
-    ".grad() or when an `inputs`": "activation checkpointing with use_reentrant=True; use "
-    "use_reentrant=False",
+    "When use_reentrant=True": "activation checkpointing with use_reentrant=True; use use_reentrant=False",
 }
 
 

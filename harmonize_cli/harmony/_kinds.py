@@ -65,7 +65,9 @@ def _outer(
 ) -> Use | None:
     x = _arg(op, 0, "input")
     by_id = {id(side.tensor): side for side in sides}
-    if not isinstance(x, Tensor) or id(x) in by_id or rows.axis >= x.dim() - 1:
+    if not isinstance(x, Tensor) or id(x) in by_id or x.shape[:-1] != op.shapes[0][:-1]:
+        return None
+    if rows.axis >= x.dim() - 1:
         return None
     cotangents = [None if of[0] is None else tokens(working(of[0]), rows, units) for of in d]
     segment = Segment(_match(tokens(x.detach(), rows, units), cotangents), cotangents)
@@ -180,12 +182,12 @@ def read_broadcast(op: Op, sides: list[Side], d: Cotangents, rows: Rows, units: 
         if given is None:
             continue
         each = working(given)
-        each = each * factor if isinstance(factor, Tensor) else each
+        if isinstance(factor, Tensor) or factor != 1:
+            each = each * factor
         summed = rows.split(each, units).sum(spanned, dtype=wide(each.dtype))
         if grads is None:
             grads = summed.new_zeros(units, len(d), *side.tensor.shape)
-        part = summed.reshape(units, *side.tensor.shape)
-        grads[:, k] = -part if factor == -1 else part
+        grads[:, k] = summed.reshape(units, *side.tensor.shape)
     return None if grads is None else SettledUse(op, [side], [grads])
 
 

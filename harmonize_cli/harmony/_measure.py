@@ -143,7 +143,7 @@ def _cotangents(up: Upstream, pooled: list[int], ops: list[Op], *, keep_graph: b
     gathered, at = {}, 0
     for op in ops:
         stop = at + len(op.edges)
-        gathered[op] = [found[k][at:stop] for k in range(len(up.delta))]
+        gathered[op] = [op.shaped(found[k][at:stop]) for k in range(len(up.delta))]
         at = stop
     return gathered
 

@@ -31,7 +31,7 @@ from harmonize_cli.harmony._measure import (
 )
 from harmonize_cli.harmony._sketch import Sketch
 from harmonize_cli.harmony._sums import Buffers, GramSum, Sink
-from harmonize_cli.harmony._tape import Op
+from harmonize_cli.harmony._tape import Op, tensors
 from harmonize_cli.harmony._units import Rows, find_rows, spread
 
 log = logging.getLogger(__name__)
@@ -114,10 +114,8 @@ class Reader:
         if not layers.leaves or not any(layers.leaves):
             raise BadInput("the pooled vectors depend on no parameter of the given modules")
         first = next(d for of in up.delta for d in of if d is not None)
-        members: set[frozenset[int]] = {
-            frozenset(n for n, ids in enumerate(inside) if i in ids) for i in layers.parameters
-        }
-        totals = {each: GramSum(units, len(up.delta), first) for each in members | {frozenset()}}
+        members = {frozenset(n for n, ids in enumerate(inside) if i in ids) for i in layers.parameters}
+        totals = {each: GramSum(units, len(up.delta), first) for each in members}
         add_grams(layers, inside, totals, self.sketch)
         quick = [sum_tables(totals, n) for n in range(len(inside))]
         grams = [gram.clone() for gram in quick]
@@ -186,6 +184,8 @@ def refuse(up: Upstream, graph: Graph) -> None:
             "BatchNorm couples the samples of a batch, so no per-sample gradient exists through it; use "
             "LayerNorm or GroupNorm, put it in eval mode, or use scope representation, or granularity batch"
         )
+    if any(t.is_nested for op in up.ops for t in tensors((op.args, op.kwargs))):
+        raise BadInput("nested tensors have no row per sample; pad them, or use scope representation")
     if any(n.name().startswith("CheckpointFunction") for n in nodes):
         raise BadInput(
             "activation checkpointing with use_reentrant=True hides the layers inside it; use "
@@ -227,7 +227,9 @@ class Trial:
         rows: OpRows = {}
         loose, silent = False, set()
         for op in ops:
-            given = [d if d is not None and d.any() else None for d in (next(queue) for _ in op.edges)]
+            given = [
+                d if d is not None and d.any() else None for d in op.shaped([next(queue) for _ in op.edges])
+            ]
             loose |= any(d is not None and d.dtype not in TOLERANCE for d in given)
             lie = [None if d is None else find_rows(d, mask) for d in given]
             if not any(d is not None for d in given):
@@ -343,7 +345,9 @@ def unsteady(up: Upstream, ops: Sequence[Op], rows: OpRows) -> set[Op]:
     coded = up.gradients(edges, ones * code[:, None], keep_graph=True)
     moved, queue = set(), iter(zip(plain, coded, strict=True))
     for op in ops:
-        for r, (d, e) in zip(rows[op], (next(queue) for _ in op.edges), strict=True):
+        pairs = [next(queue) for _ in op.edges]
+        given = zip(op.shaped([d for d, _ in pairs]), op.shaped([e for _, e in pairs]), strict=True)
+        for r, (d, e) in zip(rows[op], given, strict=True):
             if d is None or e is None or r is None:
                 continue
             difference = (r.scale(d, code) - e).abs().max()

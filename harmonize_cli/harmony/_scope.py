@@ -49,7 +49,7 @@ class Scope:
         leaves = [found & names.keys() for found in leaves]
         reached = [found for found, by in zip(leaves, losses, strict=True) if by]
         every = set[int]().union(*reached)
-        common = set.intersection(*reached) if reached else set()
+        common = set.intersection(*leaves) & every if leaves else set()
         if self.patterns:
             chosen = {i for i in every if any(self._matches(name) for name in names[i])}
             return self.name, chosen or self._nothing(names)

@@ -7,7 +7,7 @@ normalised or transposed weight, an expanded token) is followed to the operation
 
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +59,10 @@ class Op:
     def changed(self) -> bool:
         """Whether an argument was changed in place after the call, so that it can't be read any more."""
         return any(t._version != version for t, version in self.versions)
+
+    def shaped(self, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Gradients that arrived at `edges`, in the shapes of the outputs."""
+        return [None if d is None else d.reshape(n) for d, n in zip(grads, self.shapes, strict=True)]
 
     def replay(self, replaced: Mapping[int, Tensor], func: Callable[..., Any] | None = None) -> list[Tensor]:
         """Run it again with other tensors in place of some (by id); its differentiable outputs in order."""

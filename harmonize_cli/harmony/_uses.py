@@ -129,7 +129,7 @@ class SettledUse:
     def add_to(self, sink: Sink, weights: Tensor, buffers: Buffers, part: Tensor | None = None) -> None:
         """See `OuterUse`."""
         for side, g in zip(self.sides, self.grads, strict=True):
-            sink.add(side, torch.einsum("uk,ukp->p", weights.to(g.dtype), g.flatten(2)))
+            sink.add(side, torch.einsum("uk,ukp->p", weights.to(g.dtype), g.reshape(*g.shape[:2], -1)))
 
 
 @dataclass(eq=False, slots=True)
@@ -263,14 +263,12 @@ def find_batched(use: ReplayedUse) -> dict[int, Rows] | None:
     op, units = use.op, use.units
     own = {id(side.tensor) for side in use.sides}
     given = unique(t for t in tensors((op.args, op.kwargs)) if id(t) not in own and t.dim() > 0)
-    rows = [r or Rows() for r in use.rows]
-    sizes = {shape[r.axis] for shape, r in zip(op.shapes, rows, strict=True)}
+    known = [(shape, r) for shape, r in zip(op.shapes, use.rows, strict=True) if r is not None]
+    sizes, first = {shape[r.axis] for shape, r in known}, known[0][1]
     choices: list[list[Rows | None]] = []
     for t in given:
-        fit: list[Rows | None] = [
-            Rows(a, r.outer) for r in rows[:1] for a, n in enumerate(t.shape) if n in sizes
-        ]
-        choices.append([*sorted(fit, key=lambda c: c != rows[0]), None])
+        fit: list[Rows | None] = [Rows(a, first.outer) for a, n in enumerate(t.shape) if n in sizes]
+        choices.append([*sorted(fit, key=lambda c: c != first), None])
     with torch.no_grad():
         whole = op.replay({})
         for count, choice in enumerate(product(*choices)):
@@ -292,12 +290,13 @@ def _same(
     except (RuntimeError, ValueError, IndexError, AssertionError):
         return False
     for found, full, rows in zip(alone, whole, use.rows, strict=False):
-        y = found
-        want = (rows or Rows()).split(full, units)[u]
+        if rows is None:  # no cotangent comes there
+            continue
+        y, want = found, rows.split(full, units)[u]
         scale = full.abs().max() if full.numel() else full.new_zeros(())
         loose = 1e-2 if full.dtype in (torch.bfloat16, torch.float16) else 1e-5
         if op.pure:  # made from parameters alone: the first rows stand for any
-            y = y.narrow((rows or Rows()).axis, 0, want.shape[(rows or Rows()).axis])
+            y = y.narrow(rows.axis, 0, want.shape[rows.axis])
         if y.shape != want.shape or bool((y - want).abs().max() > loose * scale + 1e-12):
             return False
     return True

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from harmonize_cli.harmony._graph import Graph, Plain, Upstream
-from harmonize_cli.harmony._measure import representation_gram
+from harmonize_cli.harmony._measure import dense, representation_gram
 from harmonize_cli.harmony._scope import Scope
 from harmonize_cli.harmony._sums import wide
 from harmonize_cli.harmony._units import spread
@@ -93,7 +93,7 @@ class WholeBatch:
                 for k in range(j + 1):
                     one, two = self.rows[j][i], self.rows[k][i]
                     if one is not None and two is not None:
-                        value = torch.dot(one.flatten().to(gram.dtype), two.flatten().to(gram.dtype))
+                        value = torch.dot(dense(one).flatten(), dense(two).flatten())
                         gram[0, j, k] += value
                         if j != k:
                             gram[0, k, j] += value

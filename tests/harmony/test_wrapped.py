@@ -1,4 +1,4 @@
-"""Models in DistributedDataParallel and FSDP2: exact, or refused with the reason; two processes: the recipes."""
+"""Models in DistributedDataParallel and FSDP2: exact, or refused with the reason."""
 
 from collections.abc import Iterator
 from pathlib import Path
