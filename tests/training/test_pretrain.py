@@ -237,7 +237,7 @@ def test_non_finite_steps_are_left_out_and_written_down(store_path, tmp_path, mo
         ({"harmonize": {"mode": "realign", "rule": "magic"}}, "'magic'"),
         ({"harmonize": {"mode": "realign", "scope": "trunk"}}, "no trained parameter matches"),
         ({"harmonize": {"mode": "realign"}, "model": {"sharing": "specific"}}, "share no layer"),
-        ({"device": "cuda:7"}, "cuda:7 is not there"),
+        ({"device": "cuda:7"}, "cuda:7 not found"),
         ({"device": "tpu0"}, "'tpu0'"),
     ],
 )
