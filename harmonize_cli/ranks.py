@@ -52,9 +52,7 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError as e:
         raise BadInput(f"device: {name!r} is not a device ({e}); use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise BadInput(
-            f"device: {name} not found ({torch.cuda.device_count()} GPUs found); use auto or cpu"
-        )
+        raise BadInput(f"device: {name} not found ({torch.cuda.device_count()} GPUs found); use auto or cpu")
     return device
 
 
