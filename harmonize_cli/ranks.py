@@ -43,18 +43,16 @@ def pick_device(name: str) -> torch.device:
     """`auto` takes this process's GPU where there is one.
 
     Raises:
-        BadInput: a device that isn't there.
+        BadInput: not a device, or one that this machine lacks.
     """
     if name == "auto":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as e:
-        raise BadInput(f"device: {name!r} is none ({e}); use auto, cpu, cuda or cuda:N") from None
+        raise BadInput(f"device: {name!r} is not a device ({e}); use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise BadInput(
-            f"device: {name} is not there ({torch.cuda.device_count()} GPUs found); use auto or cpu"
-        )
+        raise BadInput(f"device: {name} not found ({torch.cuda.device_count()} GPUs found); use auto or cpu")
     return device
 
 

@@ -488,9 +488,8 @@ class Harmonizer:
                     "pooled: one vector is another, or was made from it, so its path would count twice; give "
                     "each once, and only the last of a chain"
                 )
-        if (
-            not self._wrapped.shards
-        ):  # else the graph has FSDP's gathered copies, which are nobody's parameters
+        # with FSDP the graph has gathered copies, which are nobody's parameters
+        if not self._wrapped.shards:
             self._know(p for p in above.values() if isinstance(p, nn.Parameter))
         both = [self.names[i][0] for i in above if i in trained]
         if both:

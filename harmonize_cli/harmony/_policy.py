@@ -64,6 +64,17 @@ class Policy:
         """Whether a unit's share of the update depends on nothing but its own Gram matrix."""
         return self.gate is None and self.control in (None, "norm")
 
+    def check(self, losses: Sequence[str]) -> None:
+        """Refuse losses that the rule or the gate can't do with, before the first step.
+
+        Raises:
+            BadInput: such as a rule for two losses with three.
+        """
+        gram = torch.eye(len(losses))[None]
+        self._weights(gram)
+        if self.gate is not None:
+            _left_to_rejected(gram, self.gate.rejected, losses)
+
     def decide(self, gram: Tensor, defined: Tensor, step: int, losses: Sequence[str]) -> Decision:
         """gram [U, K, K] and defined [U] of the units of all ranks; `defined` is False for one-loss units."""
         draw = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)

@@ -11,7 +11,7 @@ from harmonize_cli.harmony import Harmonizer
 from harmonize_cli.models.checkpoint import point, prune
 from harmonize_cli.models.heads import FacHead
 from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.objectives.trimodal import TriModalLoss
+from harmonize_cli.objectives.trimodal import TriModalLoss, trained_pairs
 from harmonize_cli.ranks import barrier, rank, ranks
 from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
@@ -60,7 +60,10 @@ def build(
     check_modalities(specs, store, config)
     model, loss = build_model(specs, config, device)
     fit_inputs(model, store, specs, config, device)
-    return Parts(model, loss, build_harmonizer(model, loss, config, steps, gated=gated), specs)
+    harmonizer = build_harmonizer(model, loss, config, steps, gated=gated)
+    if harmonizer is not None:
+        harmonizer.policy.check(trained_pairs(config.loss, specs))
+    return Parts(model, loss, harmonizer, specs)
 
 
 def build_model(

@@ -236,14 +236,27 @@ def test_non_finite_steps_are_left_out_and_written_down(store_path, tmp_path, mo
         ({"inputs": {"audio": {"use": False}}, "harmonize": {"mode": "both"}}, "compares two losses"),
         ({"harmonize": {"mode": "realign", "rule": "magic"}}, "'magic'"),
         ({"harmonize": {"mode": "realign", "scope": "trunk"}}, "no trained parameter matches"),
-        ({"harmonize": {"mode": "realign"}, "model": {"sharing": "specific"}}, "share no layer"),
-        ({"device": "cuda:7"}, "cuda:7 is not there"),
+        (
+            {"harmonize": {"mode": "realign"}, "model": {"sharing": "specific"}},
+            "no parameter is passed by every",
+        ),
+        ({"device": "cuda:7"}, "cuda:7 not found"),
         ({"device": "tpu0"}, "'tpu0'"),
     ],
 )
 def test_what_cannot_work_is_named(store_path, tmp_path, change, message):
     with pytest.raises(BadInput, match=message):
         pretrain(store_path, tmp_path / "run", config(**change))
+
+
+@pytest.mark.parametrize(
+    "harmonize", [{"mode": "realign", "rule": "nash"}, {"mode": "both", "gate": {"rejected": "at"}}]
+)
+def test_what_the_losses_rule_out_is_refused_before_the_folder_is_made(store_path, tmp_path, harmonize):
+    loss = {"at": 1} if "rule" in harmonize else {}
+    with pytest.raises(BadInput, match=r"for two losses, not 3|a loss: va, vt"):
+        pretrain(store_path, tmp_path / "run", config(harmonize=harmonize, loss=loss))
+    assert not (tmp_path / "run").exists()
 
 
 def test_run_folders_are_not_overwritten_and_must_exist_to_resume(store_path, tmp_path):
