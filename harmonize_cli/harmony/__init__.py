@@ -11,6 +11,7 @@ from harmonize_cli.harmony._harmonizer import Harmonizer
 from harmonize_cli.harmony._report import HarmonyReport
 from harmonize_cli.harmony._rule import RULES, Rule, make_rule, register_rule
 from harmonize_cli.harmony._rules import conflict_cosine
+from harmonize_cli.harmony._torchjd import TorchJDRule as _TorchJDRule  # noqa: F401 (registers itself)
 from harmonize_cli.harmony._verify import Verification, verify
 
 __all__ = [

@@ -145,8 +145,7 @@ class Harmonizer:
         self._chosen = self.scope.name
         if self.granularity.whole and gate is not None:
             raise BadInput("granularity: a gate chooses among samples or microbatches, not within `batch`")
-        if self.needs_layers or self.granularity.whole:
-            self._refuse_shards()
+        self._prepare_shards()
 
     @property
     def needs_layers(self) -> bool:
@@ -157,14 +156,15 @@ class Harmonizer:
     def record(self) -> Iterator[None]:
         """Record the forward pass made inside: encoder, and heads too for scope `all`."""
         with ExitStack() as stack:
-            for module in self.modules.values():
-                if isinstance(module, DistributedDataParallel):
-                    stack.enter_context(module.no_sync())  # the harmonized gradient is summed here
+            for module in self._wrapped():
+                stack.enter_context(module.no_sync())  # the harmonized gradient is summed here
             if self.needs_layers:
                 stack.enter_context(self._tape.record())
-            elif self.granularity.whole and "torch._functorch.config" in sys.modules:
+            elif self.granularity.whole and "torch._dynamo" in sys.modules:
+                import torch._functorch.config as compiler
+
                 # a compiled graph is passed once for each loss, so it may not reuse its inputs' memory
-                stack.enter_context(torch._functorch.config.patch(donated_buffer=False))
+                stack.enter_context(compiler.patch(donated_buffer=False))
             yield
         self._recorded = True
 
@@ -207,7 +207,7 @@ class Harmonizer:
         Raises:
             BadInput: the model can't be harmonized this way; the message says what to do.
         """
-        with explained():
+        with explained(), outside_autocast():
             self._need_record()
             scale = 1.0
             if scaler is not None and scaler.is_enabled():
@@ -226,7 +226,7 @@ class Harmonizer:
         """
         if self.granularity.whole:
             raise BadInput("granularity: batch is measured by `backward` alone")
-        with explained():
+        with explained(), outside_autocast():
             self._mask = []
             wanted = [Scope.parse(scope) for scope in scopes] or [self.scope]
             cut = self.cut(losses, pooled, read_heads=any(scope.name == "all" for scope in wanted))
@@ -275,6 +275,12 @@ class Harmonizer:
         trained = {id(p): p for p in down.leaves} | {id(p): p for p, _ in down.beyond}
         trained |= {id(s.tensor): s.tensor for op in down.heads for s in op.sides}  # type: ignore[misc]
         self._know(trained.values())
+        if sharded := set(self._sharded()):
+            heads = [path for i in trained for path in self.names[i] if path in sharded]
+            if heads:
+                raise BadInput(
+                    f"{heads[0]}: losses or heads are sharded by FSDP; keep them outside fully_shard"
+                )
         pulled = down.pull(keep_graph=bool(mask))
         up.delta = pulled.delta
         if not any(d is not None for of in up.delta for d in of):
@@ -335,7 +341,8 @@ class Harmonizer:
                 chunk.up.backward(spread(weights, samples)[chunk.samples])
         self._update_heads(cut, heads, weights)
         if reduce:
-            sum_gradients(self.parameters())
+            sharded = set(self._sharded())  # FSDP sums these
+            sum_gradients(p for name, p in self._named().items() if name not in sharded)
         return self._report(cut, gram, decision, began)
 
     def _measured(
@@ -469,6 +476,8 @@ class Harmonizer:
             self.names.clear()
             self.names.update(self._paths())
             if any(id(p) not in self.names for p in parameters):
+                if self._shards():
+                    raise BadInput("losses or heads are sharded by FSDP; keep them outside fully_shard")
                 raise BadInput(
                     "the losses train parameters outside the given modules; pass all of them, "
                     'such as Harmonizer({"": model, "loss": loss})'
@@ -487,7 +496,8 @@ class Harmonizer:
                     "pooled: one vector is another, or was made from it, so its path would count twice; give "
                     "each once, and only the last of a chain"
                 )
-        self._know(p for p in above.values() if isinstance(p, nn.Parameter))
+        if not self._shards():  # else the graph has FSDP's gathered copies, which are nobody's parameters
+            self._know(p for p in above.values() if isinstance(p, nn.Parameter))
         both = [self.names[i][0] for i in above if i in trained]
         if both:
             raise BadInput(
@@ -498,23 +508,46 @@ class Harmonizer:
                 "both uses"
             )
 
-    def _refuse_shards(self) -> None:
-        for name, p in self._named().items():
-            if hasattr(p, "placements"):
-                raise BadInput(
-                    f"{name}: sharded by FSDP, so its layers can't be read by samples; use scope "
-                    "representation"
-                )
+    def _shards(self) -> dict[str, Any]:
+        """The modules that `fully_shard` made its own, by path."""
+        every = [item for prefix, root in self.modules.items() for item in root.named_modules(prefix=prefix)]
+        if any(type(m).__name__ == "FullyShardedDataParallel" for _, m in every):
+            raise BadInput("FullyShardedDataParallel (FSDP 1): use fully_shard and scope representation")
+        return {name: m for name, m in every if hasattr(type(m), "set_gradient_divide_factor")}
+
+    def _sharded(self) -> list[str]:
+        """Paths of the parameters that FSDP shards, wherever they are at the moment."""
+        inside = tuple(f"{name}." if name else "" for name in self._shards())
+        return [name for name in self._named() if name.startswith(inside)] if inside else []
+
+    def _prepare_shards(self) -> None:
+        """Let FSDP add gradients up: it averages them by default, but every rank's losses are its share.
+
+        Raises:
+            BadInput: layers would have to be read, or it is FSDP 1.
+        """
+        shards = self._shards()
+        if shards and (self.needs_layers or self.granularity.whole):
+            raise BadInput(
+                f"{self._sharded()[0]}: sharded by FSDP, so its layers can't be read by samples; use scope "
+                "representation"
+            )
+        for module in shards.values():
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction
+
+    def _wrapped(self) -> list[DistributedDataParallel]:
+        every = (m for module in self.modules.values() for m in module.modules())
+        return [m for m in every if isinstance(m, DistributedDataParallel)]
 
     def _need_record(self) -> None:
         recorded, self._recorded = self._recorded, False
-        for module in self.modules.values():
-            if isinstance(module, DistributedDataParallel) and module.require_forward_param_sync:
-                raise BadInput(
-                    "DistributedDataParallel: its forward pass ran outside `with harmonizer.record():`, "
-                    "so it "
-                    "would average the gradients a second time; run it inside, or give the wrapped module"
-                )
+        self._prepare_shards()
+        if any(module.require_forward_param_sync for module in self._wrapped()):
+            raise BadInput(
+                "DistributedDataParallel: its forward pass ran outside `with harmonizer.record():`, so it "
+                "would average the gradients a second time; run it inside, or give the wrapped module"
+            )
         if self.needs_layers and not recorded:
             raise BadInput(
                 f"scope {self.scope.name}: run the encoder inside `with harmonizer.record():`; only scope "
@@ -567,6 +600,16 @@ def defined_samples(valid: Mapping[str, Tensor] | None, cut: Cut) -> Tensor:
             raise BadInput(f"valid[{name!r}]: expected one of the losses {cut.losses} and shape [{samples}]")
         flags &= of.to(flags)
     return flags
+
+
+@contextmanager
+def outside_autocast() -> Iterator[None]:
+    """Inner products need float32; Lightning, for one, runs the backward pass where the forward pass ran."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 EXPLAINED = {

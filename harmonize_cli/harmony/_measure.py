@@ -319,7 +319,7 @@ def single_unit(
     """The gradient of one unit under one loss; keeps the graph."""
     one = torch.zeros(units, len(up.delta), device=up.pooled[0].device)
     one[u, k] = 1
-    return up.gradients(params, spread(one, up.samples), keep_graph=True)
+    return up.gradients(params, spread(one, up.samples), keep_graph=True, only=k)
 
 
 def dense(g: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class Rule(ABC):
     checkpoints; it must follow from what it observed alone, so that it is the same on all ranks.
     """
 
-    name: ClassVar[str] = ""
+    name: str = ""
     """As registered; in error messages."""
     values: ClassVar[str] = ""
     """What may follow the name and a colon, such as `RADIUS`."""
@@ -150,7 +150,9 @@ def register_rule(name: str) -> Callable[[RuleT], RuleT]:
 
 
 def make_rule(rule: str | Weigh) -> Rule:
-    """A rule by name, such as `realign`, `gradvac:0.1`, `gradvac:ema:0.05`, `cagrad:0.4`; or of a function.
+    """A rule by name, such as `realign`, `gradvac:0.1`, `gradvac:ema:0.05`, `cagrad:0.4`, `torchjd:UPGrad`.
+
+    A `Rule` comes back as it is; a plain function gram -> weights and a TorchJD weighting become rules.
 
     Raises:
         BadInput: an unknown name, or a value that the rule does not take.
@@ -178,6 +180,8 @@ def _as_rule(rule: Weigh) -> Rule:
         raise BadInput(
             f"rule: {rule!r}: expected a name, a rule, or a function gram [B, K, K] -> weights [B, K]"
         )
+    if any(kind.__module__.partition(".")[0] == "torchjd" for kind in type(rule).__mro__):
+        return cast(Rule, RULES["torchjd"](rule))
     if all(hasattr(rule, method) for method in METHODS):
         return cast(Rule, rule)
     return FunctionRule(rule)

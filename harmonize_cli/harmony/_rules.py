@@ -7,7 +7,7 @@ with a zero or non-finite gradient gets weight 1 for all losses.
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ def usable(gram: Tensor) -> Tensor:
 class GuardedRule(Rule):
     """Runs `weights` in float64 on usable Gram matrices only, scaled to trace 1."""
 
-    degree: ClassVar[int] = 0
+    degree: float = 0
     """The weights go with the gradients' length to this power."""
 
     def __call__(self, gram: Tensor) -> Tensor:
@@ -63,7 +63,9 @@ class TwoLossRule(GuardedRule):
             BadInput: more than two losses, or one.
         """
         if gram.shape[-1] != 2:
-            raise BadInput(f"rule {self.name} is for two losses, not {gram.shape[-1]}; use realign or sum")
+            raise BadInput(
+                f"rule {self.name} is for two losses, not {gram.shape[-1]}; use realign or torchjd:UPGrad"
+            )
         a, b, c = gram[:, 0, 0], gram[:, 0, 1], gram[:, 1, 1]
         # rounding must not leave |b| > pq
         limit = (a * c).sqrt()
@@ -105,9 +107,10 @@ class Realign(GuardedRule):
 
 @register_rule("gradvac")
 class GradVac(TwoLossRule):
-    """Gradient Vaccine (arXiv 2010.05874): raise the cosine to `target` r where rho < r; r = 0 is realign.
+    """Gradient Vaccine (arXiv 2010.05874, Algorithm 1): raise the cosine to `target` r where rho < r.
 
-    beta = 1 + p(r sqrt(1-rho^2) - rho sqrt(1-r^2)) / (q sqrt(1-r^2)); alpha with p and q swapped.
+    beta = 1 + p(r sqrt(1-rho^2) - rho sqrt(1-r^2)) / (q sqrt(1-r^2)); alpha with p and q swapped; r = 0 is
+    realign.
     """
 
     values = "COSINE, gradvac:ema or gradvac:ema:DECAY"
@@ -172,9 +175,9 @@ class MGDA(TwoLossRule):
 
 @register_rule("imtl_g")
 class IMTLG(TwoLossRule):
-    """IMTL-G (Liu et al., ICLR 2021; not on arXiv): equal projections on both unit gradients.
+    """IMTL-G (Liu et al., "Towards Impartial Multi-Task Learning", ICLR 2021): (q, p)/(p+q).
 
-    (q, p)/(p+q).
+    Equal projections on both unit gradients.
     """
 
     def formula(self, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,8 +222,9 @@ class Aligned(TwoLossRule):
 
 @register_rule("cagrad")
 class CAGrad(TwoLossRule):
-    """CAGrad (arXiv 2110.14048): the worst-served loss, within `radius` r times the mean gradient's length of
-    the mean.
+    """CAGrad (arXiv 2110.14048, Algorithm 1): the worst-served loss, near the mean gradient.
+
+    Near: within `radius` r times the mean gradient's length.
 
     kappa = r/2 sqrt(a+2b+c), m = (a-c)/2; if kappa^2 Q > m^2:
     w = clip((c-b)/Q - m sqrt(D)/(Q sqrt(kappa^2 Q - m^2)), 0, 1), else w = 0 if m > 0, 1 if m < 0;
@@ -249,11 +253,10 @@ class CAGrad(TwoLossRule):
 
 @register_rule("mmpareto")
 class MMPareto(TwoLossRule):
-    """MMPareto (arXiv 2405.17730): b >= 0: (1.5, 1.5); b < 0: the shortest combination at 1.5 times the sum's
-    length.
+    """MMPareto (arXiv 2405.17730, Algorithm 1): the shortest combination at 1.5 times the sum's length.
 
-    g = (c-b)/Q, lam = sqrt((a+c+2b)Q/(4D)); (3 lam g, 3 lam (1-g)). Where the two are opposite (D = 0)
-    there is no such direction: (1.5, 1.5).
+    b >= 0: (1.5, 1.5); b < 0: g = (c-b)/Q, lam = sqrt((a+c+2b)Q/(4D)); (3 lam g, 3 lam (1-g)).
+    Where the two are opposite (D = 0) there is no such direction: (1.5, 1.5).
     """
 
     def formula(self, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

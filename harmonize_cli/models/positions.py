@@ -96,15 +96,16 @@ def pick(tokens: Tensor, keep: Tensor | None) -> Tensor:
 def spline_matrix(old: int, new: int) -> np.ndarray:
     """[new, old] matrix of the cubic spline through points i/old, read at j/new.
 
-    The spline is the polyharmonic one of order 3 (a natural cubic in one dimension), as in VATT's code.
+    VATT's code has the polyharmonic spline of order 3, which in one dimension is the natural cubic one,
+    continued on a straight line beyond the last point. The polyharmonic system is badly conditioned for long
+    tables (errors of 1e-6 at 600 positions); the natural spline's is not.
     """
+    from scipy.interpolate import CubicSpline
+
     if old == 1:
         return np.ones((new, 1))
     x, query = np.arange(old) / old, np.arange(new) / new
-    system = np.zeros((old + 2, old + 2))
-    system[:old, :old] = np.abs(x[:, None] - x[None]) ** 3
-    system[:old, old:] = np.stack([x, np.ones(old)], axis=1)
-    system[old:, :old] = system[:old, old:].T
-    basis = np.concatenate([np.abs(query[:, None] - x[None]) ** 3, query[:, None], np.ones((new, 1))], axis=1)
-    matrix: np.ndarray = (basis @ np.linalg.inv(system))[:, :old]
+    spline = CubicSpline(x, np.eye(old), bc_type="natural")
+    inside, beyond = np.minimum(query, x[-1]), np.maximum(query - x[-1], 0)
+    matrix: np.ndarray = spline(inside) + beyond[:, None] * spline(x[-1], 1)
     return matrix

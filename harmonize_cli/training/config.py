@@ -64,7 +64,8 @@ class HarmonizeConfig(StageConfig):
     scope: str = "backbone"
     """Where the gradients are compared: representation, backbone, all, or comma-separated module paths."""
     rule: str = "realign"
-    """The rule of modes realign and both: realign, gradvac, mgda, imtl_g, nash, aligned, cagrad, ..."""
+    """The rule of modes realign and both: realign, gradvac, mgda, imtl_g, nash, aligned, cagrad, mmpareto, or
+    torchjd:UPGrad and others of TorchJD (docs/harmonization.md)."""
     granularity: str = "sample"
     """sample, microbatch:N or batch."""
     gram: str = "exact"

@@ -1,46 +1,28 @@
 """An exponential moving average of the weights."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-class Ema:
-    """Average of a model's parameters; the average of a run's first steps follows the weights faster."""
+class Ema(AveragedModel):
+    """Average of a model's parameters; the average of a run's first steps follows the weights faster.
+
+    `module` is the model with averaged parameters; its buffers are the model's.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model, self.decay = model, decay
-        self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
+        super().__init__(model, multi_avg_fn=self._follow)
+        self.decay, self.step = decay, 0
+        self.n_averaged.fill_(1)  # it starts at the model's weights, not at those after the first step
+        self.module.requires_grad_(False)
 
-    @torch.no_grad()
-    def update(self, step: int) -> None:
+    def update(self, model: nn.Module, step: int) -> None:
         """After optimiser step number `step` (from 1)."""
-        rate = 1 - min(self.decay, step / (step + 10))
-        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.model.parameters()], rate)
+        self.step = step
+        self.update_parameters(model)
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The model has the averaged weights inside."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
-
-    def weights(self) -> dict[str, Tensor]:
-        """The model's state dict with averaged parameters."""
-        return {**self.model.state_dict(), **self.average}
-
-    def load(self, average: dict[str, Tensor]) -> None:
-        """Continue from a saved average."""
-        for name, value in self.average.items():
-            value.copy_(average[name])
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for name, p in self.model.named_parameters():
-            kept = p.detach().clone()
-            p.copy_(self.average[name])
-            self.average[name].copy_(kept)
+    def _follow(self, average: Tensors, weights: Tensors, _: Tensor | int) -> None:
+        torch._foreach_lerp_(average, weights, 1 - min(self.decay, self.step / (self.step + 10)))

@@ -41,8 +41,8 @@ class Job:
     save: Callable[[int], Path]
     mark_best: Callable[[Path], None]
     validate: Callable[[int], dict[str, float]]
-    refresh: Callable[[], None]
-    """Brings BatchNorm's statistics up to date with the weights."""
+    measure: Callable[[], None]
+    """Takes BatchNorm's statistics for evaluation; before every validation and every `save`."""
     validates: bool = False
     recorders: Sequence[Recorder] = ()
 
@@ -94,6 +94,7 @@ def train(job: Job, stop: StopOnSignal) -> int:
             with pace.pause():
                 saved = look_after(job, done, saved, log, losses)
         if saved != done or done == 0:
+            job.measure()
             job.save(done)
     return done
 
@@ -104,7 +105,7 @@ def look_after(job: Job, step: int, saved: int, log: MetricsLog, losses: MeanLos
     validates = job.validates and (step % job.config.validation.every == 0 or last)
     saves = step % job.config.checkpoint.every == 0
     if validates or saves or last:
-        job.refresh()
+        job.measure()
     if validates:
         saved = validated(job, step, log)
     if saves:

@@ -5,7 +5,8 @@ shift that all rows share, since the batch's own mean takes it out, so plain gra
 weighted sum of them doesn't, and the mean in front of the first norm wanders off by many deviations.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,21 +30,22 @@ def spread(samples: np.ndarray, batch: int) -> list[np.ndarray]:
 
 
 @torch.no_grad()
-def refresh(model: Vatt, batches: Iterable[Batch], device: torch.device) -> None:
-    """Set mean and variance of every BatchNorm to those of `batches`, all else as in evaluation.
+def measure(model: Vatt, batches: Iterable[Batch], device: torch.device) -> dict[str, Tensor]:
+    """Mean and variance of every BatchNorm's rows over `batches`, by buffer name; all else as in evaluation.
 
-    A pure function of weights and batches: it draws no random numbers. All ranks must take part.
+    A pure function of weights and batches: it draws no random numbers and leaves the model as it was, for
+    training goes on with its own averages (the audio-text loss reads them). All ranks must take part.
     """
-    norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
+    norms = {name: m for name, m in model.named_modules() if isinstance(m, BatchNorm)}
     if not norms:
-        return
-    totals = {norm: _Totals(norm.num_features, device) for norm in norms}
-    before = [{name: x.clone() for name, x in norm.named_buffers()} for norm in norms]
+        return {}
+    totals = {name: _Totals(norm.num_features, device) for name, norm in norms.items()}
+    before = [(x, x.clone()) for norm in norms.values() for x in norm.buffers()]
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    hooks = [norm.register_forward_pre_hook(totals[norm].add, with_kwargs=True) for norm in norms]
+    hooks = [norm.register_forward_pre_hook(totals[n].add, with_kwargs=True) for n, norm in norms.items()]
     try:
-        for norm in norms:
+        for norm in norms.values():
             norm.train()
         for batch in batches:
             moved = batch.to(device)
@@ -53,10 +55,23 @@ def refresh(model: Vatt, batches: Iterable[Batch], device: torch.device) -> None
             hook.remove()
         for module, mode in modes.items():
             module.training = mode
-    for norm, buffers in zip(norms, before, strict=True):
-        for name, x in norm.named_buffers():
-            x.copy_(buffers[name])
-        totals[norm].write(norm)
+        for x, was in before:
+            x.copy_(was)
+    return {f"{name}.{key}": x for name, total in totals.items() for key, x in total.result().items()}
+
+
+@contextmanager
+def applied(model: Vatt, statistics: Mapping[str, Tensor]) -> Iterator[None]:
+    """The model has these statistics inside, and its own afterwards."""
+    buffers = {name: x for name, x in model.named_buffers() if name in statistics}
+    own = {name: x.clone() for name, x in buffers.items()}
+    try:
+        for name, x in buffers.items():
+            x.copy_(statistics[name])
+        yield
+    finally:
+        for name, x in buffers.items():
+            x.copy_(own[name])
 
 
 class _Totals:
@@ -77,12 +92,15 @@ class _Totals:
         self.sum += x.sum(0)
         self.squares += x.square().sum(0)
 
-    def write(self, norm: BatchNorm) -> None:
-        """Without a finite figure the norm stays as it was."""
-        if self.rows < 2 or norm.running_mean is None or norm.running_var is None:
-            return
+    def result(self) -> dict[str, Tensor]:
+        """`running_mean` and `running_var`, float32; without a finite figure none: the norm keeps its own."""
+        if self.rows < 2:
+            return {}
         mean = self.sum / self.rows
         variance = (self.squares / self.rows - mean.square()).clamp_min(0)
-        if bool(torch.isfinite(mean).all()) and bool(torch.isfinite(variance).all()):
-            norm.running_mean.copy_(mean)
-            norm.running_var.copy_(variance * self.rows / (self.rows - 1))
+        if not bool(torch.isfinite(mean).all() and torch.isfinite(variance).all()):
+            return {}
+        return {
+            "running_mean": mean.float(),
+            "running_var": (variance * self.rows / (self.rows - 1)).float(),
+        }

@@ -1,7 +1,6 @@
 """From a config and a store to everything that the loop turns over."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from harmonize_cli.training.data import batches, check_modalities, training_samp
 from harmonize_cli.training.ema import Ema
 from harmonize_cli.training.harmonize import build_harmonizer
 from harmonize_cli.training.loop import Job
-from harmonize_cli.training.norm_statistics import refresh, spread
+from harmonize_cli.training.norm_statistics import applied, measure, spread
 from harmonize_cli.training.optim import build_optimiser
 from harmonize_cli.training.order import Schedule
 from harmonize_cli.training.recorder import Recorder
@@ -131,17 +130,15 @@ def make_job(
             prune(run, config.checkpoint.keep)
 
     def validate(step: int) -> dict[str, float]:
-        with state.ema.applied() if state.ema else nullcontext():
-            return validator(parts.model, step)
+        with applied(state.evaluated, state.statistics):
+            return validator(state.evaluated, step)
 
     plain = StoreDataset(store, parts.specs)
     parts_of_data = spread(training_samples(store, config.data), config.batch)
 
-    def refresh_norms() -> None:
-        with state.ema.applied() if state.ema else nullcontext():
-            refresh(
-                parts.model, (plain.batch([int(i) for i in part]) for part in parts_of_data), place.device
-            )
+    def measure_norms() -> None:
+        rows_of_data = (plain.batch([int(i) for i in part]) for part in parts_of_data)
+        state.statistics = measure(state.evaluated, rows_of_data, place.device)
 
     dataset = StoreDataset(
         store,
@@ -162,7 +159,7 @@ def make_job(
         save=save,
         mark_best=mark_best,
         validate=validate,
-        refresh=refresh_norms,
+        measure=measure_norms,
         validates=len(rows) > 0,
         recorders=recorders,
     )

@@ -1,12 +1,13 @@
 """What a checkpoint holds of the training besides the weights, and putting it back."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.checkpoint import (
@@ -18,6 +19,7 @@ from harmonize_cli.models.checkpoint import (
     read_manifest,
     write_checkpoint,
 )
+from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.training.ema import Ema
 from harmonize_cli.training.step import Gradients
 
@@ -32,11 +34,19 @@ class TrainingState:
     best: float | None = None
     """Best validation score so far."""
     bad_steps: int = 0
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+    """BatchNorm's statistics that belong to the weights as they are evaluated."""
+
+    @property
+    def evaluated(self) -> Vatt:
+        """The model with the weights that are validated and saved; `statistics` go with it."""
+        model = self.gradients.model
+        return cast(Vatt, self.ema.module) if self.ema is not None else model
 
     def average(self, step: int) -> None:
         """Let the average of the weights, where there is one, follow optimiser step `step` (from 1)."""
         if self.ema is not None:
-            self.ema.update(step)
+            self.ema.update(self.gradients.model, step)
 
     def save(self, run: Path, step: int, about: Mapping[str, Any]) -> Path:
         """Checkpoint after `step` steps."""
@@ -50,9 +60,12 @@ class TrainingState:
         }
         if self.gradients.harmonizer is not None:
             state["harmonizer"] = self.gradients.harmonizer.state_dict()
+        own = model.state_dict()
         if self.ema is not None:
-            state["weights"] = model.state_dict()
-        weights = self.ema.weights() if self.ema is not None else model.state_dict()
+            state["weights"] = own
+        else:
+            state["statistics"] = {name: own[name] for name in self.statistics}
+        weights = {**self.evaluated.state_dict(), **self.statistics}
         return write_checkpoint(run, step, weights, state, about)
 
     def load(self, folder: Path) -> int:
@@ -63,9 +76,10 @@ class TrainingState:
         """
         weights = load_file(folder / WEIGHTS)
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        put_weights(self.gradients.model, state.get("weights", weights), folder / WEIGHTS)
+        own = state.get("weights", weights) | state.get("statistics", {})
+        put_weights(self.gradients.model, own, folder / WEIGHTS)
         if self.ema is not None:
-            self.ema.load(weights)
+            put_weights(self.evaluated, weights, folder / WEIGHTS)
         self.gradients.loss.load_state_dict(state["loss"])
         self.gradients.scaler.load_state_dict(state["scaler"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -189,6 +189,24 @@ def test_position_interpolation_is_exact_on_the_own_grid_and_on_lines():
     assert table(3, 16).shape == (3, 16, 4)
 
 
+@pytest.mark.parametrize(("old", "new"), [(2, 5), (2, 2), (3, 2), (5, 9), (8, 3), (16, 31)])
+def test_position_interpolation_is_the_polyharmonic_spline_of_vatts_code(old, new):
+    import numpy as np
+    from scipy.interpolate import RBFInterpolator
+
+    x, query = np.arange(old)[:, None] / old, np.arange(new)[:, None] / new
+    wanted = RBFInterpolator(x, np.eye(old), kernel="cubic", degree=1)(query)
+    np.testing.assert_allclose(spline_matrix(old, new), wanted, rtol=0, atol=1e-11)
+
+
+def test_position_interpolation_of_a_long_table_is_as_exact():
+    import numpy as np
+
+    np.testing.assert_allclose(spline_matrix(600, 600), np.eye(600), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(spline_matrix(600, 1200)[::2], np.eye(600), rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(spline_matrix(1, 3), np.ones((3, 1)))
+
+
 def test_a_larger_picture_is_read_with_interpolated_positions():
     model = build().eval()
     assert model.encode({"video": torch.zeros(1, 8, 64, 48, 1)})["video"].shape == (1, 32)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from harmonize_cli.models.norm import BatchNorm
-from harmonize_cli.training.norm_statistics import SAMPLES, refresh, spread
+from harmonize_cli.training.norm_statistics import SAMPLES, applied, measure, spread
 
 
 class Batch:
@@ -41,22 +41,24 @@ def test_statistics_are_those_of_the_data_whatever_they_were_before() -> None:
         norm.running_mean.fill_(-17.0)
         norm.running_var.fill_(1e-6)
     before = torch.get_rng_state()
-    refresh(net, [Batch(x)], torch.device("cpu"))
+    found = measure(net, [Batch(x)], torch.device("cpu"))
     assert torch.equal(before, torch.get_rng_state())
     assert net.training
-    assert net.first.num_batches_tracked == 0
     z = net.lift(x)
-    torch.testing.assert_close(net.first.running_mean, z.mean(0))
-    torch.testing.assert_close(net.first.running_var, z.var(0))
+    torch.testing.assert_close(found["first.running_mean"], z.mean(0))
+    torch.testing.assert_close(found["first.running_var"], z.var(0))
     net.eval()
-    out = net.heads(net.encode(x))
+    with applied(net, found):
+        out = net.heads(net.encode(x))
+    assert (net.first.running_mean == -17).all()
+    assert net.first.num_batches_tracked == 0
     torch.testing.assert_close(out.mean(0), torch.zeros(3), atol=1e-2, rtol=0)
     torch.testing.assert_close(out.std(0), torch.ones(3), atol=2e-2, rtol=0)
 
 
 def test_damaged_rows_leave_the_statistics_as_they_were() -> None:
     net = Net()
-    refresh(net, [Batch(torch.full((8, 4), float("nan")))], torch.device("cpu"))
+    assert measure(net, [Batch(torch.full((8, 4), float("nan")))], torch.device("cpu")) == {}
     assert torch.equal(net.first.running_mean, torch.zeros(6))
 
 

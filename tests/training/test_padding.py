@@ -6,7 +6,7 @@ import torch
 from harmonize_cli.store.batches import Batch, StoreDataset
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.norm_statistics import refresh
+from harmonize_cli.training.norm_statistics import measure
 from harmonize_cli.training.setup import build, start_state
 
 CPU = torch.device("cpu")
@@ -49,6 +49,6 @@ def test_fillers_change_no_gradient(store_path, kind: str, harmonize: dict) -> N
         outcome = state.gradients(fill(batch), 0)
         assert harmonize["mode"] != "both" or not outcome.report.kept.all()
         grads = {n: p.grad for n, p in parts.model.named_parameters() if p.grad is not None}
-        refresh(parts.model, [batch], CPU)
-        found.append((outcome.total, grads, dict(parts.model.named_buffers())))
+        statistics = measure(parts.model, [batch], CPU)
+        found.append((outcome.total, grads, dict(parts.model.named_buffers()), statistics))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)

@@ -117,6 +117,20 @@ def test_a_resumed_run_ends_with_the_same_weights(store_path, tmp_path, more):
     assert strip.sub("", one) == strip.sub("", two)
 
 
+@pytest.mark.parametrize("more", [{}, {"ema": 0.9}], ids=["weights", "average"])
+def test_training_does_not_depend_on_when_it_is_saved_or_validated(store_path, tmp_path, more):
+    """Statistics taken for an evaluation are no training state; the audio-text loss reads others."""
+    never, often = tmp_path / "never", tmp_path / "often"
+    more = {"loss": {"at": 1.0}, **more}
+    pretrain(store_path, never, config(checkpoint={"every": 99}, validation={"every": 0}, **more))
+    validation = {"split": "test", "every": 2}
+    pretrain(store_path, often, config(checkpoint={"every": 3}, validation=validation, **more))
+    assert same(never, often)
+    shutil.rmtree(often / "checkpoints" / "step-00000012")
+    pretrain(store_path, often)
+    assert same(never, often)
+
+
 def test_sigterm_saves_and_the_run_goes_on(store_path, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     pretrain(store_path, whole, config())
