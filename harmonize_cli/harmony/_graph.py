@@ -126,7 +126,8 @@ class Upstream:
         return [{k for k, of in enumerate(self.delta) if of[m] is not None} for m in range(len(self.pooled))]
 
     def weighted(self, weights: Tensor, only: int | None = None) -> list[tuple[Tensor, Tensor]]:
-        """Pooled vectors and sum_k weights[i, k] delta[k]; weights [B, K]; only: the one loss that has any."""
+        """Pooled vectors and sum_k weights[i, k] delta[k]; weights [B, K]; only: the one loss that has
+        any."""
         losses = range(len(self.delta)) if only is None else [only]
         found = ([self.delta[k][m] for k in losses] for m in range(len(self.pooled)))
         columns = weights if only is None else weights[:, only, None]
@@ -298,8 +299,8 @@ def has_samples(op: Op, samples: int) -> bool:
 
 
 def _check_losses(losses: Mapping[str, Tensor]) -> None:
-    if not losses:
-        raise BadInput("losses: none given; expected scalars by name, such as {'va': ..., 'vt': ...}")
+    if not isinstance(losses, Mapping) or not losses:
+        raise BadInput(f"losses: {type(losses).__name__}; expected scalars by name, such as {'va': ..., 'vt': ...}")
     for name, loss in losses.items():
         if not isinstance(loss, Tensor) or loss.dim() != 0:
             shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__

@@ -161,7 +161,7 @@ class Tape(TorchFunctionMode):
     def _finish(self, op: Op, out: Any, given: list[Tensor]) -> None:
         found = list(tensors(out))
         entered = {id(t) for t in given}
-        op.in_place = op.changed
+        op.in_place = op.changed or any(t.is_complex() for t in (*found, *given))
         if op.in_place and not op.pure:
             self._forget(given[0])
         if not op.in_place:
