@@ -5,7 +5,7 @@ import fcntl
 import os
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from math import lcm
 from pathlib import Path
 from typing import IO, Any
@@ -14,9 +14,9 @@ import numpy as np
 
 from harmonize_cli.media.deadline import Deadline
 from harmonize_cli.media.errors import MediaError
-from harmonize_cli.media.filters import filters_for, pixel_format
+from harmonize_cli.media.filters import aligned_width, filters_for, pixel_format
 from harmonize_cli.media.info import MediaInfo, parse_info
-from harmonize_cli.media.requests import Chunk, FrameRequest, Request, Span
+from harmonize_cli.media.requests import Chunk, FrameRequest, Request, Span, unseen
 from harmonize_cli.media.run import Running, command, error_lines
 from harmonize_cli.media.source import input_node
 
@@ -48,17 +48,37 @@ class FFmpegDecoder:
         Raises:
             MediaError: after the chunks that could be had.
         """
+        given = [0] * len(self._requests)
+        misaligned: set[Request] = set()
+        while True:
+            try:
+                yield from self._run(given, misaligned)
+                return
+            except MediaError:
+                found = set(self._misaligned()) - misaligned
+                if not found:
+                    raise
+                misaligned |= found
+
+    def _misaligned(self) -> Iterator[Request]:
+        """Requests that the last run refused for their crop."""
+        for request in self._requests:
+            if isinstance(request, FrameRequest) and any(aligned_width(request) in e for e in self.errors):
+                yield request
+
+    def _run(self, given: list[int], misaligned: Set[Request]) -> Iterator[Chunk]:
+        """One child; see `unseen` for `given`."""
         offset = seek_point(self._span, self._requests)
         pipes = [_Pipe(r) for r in self._requests]
         readers = _Readers(pipes, offset)
         try:
-            args = self._command(offset, pipes)
+            args = self._command(offset, pipes, misaligned)
             keep = [fd for p in pipes for fd in (p.data_write, p.times_write)]
             with Running(args, deadline=self._deadline, keep_open=keep) as running:
                 for pipe in pipes:
                     pipe.close_write()
                 try:
-                    yield from readers.chunks()
+                    yield from unseen(readers.chunks(), self._requests, given)
                     running.wait()
                 finally:
                     messages = running.messages()
@@ -72,7 +92,7 @@ class FFmpegDecoder:
             for pipe in pipes:
                 pipe.close()
 
-    def _command(self, offset: float, pipes: Sequence["_Pipe"]) -> list[str]:
+    def _command(self, offset: float, pipes: Sequence["_Pipe"], misaligned: Set[Request]) -> list[str]:
         end = self._span.end
         length = None if end is None else end - offset + 1.0
         source = input_node(self._path, start=offset, length=length, threads=self._threads)
@@ -86,7 +106,10 @@ class FFmpegDecoder:
             if len(wanted) > 1:
                 split = node.filter_multi_output("split" if kind == "video" else "asplit", len(wanted))
                 branches = [split[i] for i in range(len(wanted))]
-            outputs += [_output(branch, p) for branch, p in zip(branches, wanted, strict=True)]
+            outputs += [
+                _output(branch, p, p.request in misaligned)
+                for branch, p in zip(branches, wanted, strict=True)
+            ]
         return command(*outputs)
 
 
@@ -101,9 +124,9 @@ def seek_point(span: Span, requests: Sequence[Request]) -> float:
     return float((span.start - _SEEK_EARLY) // step * step)
 
 
-def _output(node: Any, pipe: "_Pipe") -> Any:
+def _output(node: Any, pipe: "_Pipe", full_chroma: bool) -> Any:
     request = pipe.request
-    for name, options in filters_for(request):
+    for name, options in filters_for(request, full_chroma=full_chroma):
         node = node.filter(name, **options)
     mark = "metadata" if request.kind == "video" else "ametadata"
     node = node.filter(mark, mode="add", key="row", value="1")

@@ -150,7 +150,10 @@ class _Lane:
         if shape != self._shape:
             yield from self._drain(last=True)
             self._shape = shape
-            self._graph = self._build(frame)
+            try:
+                self._graph = self._build(frame)
+            except ValueError:  # its crop is misaligned, as far as anybody can tell
+                self._graph = self._build(frame, full_chroma=True)
         if frame.pts is None:
             return
         shift = round(self._start / frame.time_base)
@@ -164,9 +167,9 @@ class _Lane:
         yield from self._drain(last=True)
         yield from self._chunk()
 
-    def _build(self, frame: Any) -> Any:
+    def _build(self, frame: Any, *, full_chroma: bool = False) -> Any:
         graph = self._av.filter.Graph()
-        filters: list[tuple[str, Any]] = list(filters_for(self.request))
+        filters: list[tuple[str, Any]] = list(filters_for(self.request, full_chroma=full_chroma))
         if isinstance(self.request, SoundRequest):
             layout = frame.layout.name
             source = graph.add_abuffer(
