@@ -9,8 +9,12 @@ from harmonize_cli.media.requests import FrameRequest, Request, SoundRequest
 LATE = 0.005
 
 
-def frame_filters(request: FrameRequest, *, full_chroma: bool = False) -> list[tuple[str, dict[str, Any]]]:
+def frame_filters(
+    request: FrameRequest, *, full_chroma: bool = False, lag: str = "0"
+) -> list[tuple[str, dict[str, Any]]]:
     """Filters as (name, options). `round=up` makes row n the last frame with a time stamp <= n / rate.
+
+    Every frame is shown `lag` earlier (an expression of ffmpeg's filter `setpts`) than its time stamp says.
 
     Where the crop is not aligned (see `aligned_width`) the chain does not start, and ffmpeg's message quotes
     that expression. With `full_chroma` every pixel gets a chroma sample of its own before the crop: always
@@ -18,7 +22,9 @@ def frame_filters(request: FrameRequest, *, full_chroma: bool = False) -> list[t
     """
     height, width = request.height, request.width
     chain: list[tuple[str, dict[str, Any]]] = [
-        ("setpts", {"expr": f"PTS-{LATE}/TB"}),
+        # whole ticks of many containers are coarser than LATE
+        ("settb", {"expr": "AVTB"}),
+        ("setpts", {"expr": f"PTS-{LATE}/TB-{lag}"}),
         ("fps", {"fps": str(request.exact_rate), "round": "up"}),
     ]
     if request.fit == "crop":
@@ -46,10 +52,9 @@ def aligned_width(request: FrameRequest) -> str:
     """
     aligned = []
     for whole, part, step in zip(("iw", "ih"), _crop_size(request), ("hsub", "vsub"), strict=True):
-        # the offset is rounded to the nearest integer, halves to the even one
-        begins = f"lte(mod(({whole}-{part})/2+0.5,{step}),1)"
-        ends = f"not(mod({whole},{step})+mod(round({part}),{step}))"
-        aligned.append(f"(gt({part},{whole}-0.5)+{begins}*{ends})")
+        # offset and size are rounded to the nearest integer, halves to the even one
+        begins, ends = (f"lte(mod({n}+0.5,{step}),1)" for n in (f"({whole}-{part})/2", part))
+        aligned.append(f"(gt({part},{whole}-0.5)+{begins}*{ends}*not(mod({whole},{step})))")
     return f"if({'*'.join(aligned)},{_crop_size(request)[0]},0/0)"
 
 
@@ -64,11 +69,13 @@ def sound_filters(request: SoundRequest) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def filters_for(request: Request, *, full_chroma: bool = False) -> list[tuple[str, dict[str, Any]]]:
-    """The chain for either kind; `full_chroma` as in `frame_filters`."""
+def filters_for(
+    request: Request, *, full_chroma: bool = False, lag: str = "0"
+) -> list[tuple[str, dict[str, Any]]]:
+    """The chain for either kind; options as in `frame_filters`."""
     if isinstance(request, SoundRequest):
         return sound_filters(request)
-    return frame_filters(request, full_chroma=full_chroma)
+    return frame_filters(request, full_chroma=full_chroma, lag=lag)
 
 
 def pixel_format(request: FrameRequest) -> str:

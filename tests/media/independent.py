@@ -8,10 +8,11 @@ import torch
 from harmonize_cli.media.binary import find_ffmpeg
 
 
-def ffmpeg(*args):
+def ffmpeg(*args, stdin=None):
     """Standard output of our ffmpeg program."""
-    command = [find_ffmpeg().path, "-v", "error", "-nostdin", *map(str, args)]
-    return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+    command = [find_ffmpeg().path, "-v", "error", *map(str, args)]
+    feed = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+    return subprocess.run(command, capture_output=True, check=True, timeout=60, **feed).stdout
 
 
 def whole_frames(path, height, width, channels=3):
