@@ -18,7 +18,7 @@ from harmonize_cli.media.filters import aligned_width, filters_for, pixel_format
 from harmonize_cli.media.info import MediaInfo, parse_info
 from harmonize_cli.media.probe import first_frame_time
 from harmonize_cli.media.requests import Chunk, FrameRequest, Request, Span, unseen
-from harmonize_cli.media.run import Running, command, error_lines
+from harmonize_cli.media.run import NOISE, Running, command, error_lines
 from harmonize_cli.media.source import UNSEEKABLE, input_node, is_avi
 
 _BLOCK = 1 << 20
@@ -27,6 +27,8 @@ _QUEUED = 16
 # a seek pays off when it skips at least this much; before it we land a little early
 _SEEK_FROM = 30.0
 _SEEK_EARLY = 5.0
+# what ffmpeg says of a track without a single frame
+_EMPTY = ("Could not open encoder before EOF", "Nothing was written into output file", *NOISE)
 # frames that a decoder holds back at most
 MOST_LAG = 16
 
@@ -65,6 +67,11 @@ class FFmpegDecoder:
             except _Unseekable:
                 offset, given = 0.0, [0] * len(self._requests)
             except MediaError:
+                if self.errors and all(e.startswith(_EMPTY) for e in self.errors):
+                    self.errors.clear()
+                    if len({r.kind for r in self._requests}) > 1:
+                        raise  # what came of the other track may be cut short
+                    return
                 found = set(self._misaligned()) - misaligned
                 if not found:
                     raise

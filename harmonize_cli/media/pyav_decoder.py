@@ -17,7 +17,7 @@ from harmonize_cli.media.errors import DeadlinePassed, MediaError
 from harmonize_cli.media.ffmpeg_decoder import MOST_LAG, FFmpegDecoder, seek_point
 from harmonize_cli.media.filters import filters_for, pixel_format
 from harmonize_cli.media.info import MediaInfo, Track
-from harmonize_cli.media.pyav_times import FrameTimes, SampleTimes, upright
+from harmonize_cli.media.pyav_frames import FrameTimes, SampleTimes, mix_levels, upright
 from harmonize_cli.media.requests import Chunk, FrameRequest, Request, SoundRequest, Span
 from harmonize_cli.media.source import DEMUXERS, MOST_PIXELS, PROTOCOLS, UNSEEKABLE
 
@@ -191,6 +191,7 @@ class _Lane:
         filters: list[tuple[str, Any]] = list(filters_for(self.request, full_chroma=full_chroma))
         if isinstance(self.request, SoundRequest):
             layout = frame.layout.name
+            filters[0][1].update(mix_levels(_side_data(frame, "DOWNMIX_INFO")))
             source = graph.add_abuffer(
                 sample_rate=frame.sample_rate,
                 format=frame.format.name,
@@ -204,7 +205,7 @@ class _Lane:
             )
             filters = [
                 ("setsar", {"sar": self._pixel_shape, "max": _EXACT}),
-                *upright(_matrix(frame)),
+                *upright(_side_data(frame, "DISPLAYMATRIX")),
                 *filters,
             ]
             sink = graph.add("buffersink")
@@ -257,12 +258,13 @@ class _Lane:
 
 def _shape(frame: Any, request: Request) -> tuple[Any, ...]:
     if isinstance(request, SoundRequest):
-        return frame.sample_rate, frame.format.name, frame.layout.name
-    return frame.width, frame.height, frame.format.name, _matrix(frame)
+        mix = _side_data(frame, "DOWNMIX_INFO")
+        return frame.sample_rate, frame.format.name, frame.layout.name, mix
+    return frame.width, frame.height, frame.format.name, _side_data(frame, "DISPLAYMATRIX")
 
 
-def _matrix(frame: Any) -> bytes | None:
-    found = frame.side_data.get("DISPLAYMATRIX")
+def _side_data(frame: Any, name: str) -> bytes | None:
+    found = frame.side_data.get(name)
     return None if found is None else bytes(found)
 
 

@@ -1,7 +1,7 @@
-"""Time stamps and display matrices of PyAV's frames, made out as the ffmpeg program does.
+"""What the ffmpeg program does to frames between decoder and filters, for those that PyAV decodes.
 
-libavcodec hands out what the container says: nothing for some frames, stamps in wrong order, rounded ones, no
-lengths. The program repairs that between decoder and filters (fftools/ffmpeg_dec.c), and so must we.
+libavcodec hands out what the container says: frames without time stamps, in wrong order, rounded, without a
+length. The program repairs that (fftools/ffmpeg_dec.c), and tells the filters what comes beside the frames.
 """
 
 import math
@@ -116,3 +116,13 @@ def upright(matrix: bytes | None) -> Filters:
         return [("rotate", f"{math.radians(angle):.6f}")]
     mirrors = (("hflip", angle and m[0] < 0), ("vflip", m[4] < 0))
     return [(name, None) for name, wanted in mirrors if wanted]
+
+
+def mix_levels(info: bytes | None) -> dict[str, float]:
+    """Options of `aresample` for mixing channels as the stream says (AVDownmixInfo, AC-3 has it)."""
+    if info is None or len(info) < 48:
+        return {}
+    kind, centre, centre_matrix, surround, surround_matrix, low = struct.unpack("<i4x5d", info[:48])
+    if kind in (2, 3):  # Lt/Rt, Dolby Pro Logic II
+        centre, surround = centre_matrix, surround_matrix
+    return {"clev": centre, "slev": surround, "lfe_mix_level": low}
