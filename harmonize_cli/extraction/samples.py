@@ -27,7 +27,8 @@ class FileFacts:
     outcome: Mapping[Kind, TrackOutcome]
     ends: Mapping[int, float]
     """Request number -> time up to which rows came, s."""
-    duration: float | None
+    durations: Mapping[Kind, float]
+    """How long the file of each kind says that it is, s."""
     digest: str
     errors: int
     first_error: str = ""
@@ -67,14 +68,15 @@ def judge(
     """Whether the rows of request `number` are enough of `span`. No rows are never a success."""
     outcome = file.outcome.get(request.kind, TrackOutcome("ok"))
     have = len(segment.rows[number])
-    want = _expected_rows(request, span, file.duration)
+    duration = file.durations.get(request.kind)
+    want = _expected_rows(request, span, duration)
     if outcome.state == "missing":
         return Judgement(Status.MISSING, outcome.reason)
     name = "picture track" if request.kind == "video" else "sound track"
     end = file.ends.get(number)
     if not have:
-        if end is None and file.duration is not None and file.duration <= span.start:
-            why = f"the segment starts at {span.start:g} s, but the file ends at {file.duration:.2f} s"
+        if end is None and duration is not None and duration <= span.start:
+            why = f"the segment starts at {span.start:g} s, but the file ends at {duration:.2f} s"
         elif end is None:
             why = outcome.reason or file.first_error or f"the {name} is empty"
         elif end <= span.start:

@@ -136,7 +136,9 @@ class UnitRunner:
 
     def _add_media(self, sample: Sample, segment: Segment, span: Span, file: FileFacts) -> Inputs:
         """Sound and raw frames into the sample; frames for the batched encoders are returned."""
-        sample.facts.update(sync_facts(segment, self.requests, file.duration), content_hash=file.digest)
+        sample.facts.update(
+            sync_facts(segment, self.requests, file.durations.get("video")), content_hash=file.digest
+        )
         if file.errors:
             sample.facts["decode_errors"] = file.errors
         verdicts: dict[Kind, Judgement] = {}
@@ -241,11 +243,14 @@ def _file_facts(group: FileGroup, decodes: Sequence[_Numbered], cutter: Cutter, 
     outcome = {kind: o for d in decodes for kind, o in d.decode.outcome.items()}
     if group.video is None:
         outcome["video"] = TrackOutcome("missing", NO_FILE)
-    known = [d.decode.info.duration for d in decodes if d.decode.info and d.decode.info.duration]
+    durations: dict[Kind, float] = {}
+    for d in decodes:
+        if d.decode.info and d.decode.info.duration:
+            durations |= dict.fromkeys(d.decode.outcome, d.decode.info.duration)
     return FileFacts(
         outcome=outcome,
         ends=dict(cutter.last),
-        duration=min(known, default=None),
+        durations=durations,
         digest=digest,
         errors=len(errors),
         first_error=errors[0] if errors else "",

@@ -25,6 +25,7 @@ _BLOCK = 1 << 20
 _MOST_ROWS = 256
 _MOST_ERRORS = 20
 _EXACT = 2**31 - 1
+UNKNOWN = "unknown"
 _GENPTS = 1
 # AVFMT_NOTIMESTAMPS, AVFMT_TS_DISCONT: containers without time stamps, or with such as jump
 _NO_TIMES = 0x0080 | 0x0200
@@ -61,7 +62,6 @@ class PyAVDecoder:
             "format_whitelist": DEMUXERS,
             "max_streams": "64",
         }
-        error = self._av.error.FFmpegError
         try:
             with self._av.open(f"file:{self._path}", options=options, metadata_errors="ignore") as container:
                 # no stamps made up where a container has none: they are wrong where frames are reordered
@@ -70,7 +70,9 @@ class PyAVDecoder:
                 if not container.format.flags & _NO_TIMES:
                     yield from self._decode(container)
                     return
-        except (error, ValueError, UnicodeDecodeError) as e:
+        except MediaError:
+            raise
+        except Exception as e:  # whatever PyAV stumbles over is this file's fault
             raise MediaError(_words(e)) from e
         child = FFmpegDecoder(
             self._path, self._requests, self._span, deadline=self._deadline, threads=self._threads
@@ -147,6 +149,8 @@ class PyAVDecoder:
             if track is None:
                 raise MediaError(f"no {kind} track")
             stream = container.streams[track.index]
+            if track.codec == UNKNOWN:
+                raise MediaError(f"{kind} track: its codec is not known to this decoder")
             if kind == "video" and stream.width * stream.height > MOST_PIXELS:
                 raise MediaError(f"pictures of {stream.width} x {stream.height} pixels are refused")
             stream.thread_type = "AUTO"
@@ -280,12 +284,15 @@ def _info(container: Any) -> MediaInfo:
         cover = bool(stream.disposition & Disposition.attached_pic)
         rate = float(stream.average_rate) if stream.average_rate else None
         context = stream.codec_context
-        name = context.name if context is not None else "unknown"
+        name = context.name if context is not None else UNKNOWN
         video.append(Track(stream.index, name, stream.width, stream.height, rate, is_cover=cover))
     for stream in container.streams.audio:
         context = stream.codec_context
-        name = context.name if context is not None else "unknown"
-        audio.append(Track(stream.index, name, sample_rate=stream.rate or 0, channels=stream.layout.name))
+        if context is None:
+            audio.append(Track(stream.index, UNKNOWN))
+        else:
+            layout = context.layout.name
+            audio.append(Track(stream.index, context.name, sample_rate=context.sample_rate, channels=layout))
     duration = container.duration / 1e6 if container.duration else None
     return MediaInfo(container.format.name, duration, tuple(video), tuple(audio))
 
