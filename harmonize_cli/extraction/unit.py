@@ -20,13 +20,14 @@ from harmonize_cli.extraction.samples import (
     Judgement,
     judge,
     new_sample,
+    sound_error,
     sound_facts,
     span_of,
     sync_facts,
 )
 from harmonize_cli.media.decode import FileDecode, TrackOutcome
 from harmonize_cli.media.decoders import decoder_for
-from harmonize_cli.media.requests import Chunk, Kind, Request, Span
+from harmonize_cli.media.requests import Chunk, Kind, Request, SoundRequest, Span
 from harmonize_cli.media.rows import release
 from harmonize_cli.media.segments import Cutter, Segment
 from harmonize_cli.store.schema import FeatureSpec, Sample, Status
@@ -166,6 +167,12 @@ class UnitRunner:
 
     def _add_sound(self, sample: Sample, segment: Segment, verdict: Judgement) -> None:
         status, reason = verdict.status, verdict.reason
+        for number, request in enumerate(self.requests) if status == Status.OK else ():
+            if isinstance(request, SoundRequest):
+                start = float(segment.times[number][0])
+                error = sound_error(segment.rows[number], request.sample_rate, start)
+                if error:
+                    status, reason = Status.FAILED, error
         if status == Status.OK:
             request = self._sounds[0].request
             peak, facts = sound_facts(segment.rows[self.requests.index(request)], request.sample_rate)
