@@ -55,7 +55,7 @@ def embeddings(
     from harmonize_cli.training.parallel import pick_device
 
     loaded = load_model(run, checkpoint, pick_device(device))
-    ids, table = embed_store(loaded, Store.open(store), batch=batch)
+    ids, table = embed_store(loaded, Store.open(store, verifies=True), batch=batch)
     written = write_embeddings(ids, table, out)
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in table.items())
     typer.echo(f"export: {len(ids)} samples, {shapes} -> {', '.join(str(path) for path in written)}")

@@ -71,7 +71,7 @@ def audit(run: Path, store_path: Path, out: Path, settings: AuditSettings) -> Au
         BadInput: no run, no store, or a kind that can't be done to it.
     """
     loaded = load_model(run, settings.checkpoint, settings.device)
-    store = Store.open(store_path)
+    store = Store.open(store_path, verifies=True)
     specs = check_inputs(store, loaded.specs)
     dataset = StoreDataset(store, specs, cache_bytes=1 << 28)
     rows, split = held_out(store, settings)

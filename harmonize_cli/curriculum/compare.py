@@ -199,7 +199,7 @@ def make(task: Task, name: str) -> None:
     seconds = time.perf_counter() - began
     result, _ = evaluate_retrieval(
         RunSource(load_model(run)),
-        Store.open(task.store),
+        Store.open(task.store, verifies=True),
         PROTOCOLS["vatt"],
         split=task.settings.split,
         options=Options(draws=200, out=folder / "eval.json", overwrite=True),

@@ -109,7 +109,7 @@ class _Worker:
         assert settings.batch is not None
         self.task, self.batch = task, settings.batch
         loaded = load_model(task.run, settings.checkpoint, settings.device, verify=False)
-        store = Store.open(task.store)
+        store = Store.open(task.store, verifies=True)
         specs = check_inputs(store, loaded.specs)
         self.dataset, self.ids = StoreDataset(store, specs), store.ids
         rows = store.select(settings.split)

@@ -139,8 +139,7 @@ class Output:
             self.out, list(first.features.values()), attrs=first.attrs, vocab=first.vocab, overwrite=True
         ) as shard:
             for store in stores:
-                for sample in copies(store):
-                    shard.add(sample)
+                _add_all(store, shard)
         for store in stores:
             store.close()
         shutil.rmtree(self.folder)
@@ -159,6 +158,17 @@ class Output:
                 part.unlink()
         if not self._parts():
             shutil.rmtree(self.folder)
+
+
+def _add_all(store: Store, shard: ShardWriter) -> None:
+    try:
+        for sample in copies(store):
+            shard.add(sample)
+    except (BadInput, ValueError) as e:
+        raise BadInput(
+            f"{store.path}: its shards can't be put together: {e}. Remove the damaged shard alone; then the "
+            "same command extracts the samples of that one again"
+        ) from e
 
 
 def _difference(old: dict[str, FeatureSpec], new: dict[str, FeatureSpec]) -> str:

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.store.digest import text_checksum
 from harmonize_cli.store.extent import Extent, locate
 from harmonize_cli.store.schema import FORMAT, SCHEMA_VERSION, TEXT_COLUMNS, FeatureSpec, modalities_of
 
@@ -78,6 +79,9 @@ def index_shard(path: Path) -> ShardIndex:
             extents=extents,
         )
         _check_shapes(index)
+        for name in ("features", "attrs"):  # shards of earlier versions have no checksum of them
+            if index.checksums.get(f"@{name}") not in (None, text_checksum(_attribute(file, name))):
+                raise BadInput(f"attribute {name} is not as it was written; copy or extract it again")
         return index
 
 

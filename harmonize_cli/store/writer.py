@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 import harmonize_cli
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import atomic_path
-from harmonize_cli.store.digest import ascii_json, encode_text, feature_digest, sample_digest
+from harmonize_cli.store.digest import (
+    ascii_json,
+    encode_text,
+    feature_digest,
+    sample_digest,
+    text_checksum,
+)
 from harmonize_cli.store.growing import BULK_CHUNK, GrowingDataset, GrowingTexts
 from harmonize_cli.store.schema import (
     FORMAT,
@@ -175,13 +181,17 @@ class ShardWriter:
         for column in self._columns.values():
             for part in column.parts:
                 checksums[part.path] = part.finish()
+        described = {
+            "features": ascii_json([spec.to_json() for spec in self.features]),
+            "attrs": self._attrs,
+        }
+        checksums |= {f"@{name}": text_checksum(text) for name, text in described.items()}
         head = {
             "format": FORMAT,
             "schema_version": SCHEMA_VERSION,
             "tool_version": harmonize_cli.__version__,
             "n_samples": len(self._ids),
-            "features": ascii_json([spec.to_json() for spec in self.features]),
-            "attrs": self._attrs,
+            **described,
             "checksums": ascii_json({path: sha for path, sha in checksums.items() if sha}),
         }
         for name, value in head.items():

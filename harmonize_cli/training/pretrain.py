@@ -64,7 +64,7 @@ def pretrain(
     resume = config is None
     config = config or read_run_config(run)
     device = pick_device(config.device)
-    store = Store.open(store_path)
+    store = Store.open(store_path, verifies=config.data.verify)
     if resume:
         check_store(run, store)
     else:
