@@ -18,13 +18,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        yield tmp
-        sync_file(tmp)
-        tmp.replace(path)
+        with naming(path):
+            yield tmp
+            sync_file(tmp)
+            tmp.replace(path)
         sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):
             tmp.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError out of this block names `path`, where it names no file: a write on a full disk does not."""
+    try:
+        yield
+    except OSError as e:
+        if e.filename is None and e.errno is not None:
+            e.filename = str(path)
         raise
 
 

@@ -17,6 +17,7 @@ from harmonize_cli.curriculum.scorer import Scorer, losses_of, make_bank, pick_i
 from harmonize_cli.curriculum.scores import add_column, read_scores
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import write_json
+from harmonize_cli.locks import one_writer
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.progress import progress
 from harmonize_cli.store.batches import StoreDataset
@@ -61,6 +62,7 @@ class Audit:
         )
 
 
+@one_writer("out")
 def audit(run: Path, store_path: Path, out: Path, settings: AuditSettings) -> Audit:
     """Measure every indicator on every kind; writes audit.json and combination.json (of captions) to `out`.
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import atomic_path, write_json
+from harmonize_cli.locks import one_writer
 from harmonize_cli.store.reader import Store
 
 FORMAT = "harmonize-scores/1"
@@ -151,6 +152,7 @@ def column_values(folder: Path, name: str) -> NDArray[np.float32]:
     return np.concatenate(pieces)
 
 
+@one_writer("folder")
 def add_column(folder: Path, name: str, values: NDArray[np.float32], *, noisy: str, about: str) -> None:
     """Add a column [N], in the order of `read_scores`, to complete scores; an older one is replaced."""
     scores = read_scores(folder)

@@ -27,6 +27,7 @@ from harmonize_cli.evaluation.finetune_model import (
     train_crop,
 )
 from harmonize_cli.files import atomic_path, rewind_log, sha256_json, write_text
+from harmonize_cli.locks import is_lock
 from harmonize_cli.models.checkpoint import LoadedModel
 from harmonize_cli.progress import progress
 from harmonize_cli.store.batches import Augment, Draw, StoreDataset
@@ -194,7 +195,9 @@ def _restore(
     """Steps made so far; 0 for a new folder."""
     file = out / STATE
     if not file.exists():
-        if out.exists() and any(p.name not in ("finetune.json", METRICS) for p in out.iterdir()):
+        if out.exists() and any(
+            p.name not in ("finetune.json", METRICS) and not is_lock(p) for p in out.iterdir()
+        ):
             raise BadInput(f"{out}: exists and holds something else; choose another folder")
         out.mkdir(parents=True, exist_ok=True)
         (out / METRICS).unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from harmonize_cli.errors import BadInput
 from harmonize_cli.extraction.config import Mode
 from harmonize_cli.extraction.tasks import copies
+from harmonize_cli.locks import is_lock
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec
 from harmonize_cli.store.writer import ShardWriter
@@ -34,7 +35,7 @@ class Output:
         if not self.is_file and out.exists() and not out.is_dir():
             raise BadInput(f"{out}: is a file; name a folder, or a file that ends in .h5")
         if not self.is_file and out.is_dir() and not self._parts() and any(out.iterdir()):
-            foreign = [p.name for p in out.iterdir() if not _LEFT.fullmatch(p.name)]
+            foreign = [p.name for p in out.iterdir() if not (_LEFT.fullmatch(p.name) or is_lock(p))]
             if foreign:
                 raise BadInput(
                     f"{out}: is a folder that holds other things ({foreign[0]}, ...); name a new or empty one"

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from harmonize_cli.config import validate
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import sha256_file, write_json, write_text
+from harmonize_cli.locks import is_lock, one_writer
 from harmonize_cli.models.checkpoint import WEIGHTS, LoadedModel, put_weights, read_weights
 from harmonize_cli.models.config import ModelConfig
 from harmonize_cli.models.vatt import Vatt
@@ -18,13 +19,14 @@ CONFIG, CARD, EXAMPLE = "config.json", "README.md", "example.py"
 FORMAT = 1
 
 
+@one_writer("out")
 def export_encoder(loaded: LoadedModel, out: Path, *, heads: bool, vocab: list[str] | None) -> int:
     """Write the folder `out`; returns the number of parameters in it.
 
     Raises:
         BadInput: `out` exists and isn't empty.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not all(map(is_lock, out.iterdir()))):
         raise BadInput(f"{out}: exists already; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
     weights = {k: v for k, v in loaded.model.state_dict().items() if heads or not k.startswith("head.")}

@@ -80,9 +80,7 @@ class ShardWriter:
         if len(self._attrs) > _MAX_ATTRS:
             raise ValueError(f"attrs of {len(self._attrs)} bytes; at most {_MAX_ATTRS}")
         if not overwrite and self.path.exists():
-            raise BadInput(
-                f"{self.path}: exists already; shards are never changed. Remove it or name another"
-            )
+            raise BadInput(f"{self.path}: exists already, and stores are never changed; name another file")
         self._ids: set[str] = set()
         self._stack = ExitStack()
 

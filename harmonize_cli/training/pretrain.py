@@ -3,12 +3,14 @@
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harmonize_cli.curriculum.guide import keep_guide, make_guide
 from harmonize_cli.files import rewind_log
+from harmonize_cli.locks import locked
 from harmonize_cli.models.checkpoint import read_manifest
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
@@ -16,7 +18,14 @@ from harmonize_cli.training.data import training_samples
 from harmonize_cli.training.loop import train
 from harmonize_cli.training.metrics import check_tensorboard
 from harmonize_cli.training.order import EpochOrder, Schedule, shuffled
-from harmonize_cli.training.parallel import check_agreement, pick_device, process_group, rank, ranks
+from harmonize_cli.training.parallel import (
+    check_agreement,
+    is_first,
+    pick_device,
+    process_group,
+    rank,
+    ranks,
+)
 from harmonize_cli.training.recorder import Recorder
 from harmonize_cli.training.run_folder import (
     METRICS,
@@ -58,8 +67,23 @@ def pretrain(
     here on (a run that was started with one keeps it in its folder).
 
     Raises:
-        BadInput: whatever config, store or run folder have wrong, before the first step.
+        BadInput: whatever config, store or run folder have wrong, before the first step; another process
+            trains into `run`.
     """
+    # a run has one writer, whatever the number of its processes
+    with locked(run) if is_first() else nullcontext():
+        return _pretrain(store_path, run, config, recorders=recorders, order=order, curriculum=curriculum)
+
+
+def _pretrain(
+    store_path: Path,
+    run: Path,
+    config: PretrainConfig | None,
+    *,
+    recorders: Sequence[Recorder],
+    order: EpochOrder | None,
+    curriculum: Path | None,
+) -> Finished:
     started = time.perf_counter()
     resume = config is None
     config = config or read_run_config(run)

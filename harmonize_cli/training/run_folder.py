@@ -12,6 +12,7 @@ from typing import Any
 from harmonize_cli.config import dump_yaml, load_config
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import read_log, write_json, write_text
+from harmonize_cli.locks import is_lock
 from harmonize_cli.models.checkpoint import list_checkpoints
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
@@ -48,7 +49,7 @@ def check_new(run: Path) -> None:
 
 def _strange(path: Path) -> bool:
     """Not what a run leaves that was killed before its config, which is written last."""
-    return path.name not in (VERSIONS, VOCAB) and path.suffix != ".tmp"
+    return path.name not in (VERSIONS, VOCAB) and path.suffix != ".tmp" and not is_lock(path)
 
 
 def read_run_config(run: Path) -> PretrainConfig:
