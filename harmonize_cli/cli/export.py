@@ -23,14 +23,13 @@ def encoder(
 
     Example: harmonize export encoder runs/both -o encoder/ --checkpoint best
     """
-    import json
-
+    from harmonize_cli.files import read_json
     from harmonize_cli.models.checkpoint import load_model
     from harmonize_cli.models.export import export_encoder
 
     loaded = load_model(run, checkpoint)
     words = run / "vocab.json"
-    vocab = json.loads(words.read_text(encoding="utf-8")) if words.exists() else None
+    vocab = read_json(words, list[str]) if words.exists() else None
     count = export_encoder(loaded, out, heads=heads, vocab=vocab)
     typer.echo(f"export: {count / 1e6:.1f} M parameters of {loaded.checkpoint.name} -> {out}")
 

@@ -29,7 +29,7 @@ from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
 from harmonize_cli.evaluation.protocols import PROTOCOLS
 from harmonize_cli.evaluation.sources import RunSource
 from harmonize_cli.evaluation.stage import Options
-from harmonize_cli.files import write_json, write_text
+from harmonize_cli.files import read_json, write_json, write_text
 from harmonize_cli.locks import one_writer
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.processes import in_processes
@@ -273,5 +273,4 @@ def _claim(out: Path, config: PretrainConfig, settings: CompareSettings, share: 
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return values
+    return read_json(path, dict[str, Any], hint=f"remove {path.parent} to make it again")

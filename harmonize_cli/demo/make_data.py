@@ -1,9 +1,9 @@
 """`harmonize demo make-data`: the whole dialpad data set in a folder."""
 
-import json
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -13,7 +13,7 @@ from harmonize_cli.demo.numbers import load_scans
 from harmonize_cli.demo.schedule import FilePlan, plan_files
 from harmonize_cli.demo.settings import DialpadSettings
 from harmonize_cli.errors import BadInput
-from harmonize_cli.files import write_json, write_text
+from harmonize_cli.files import read_json, write_json, write_text
 from harmonize_cli.locks import is_lock, one_writer
 from harmonize_cli.processes import in_processes
 from harmonize_cli.progress import progress
@@ -68,12 +68,9 @@ def _claim(out: Path, wanted: dict[str, object]) -> None:
     """Make `out` ours, or say why it can't be."""
     marker = out / SETTINGS
     if marker.exists():
-        try:
-            found = json.loads(marker.read_text(encoding="utf-8"))
-        except ValueError:
-            found = None
+        found = read_json(marker, dict[str, Any], hint="choose another folder")
         if found != wanted:
-            differing = sorted(k for k in wanted if not isinstance(found, dict) or found.get(k) != wanted[k])
+            differing = sorted(k for k in wanted if found.get(k) != wanted[k])
             raise BadInput(
                 f"{marker}: this folder holds a data set of other settings (differs in: "
                 f"{', '.join(differing)}); choose another folder, or remove this one"

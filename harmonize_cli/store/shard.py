@@ -1,7 +1,6 @@
 """One shard, read lazily: nothing is opened before it is needed, nothing open travels to another process."""
 
 import hashlib
-import json
 import os
 import resource
 import threading
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.files import parse_json
 from harmonize_cli.store.digest import decode_text, feature_digest
 from harmonize_cli.store.layout import ShardIndex, file_stamp
 from harmonize_cli.store.texts import TextColumn
@@ -150,8 +150,8 @@ class Shard:
     def json(self, column: str, text: str, kind: type) -> Any:
         """A text of a JSON column as a `kind` (list of texts, or object)."""
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as e:
+            value = parse_json(text)
+        except ValueError as e:
             raise self.damaged(column, str(e)) from e
         plain = isinstance(value, kind)
         if plain and kind is list:

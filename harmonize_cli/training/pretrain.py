@@ -101,7 +101,7 @@ def _pretrain(
         schedule = Schedule(order or shuffled(rows, config.seed), config.batch, **share)
         steps = planned_steps(config, schedule)
         folder = newest_whole(run, warn) if resume else None
-        first = read_manifest(folder)["step"] if folder else 0
+        first = read_manifest(folder).step if folder else 0
         guide = make_guide(
             curriculum,
             run,

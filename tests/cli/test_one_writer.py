@@ -69,19 +69,19 @@ def test_a_second_writer_is_refused(place: Path, words: str, target: str, monkey
 
 def test_two_extractions_to_one_store(tmp_path: Path) -> None:
     """Started at once: one makes the store, the other says so, or finds it made."""
-    rows = [{"id": str(k), "text": f"number {k}"} for k in range(400)]
+    rows = [{"id": str(k), "text": f"number {k}"} for k in range(80)]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["extract", "m.jsonl", "-o", "s.h5", "-e", "tokens", "--set", "shard_samples=4"]
     command = [sys.executable, "-m", "harmonize_cli", *words]
     running = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     said = [process.communicate(timeout=120)[1] for process in running]
     codes = [process.returncode for process in running]
-    assert 0 in codes
+    assert 0 in codes, said
     assert set(codes) <= {0, 2}, said
     for code, text in zip(codes, said, strict=True):
         assert "Traceback" not in text
         assert code == 0 or "is being written by process" in text
-    assert len(Store.open(tmp_path / "s.h5")) == 400
+    assert len(Store.open(tmp_path / "s.h5")) == 80
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.jsonl", "s.h5"]
 
 
