@@ -45,8 +45,8 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 hundredth of the largest of all, for parameters whose gradient is all but rounding)."""
 NEAR = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference of an operation's cotangents from those that were seen, as vectors."""
-LOOSE = 0.1
-"""Both in 16-bit types and under autocast."""
+LOOSE, LOOSELY_NEAR = 0.05, 0.1
+"""The same in 16-bit types and under autocast."""
 
 
 @dataclass(slots=True)
@@ -319,7 +319,7 @@ class Trial:
 
     def _lie(self, seen: Tensor, given: list[Tensor | None]) -> Rows | None:
         """Where the units lie: there, weighted cotangents are those that were seen; None: the units mix."""
-        tolerance = NEAR.get(seen.dtype, LOOSE)
+        tolerance = NEAR.get(seen.dtype, LOOSELY_NEAR)
         seen, units = dense(seen), len(self.weights)
         given = [None if d is None else dense(d) for d in given]
         for axis, n in enumerate(seen.shape):
