@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from harmonize_cli.harmony._graph import Upstream, upstream
-from harmonize_cli.harmony._harmonizer import Chunk, Harmonizer, explained
+from harmonize_cli.harmony._harmonizer import Chunk, Harmonizer
 from harmonize_cli.harmony._report import HarmonyReport
-from harmonize_cli.harmony._rng import RandomState
+from harmonize_cli.harmony._tape import RandomState
+from harmonize_cli.harmony._wrapped import explained
 
 ChunkT = TypeVar("ChunkT")
 

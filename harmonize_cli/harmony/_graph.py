@@ -125,9 +125,13 @@ class Upstream:
         """Per pooled vector, the losses that reach it."""
         return [{k for k, of in enumerate(self.delta) if of[m] is not None} for m in range(len(self.pooled))]
 
-    def weighted(self, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Pooled vectors and sum_k weights[i, k] delta[k]; weights [B, K]."""
-        sums = ((z, weighted_sum([of[m] for of in self.delta], weights)) for m, z in enumerate(self.pooled))
+    def weighted(self, weights: Tensor, only: int | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Pooled vectors and sum_k weights[i, k] delta[k]; weights [B, K]; only: the one loss that has
+        any."""
+        losses = range(len(self.delta)) if only is None else [only]
+        found = ([self.delta[k][m] for k in losses] for m in range(len(self.pooled)))
+        columns = weights if only is None else weights[:, only, None]
+        sums = ((z, weighted_sum(of, columns)) for z, of in zip(self.pooled, found, strict=True))
         return [(z, d) for z, d in sums if d is not None]
 
     def backward(self, weights: Tensor) -> None:
@@ -136,10 +140,15 @@ class Upstream:
         torch.autograd.backward([z for z, _ in pairs], [d for _, d in pairs])
 
     def gradients(
-        self, inputs: Sequence[Tensor | GradientEdge], weights: Tensor, *, keep_graph: bool
+        self,
+        inputs: Sequence[Tensor | GradientEdge],
+        weights: Tensor,
+        *,
+        keep_graph: bool,
+        only: int | None = None,
     ) -> list[Tensor | None]:
-        """The gradient under weights [B, K] at `inputs`, by ordinary backward passes."""
-        pairs = self.weighted(weights)
+        """The gradient under weights [B, K] at `inputs`, by one ordinary backward pass; only: as there."""
+        pairs = self.weighted(weights, only)
         if not pairs or not inputs:
             return [None] * len(inputs)
         return list(
@@ -290,8 +299,9 @@ def has_samples(op: Op, samples: int) -> bool:
 
 
 def _check_losses(losses: Mapping[str, Tensor]) -> None:
-    if not losses:
-        raise BadInput("losses: none given; expected scalars by name, such as {'va': ..., 'vt': ...}")
+    if not isinstance(losses, Mapping) or not losses:
+        kind = "none given" if isinstance(losses, Mapping) else type(losses).__name__
+        raise BadInput(f"losses: {kind}; expected scalars by name, such as {{'va': ..., 'vt': ...}}")
     for name, loss in losses.items():
         if not isinstance(loss, Tensor) or loss.dim() != 0:
             shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__

@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.autograd.graph import GradientEdge
-from torch.nn.parallel import DistributedDataParallel
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony._gate import Gate
@@ -50,6 +50,7 @@ from harmonize_cli.harmony._sums import Buffers, GramSum, Sink, add_grad
 from harmonize_cli.harmony._tape import Op, Tape
 from harmonize_cli.harmony._units import Granularity, Rows, any_in_unit, spread
 from harmonize_cli.harmony._whole import WholeBatch
+from harmonize_cli.harmony._wrapped import SHARDED_HEADS, Wrapped, explained, outside_autocast
 from harmonize_cli.ranks import gather, own_rows, sum_gradients
 
 Pooled = Tensor | Mapping[str, Tensor] | Iterable[Tensor]
@@ -92,8 +93,8 @@ class Harmonizer:
     In a training loop, in place of `(loss_va + loss_vt).backward()`:
 
         with harmonizer.record():
-            pooled = model.encode(batch)          # anything; operations on parameters are seen as they are
-            made losses = {"va": ..., "vt": ...}       # scalars made from `pooled`
+            pooled = model.encode(batch)      # anything; operations on parameters are seen as they run
+            losses = {"va": ..., "vt": ...}   # scalars made from `pooled`
         report = harmonizer.backward(losses, pooled, step=step)
         optimizer.step()
 
@@ -114,8 +115,8 @@ class Harmonizer:
         rule: a name for `make_rule`, a `Rule`, or any function gram [B, K, K] -> weights [B, K].
         scope: see `Scope`. granularity: `sample`, `microbatch:N`, `batch`. gram: `exact` or `sketch:K`.
         gate: curriculum; control: `random`, `shuffled` or `norm` (see `Policy`). seed: of their draws.
-        check: on the first step, and when operations or shapes change, compare two units with an ordinary
-            backward pass; parameters that differ are left to ordinary passes.
+        check: on the first step, and when operations or shapes change, compare with an ordinary backward
+            pass; parameters that differ are left to ordinary passes. Costs about one backward pass, once.
     """
 
     def __init__(
@@ -145,7 +146,8 @@ class Harmonizer:
         self._chosen = self.scope.name
         if self.granularity.whole and gate is not None:
             raise BadInput("granularity: a gate chooses among samples or microbatches, not within `batch`")
-        self._prepare_shards()
+        self._wrapped = Wrapped(self.modules)
+        self._wrapped.prepare(self.modules, by_layers=self.needs_layers or self.granularity.whole)
 
     @property
     def needs_layers(self) -> bool:
@@ -156,13 +158,14 @@ class Harmonizer:
     def record(self) -> Iterator[None]:
         """Record the forward pass made inside: encoder, and heads too for scope `all`."""
         with ExitStack() as stack:
-            for module in self._wrapped():
-                stack.enter_context(module.no_sync())  # the harmonized gradient is summed here
+            stack.enter_context(self._wrapped.no_sync())
             if self.needs_layers:
                 stack.enter_context(self._tape.record())
-            elif self.granularity.whole and "torch._functorch.config" in sys.modules:
+            elif self.granularity.whole and "torch._dynamo" in sys.modules:
+                import torch._functorch.config as compiler
+
                 # a compiled graph is passed once for each loss, so it may not reuse its inputs' memory
-                stack.enter_context(torch._functorch.config.patch(donated_buffer=False))
+                stack.enter_context(compiler.patch(donated_buffer=False))
             yield
         self._recorded = True
 
@@ -230,16 +233,17 @@ class Harmonizer:
             cut = self.cut(losses, pooled, read_heads=any(scope.name == "all" for scope in wanted))
             units = self.granularity.units(cut.up.samples)
             layered = [scope for scope in wanted if scope.name != "representation"]
-            found = (
-                {"representation": representation_gram(cut.up, units)} if len(layered) < len(wanted) else {}
-            )
+            found: dict[str, Tensor] = {}
+            if len(layered) < len(wanted):
+                found["representation"] = representation_gram(cut.up, units)
             if layered:
-                measured = self.reader.measure(
-                    cut.up, units, lambda leaves: self._choose(cut.up, layered, leaves)
-                )
-                heads = self._head_gram(cut, units)
+                heads = self._heads(cut, units)
+                choose = partial(self._choose, cut.up, layered)
+                measured = self.reader.measure(cut.up, units, choose)
                 for scope, gram in zip(layered, measured.grams, strict=True):
-                    found[scope.name] = gram + heads if heads is not None and scope.name == "all" else gram
+                    found[scope.name] = gram
+                    if heads is not None and scope.name == "all":
+                        found[scope.name] = gram + self._gram_of(heads, cut, units)
             return {scope.name: found[scope.name] for scope in wanted}
 
     def covers(self, losses: Mapping[str, Tensor], pooled: Pooled) -> tuple[str, list[str]]:
@@ -262,9 +266,8 @@ class Harmonizer:
         """The graph of the last forward pass, cut at `pooled`.
 
         Raises:
-            BadInput: see `upstream` and `downstream`; or the losses train what this harmonizer does not know,
-            a
-                parameter is used on both sides, or a gate does not know the heads.
+            BadInput: see `upstream` and `downstream`; or the losses train what this harmonizer does not
+                know, a parameter is used on both sides, or a gate does not know the heads.
         """
         mask, self._mask = self._mask, []
         up = upstream(listed(pooled), *self.take())
@@ -273,19 +276,14 @@ class Harmonizer:
         trained = {id(p): p for p in down.leaves} | {id(p): p for p, _ in down.beyond}
         trained |= {id(s.tensor): s.tensor for op in down.heads for s in op.sides}  # type: ignore[misc]
         self._know(trained.values())
-        if sharded := set(self._sharded()):
-            heads = [path for i in trained for path in self.names[i] if path in sharded]
-            if heads:
-                raise BadInput(
-                    f"{heads[0]}: losses or heads are sharded by FSDP; keep them outside fully_shard"
-                )
+        if any(self._wrapped.owns(path) for i in trained for path in self.names[i]):
+            raise BadInput(SHARDED_HEADS)
         pulled = down.pull(keep_graph=bool(mask))
         up.delta = pulled.delta
         if not any(d is not None for of in up.delta for d in of):
             raise BadInput(
-                "no loss depends on the pooled vectors; give `backward` the very tensors that the "
-                "losses were "
-                "made from"
+                "no loss depends on the pooled vectors; give `backward` the very tensors that the losses "
+                "were made from"
             )
         plain = any(p.dim() > 0 for p, _ in pulled.plain)
         if self.policy.gate is not None and read_heads is None and not mask and plain:
@@ -339,8 +337,8 @@ class Harmonizer:
                 chunk.up.backward(spread(weights, samples)[chunk.samples])
         self._update_heads(cut, heads, weights)
         if reduce:
-            sharded = set(self._sharded())  # FSDP sums these
-            sum_gradients(p for name, p in self._named().items() if name not in sharded)
+            # FSDP sums its own
+            sum_gradients(p for name, p in self._named().items() if not self._wrapped.owns(name))
         return self._report(cut, gram, decision, began)
 
     def _measured(
@@ -356,15 +354,10 @@ class Harmonizer:
         of_heads = self._gram_of(heads, cut, units) if heads is not None else None
         at_once = not chunks.once and self.policy.one_by_one
         grams, last, keep = [], None, chunks.once and cut.down is not None
-
-        def choose(leaves: list[set[int]]) -> list[set[int]]:
-            return self._choose(cut.up, [self.scope], leaves)
-
+        choose = partial(self._choose, cut.up, [self.scope])
         for chunk in chunks(record=True):
-            start, count = (
-                chunk.samples.start // self.granularity.share,
-                self.granularity.units(chunk.up.samples),
-            )
+            count = self.granularity.units(chunk.up.samples)
+            start = chunk.samples.start // self.granularity.share
             own = slice(start, start + count)
             last = self.reader.measure(chunk.up, count, choose, keep_graph=keep)
             gram = last.grams[0] if of_heads is None else last.grams[0] + of_heads[own]
@@ -399,10 +392,6 @@ class Harmonizer:
         total = GramSum(units, len(cut.losses), cut.up.pooled[0])
         add_grams(heads, [set(heads.parameters)], {frozenset({0}): total}, self.reader.sketch)
         return total.table()
-
-    def _head_gram(self, cut: Cut, units: int) -> Tensor | None:
-        heads = self._heads(cut, units)
-        return None if heads is None else self._gram_of(heads, cut, units)
 
     def _update_heads(self, cut: Cut, heads: Layers | None, weights: Tensor) -> None:
         """The heads' gradients: under the rule's weights [U, K] where they are in scope, plain elsewhere."""
@@ -474,8 +463,8 @@ class Harmonizer:
             self.names.clear()
             self.names.update(self._paths())
             if any(id(p) not in self.names for p in parameters):
-                if self._shards():
-                    raise BadInput("losses or heads are sharded by FSDP; keep them outside fully_shard")
+                if self._wrapped.shards:
+                    raise BadInput(SHARDED_HEADS)
                 raise BadInput(
                     "the losses train parameters outside the given modules; pass all of them, "
                     'such as Harmonizer({"": model, "loss": loss})'
@@ -494,58 +483,23 @@ class Harmonizer:
                     "pooled: one vector is another, or was made from it, so its path would count twice; give "
                     "each once, and only the last of a chain"
                 )
-        if not self._shards():  # else the graph has FSDP's gathered copies, which are nobody's parameters
+        if (
+            not self._wrapped.shards
+        ):  # else the graph has FSDP's gathered copies, which are nobody's parameters
             self._know(p for p in above.values() if isinstance(p, nn.Parameter))
         both = [self.names[i][0] for i in above if i in trained]
         if both:
             raise BadInput(
-                f"{both[0]}: a parameter is used both before and after the pooled vectors (tied "
-                f"weights, or a "
-                "loss that reads something else than the pooled vectors); give pooled vectors that lie "
-                "behind "
-                "both uses"
+                f"{both[0]}: a parameter is used both before and after the pooled vectors (tied weights, or "
+                "a loss that reads something else than the pooled vectors); give pooled vectors that lie "
+                "behind both uses"
             )
-
-    def _shards(self) -> dict[str, Any]:
-        """The modules that `fully_shard` made its own, by path."""
-        every = [item for prefix, root in self.modules.items() for item in root.named_modules(prefix=prefix)]
-        if any(type(m).__name__ == "FullyShardedDataParallel" for _, m in every):
-            raise BadInput("FullyShardedDataParallel (FSDP 1): use fully_shard and scope representation")
-        return {name: m for name, m in every if hasattr(type(m), "set_gradient_divide_factor")}
-
-    def _sharded(self) -> list[str]:
-        """Paths of the parameters that FSDP shards, wherever they are at the moment."""
-        inside = tuple(f"{name}." if name else "" for name in self._shards())
-        return [name for name in self._named() if name.startswith(inside)] if inside else []
-
-    def _prepare_shards(self) -> None:
-        """Let FSDP add gradients up: it averages them by default, but every rank's losses are its share.
-
-        Raises:
-            BadInput: layers would have to be read, or it is FSDP 1.
-        """
-        shards = self._shards()
-        if shards and (self.needs_layers or self.granularity.whole):
-            raise BadInput(
-                f"{self._sharded()[0]}: sharded by FSDP, so its layers can't be read by samples; use scope "
-                "representation"
-            )
-        for module in shards.values():
-            module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction
-
-    def _wrapped(self) -> list[DistributedDataParallel]:
-        every = (m for module in self.modules.values() for m in module.modules())
-        return [m for m in every if isinstance(m, DistributedDataParallel)]
 
     def _need_record(self) -> None:
         recorded, self._recorded = self._recorded, False
-        self._prepare_shards()
-        if any(module.require_forward_param_sync for module in self._wrapped()):
-            raise BadInput(
-                "DistributedDataParallel: its forward pass ran outside `with harmonizer.record():`, so it "
-                "would average the gradients a second time; run it inside, or give the wrapped module"
-            )
+        self._wrapped = Wrapped(self.modules)
+        self._wrapped.prepare(self.modules, by_layers=self.needs_layers or self.granularity.whole)
+        self._wrapped.refuse_reduced()
         if self.needs_layers and not recorded:
             raise BadInput(
                 f"scope {self.scope.name}: run the encoder inside `with harmonizer.record():`; only scope "
@@ -598,36 +552,3 @@ def defined_samples(valid: Mapping[str, Tensor] | None, cut: Cut) -> Tensor:
             raise BadInput(f"valid[{name!r}]: expected one of the losses {cut.losses} and shape [{samples}]")
         flags &= of.to(flags)
     return flags
-
-
-@contextmanager
-def outside_autocast() -> Iterator[None]:
-    """Inner products need float32; Lightning, for one, runs the backward pass where the forward pass ran."""
-    with ExitStack() as stack:
-        for device in ("cpu", "cuda", "mps", "xpu"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
-
-
-EXPLAINED = {
-    "donated buffer": "a compiled head can't be passed twice: set torch._functorch.config.donated_buffer = "
-    "False",
-    "modified by an inplace operation": "a tensor was changed in place after a layer read it; use an "
-    "out-of-place operation",
-    "backward through the graph a second time": "the graph is gone: `backward` was called on these losses "
-    "before, or parts of them are shared with other losses",
-    "When use_reentrant=True": "activation checkpointing with use_reentrant=True; use use_reentrant=False",
-}
-
-
-@contextmanager
-def explained() -> Iterator[None]:
-    """Errors of autograd, in words that say what to do."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as e:
-        advice = next((text for part, text in EXPLAINED.items() if part in str(e)), None)
-        raise BadInput(f"harmonizer: {advice or f'autograd refused this graph: {e}'}") from e

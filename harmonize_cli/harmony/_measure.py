@@ -86,19 +86,14 @@ def walk(up: Upstream, graph: Graph, rows: OpRows) -> tuple[Layers, list[set[Op]
     return layers, [reach.ops for reach in reaches], set[Op]().union(*(r.shuffled for r in reaches))
 
 
-def read_uses(
-    up: Upstream, ops: Sequence[set[Op]], rows: OpRows, units: int, *, keep_graph: bool
-) -> list[Use]:
-    """The cotangent passes, and the uses of what they bring; frees the graph unless told to keep it."""
+def cotangents(up: Upstream, ops: Sequence[set[Op]], *, keep_graph: bool) -> dict[Op, Cotangents]:
+    """The input-gradient passes: cotangents at the outputs of the operations read for each pooled vector, in
+    the order of the recording; frees the graph unless told to keep it."""
     order = {op: n for n, op in enumerate(up.ops)}
     found: dict[Op, Cotangents] = {}
-    inner = set(rows)
     for pooled, own in _parts(ops):
-        used = [op for op in own if any(s.made_by is None or s.made_by not in inner for s in op.sides)]
-        found |= _cotangents(up, pooled, sorted(used, key=order.__getitem__), keep_graph=keep_graph)
-    return make_uses(
-        {op: d for op, d in found.items() if any(x is not None for of in d for x in of)}, rows, units
-    )
+        found |= _cotangents(up, pooled, sorted(own, key=order.__getitem__), keep_graph=keep_graph)
+    return {op: d for op, d in found.items() if any(x is not None for of in d for x in of)}
 
 
 def make_uses(found: dict[Op, Cotangents], rows: OpRows, units: int) -> list[Use]:
@@ -107,9 +102,16 @@ def make_uses(found: dict[Op, Cotangents], rows: OpRows, units: int) -> list[Use
     uses = []
     while found:
         op = next(iter(found))
-        uses.append(read(op, found.pop(op), rows[op], inner, units))
+        d = found.pop(op)
+        if owns(op, inner):
+            uses.append(read(op, d, rows[op], inner, units))
     drop_dead_tokens([use.segment for use in uses if isinstance(use, OuterUse)])
     return uses
+
+
+def owns(op: Op, inner: set[Op]) -> bool:
+    """Whether parameters enter it themselves, not only what operations in `inner` made of them."""
+    return any(side.made_by is None or side.made_by not in inner for side in op.sides)
 
 
 def _parts(ops: Sequence[set[Op]]) -> list[tuple[list[int], set[Op]]]:
@@ -319,12 +321,14 @@ def single_unit(
     """The gradient of one unit under one loss; keeps the graph."""
     one = torch.zeros(units, len(up.delta), device=up.pooled[0].device)
     one[u, k] = 1
-    return up.gradients(params, spread(one, up.samples), keep_graph=True)
+    return up.gradients(params, spread(one, up.samples), keep_graph=True, only=k)
 
 
 def dense(g: Tensor) -> Tensor:
-    """In float32 at least, and not sparse."""
-    return (g.to_dense() if g.is_sparse else g).to(wide(g.dtype))
+    """In float32 at least, not sparse, and real: complex numbers as pairs."""
+    g = g.to_dense() if g.is_sparse else g
+    g = torch.view_as_real(g.resolve_conj()) if g.is_complex() else g
+    return g.to(wide(g.dtype))
 
 
 def update(layers: Layers, up: Upstream, unit_weights: Tensor) -> None:

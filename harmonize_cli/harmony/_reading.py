@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.harmony._graph import Graph, Upstream
+from harmonize_cli.harmony._graph import Cotangents, Graph, Upstream, weighted_sum
 from harmonize_cli.harmony._kinds import readable
 from harmonize_cli.harmony._measure import (
     Choose,
@@ -23,8 +23,10 @@ from harmonize_cli.harmony._measure import (
     Measurement,
     OpRows,
     add_grams,
+    cotangents,
     dense,
-    read_uses,
+    make_uses,
+    owns,
     slow_gram,
     unit_gradients,
     walk,
@@ -32,15 +34,17 @@ from harmonize_cli.harmony._measure import (
 from harmonize_cli.harmony._sketch import Sketch
 from harmonize_cli.harmony._sums import Buffers, GramSum, Sink
 from harmonize_cli.harmony._tape import Op, tensors
-from harmonize_cli.harmony._units import Rows, find_rows, spread
+from harmonize_cli.harmony._units import Rows, spread
 
 log = logging.getLogger(__name__)
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Largest difference from the ordinary backward pass, relative to the parameter's largest entry (or a
 hundredth of the largest of all, for parameters whose gradient is all but rounding)."""
-LOOSE = 0.15
-"""The same in 16-bit types and under autocast."""
+NEAR = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""Largest difference of an operation's cotangents from those that were seen, as vectors."""
+LOOSE = 0.05
+"""Both in 16-bit types and under autocast."""
 TRIALS = 8
 """Steps in which operations without any cotangent yet (behind weights that start at zero) are looked at
 again."""
@@ -71,48 +75,62 @@ class Reader:
         Raises:
             BadInput: the samples can't be told apart.
         """
-        signature = _signature(up)
-        graph = Graph(up.ops)
+        signature, graph = _signature(up), Graph(up.ops)
         found = self.known.get(signature)
+        rows: OpRows = {}
         if found is not None:
             rows = {op: r for op, r in zip(up.ops, found, strict=True) if r is not None and readable(op)}
-            return self._measure(up, graph, units, rows, choose, keep_graph=keep_graph)
-        refuse(up, graph)
-        if not self.check:
-            rows = assumed(up)
-            self.known[signature] = [rows.get(op) for op in up.ops]
-            return self._measure(up, graph, units, rows, choose, keep_graph=keep_graph)
-        began = time.perf_counter()
-        trial = Trial.make(up, graph, units)
-        rows = trial.rows
-        while True:
-            self.seconds += time.perf_counter() - began
-            measured = self._measure(up, graph, units, rows, choose, keep_graph=True)
+        else:
+            refuse(up, graph)
+            if not self.check:
+                rows = assumed(up)
+                self.known[signature] = [rows.get(op) for op in up.ops]
+        trial = None
+        if found is None and self.check:
             began = time.perf_counter()
+            ops = [graph.walk([z.grad_fn]).ops for z in up.pooled]
+            trial = Trial.make(up, [op for op in up.ops if any(op in own for own in ops)], units)
+            self.seconds += time.perf_counter() - began
+        else:
+            layers, ops, shuffled = walk(up, graph, rows)
+            keep_graph |= bool(layers.slow)
+            if shuffled:
+                trial = Trial.make(up, [op for op in up.ops if op in shuffled], units, parameters=False)
+            ops = [{op for op in own if owns(op, set(rows))} for own in ops]
+        given = cotangents(up, ops, keep_graph=keep_graph or trial is not None)
+        if trial is None:
+            return self._measured(up, layers, given, rows, units, choose)
+        began = time.perf_counter()
+        rows = {op: r for op, r in rows.items() if op not in trial.seen} | trial.rows(given)
+        while True:
+            layers, ops, _ = walk(up, graph, rows)
+            read = {op: d for op, d in given.items() if any(op in own for own in ops)}
+            measured = self._measured(up, layers, read, rows, units, choose)
             wrong = trial.wrong(measured, exact=self.sketch is None)
             if not wrong:
                 break
             behind = measured.layers.behind
             rows = {op: r for op, r in rows.items() if not any(wrong & behind(side) for side in op.sides)}
-        self.trials[signature] = self.trials.get(signature, 0) + 1
-        if not trial.silent or self.trials[signature] >= TRIALS:
-            self.known[signature] = [rows.get(op) for op in up.ops]
-        self.seconds += time.perf_counter() - began
+        if found is None:
+            self.seconds += time.perf_counter() - began
+            self.trials[signature] = self.trials.get(signature, 0) + 1
+            if not trial.silent or self.trials[signature] >= TRIALS:
+                self.known[signature] = [rows.get(op) for op in up.ops]
         return measured
 
-    def _measure(
-        self, up: Upstream, graph: Graph, units: int, rows: OpRows, choose: Choose, *, keep_graph: bool
+    def _measured(
+        self,
+        up: Upstream,
+        layers: Layers,
+        given: dict[Op, Cotangents],
+        rows: OpRows,
+        units: int,
+        choose: Choose,
     ) -> Measurement:
-        layers, ops, shuffled = walk(up, graph, rows)
-        if shuffled:
-            moved = unsteady(up, [op for op in up.ops if op in shuffled], rows)
-            if moved:
-                rows = {op: r for op, r in rows.items() if op not in moved}
-                layers, ops, _ = walk(up, graph, rows)
-        inside = choose(layers.leaves)
-        layers.uses = read_uses(up, ops, rows, units, keep_graph=keep_graph or bool(layers.slow))
-        if not layers.leaves or not any(layers.leaves):
+        if not any(layers.leaves):
             raise BadInput("the pooled vectors depend on no parameter of the given modules")
+        inside = choose(layers.leaves)
+        layers.uses = make_uses(given, rows, units)
         first = next(d for of in up.delta for d in of if d is not None)
         members = {frozenset(n for n, ids in enumerate(inside) if i in ids) for i in layers.parameters}
         totals = {each: GramSum(units, len(up.delta), first) for each in members}
@@ -195,84 +213,103 @@ def refuse(up: Upstream, graph: Graph) -> None:
 
 @dataclass(slots=True)
 class Trial:
-    """One backward pass with random weights on two units. chosen: these; weights [U, K]; rows: where the
-    samples lie in the outputs of the operations; want: gradients by parameter id; loose: 16-bit types are
-    among the cotangents; silent: operations that no cotangent came to, so that nothing could be seen of them.
+    """One ordinary backward pass with random weights [U, K], to which everything read by units must add up.
+
+    seen: per operation, the cotangents of its outputs. want: gradients by parameter id. silent: operations
+    that no cotangent came to, of which nothing can be said yet. loose: 16-bit types are among the cotangents.
     """
 
-    chosen: list[int]
     weights: Tensor
-    rows: OpRows
+    seen: dict[Op, list[Tensor | None]]
     want: dict[int, Tensor | None]
-    loose: bool
-    silent: set[Op]
+    silent: set[Op] = field(default_factory=set)
+    loose: bool = False
 
     @classmethod
-    def make(cls, up: Upstream, graph: Graph, units: int) -> "Trial":
-        """Run it; keeps the graph."""
-        reach = graph.walk([z.grad_fn for z in up.pooled])
-        ops = [op for op in up.ops if op in reach.ops]
-        params = [p for p in reach.leaves.values() if isinstance(p, nn.Parameter)]
-        chosen = _two_units(up, units)
+    def make(cls, up: Upstream, ops: Sequence[Op], units: int, *, parameters: bool = True) -> "Trial":
+        """Run it; keeps the graph. parameters: with their gradients."""
+        leaves = Graph([]).walk([z.grad_fn for z in up.pooled]).leaves if parameters else {}
+        params = [p for p in leaves.values() if isinstance(p, nn.Parameter)]
         draw = torch.Generator().manual_seed(units)
-        weights = torch.zeros(units, len(up.delta))
-        weights[chosen] = torch.rand(len(chosen), len(up.delta), generator=draw) + 0.5
-        weights = weights.to(up.pooled[0].device)
+        weights = (torch.rand(units, len(up.delta), generator=draw) + 0.5).to(up.pooled[0].device)
         edges = [edge for op in ops for edge in op.edges]
-        found = up.gradients([*edges, *params], spread(weights, up.samples), keep_graph=True)
-        queue = iter(found)
-        mask = torch.zeros(units, dtype=torch.bool, device=weights.device)
-        mask[chosen] = True
-        mask = spread(mask, up.samples)
-        rows: OpRows = {}
-        loose, silent = False, set()
-        for op in ops:
-            given = [
-                d if d is not None and d.any() else None for d in op.shaped([next(queue) for _ in op.edges])
-            ]
-            loose |= any(d is not None and d.dtype not in TOLERANCE for d in given)
-            lie = [None if d is None else find_rows(d, mask) for d in given]
-            if not any(d is not None for d in given):
-                silent.add(op)
-            elif readable(op) and all(d is None or r is not None for d, r in zip(given, lie, strict=True)):
-                rows[op] = lie
-        want = {id(p): g for p, g in zip(params, queue, strict=True)}
-        return cls(chosen, weights, rows, want, loose, silent)
+        queue = iter(up.gradients([*edges, *params], spread(weights, up.samples), keep_graph=True))
+        seen = {op: op.shaped([next(queue) for _ in op.edges]) for op in ops}
+        return cls(weights, seen, {id(p): g for p, g in zip(params, queue, strict=True)})
+
+    def rows(self, given: Mapping[Op, Cotangents]) -> OpRows:
+        """Where the units lie in the outputs of the operations; those of which it can't be said are left
+        out."""
+        found: OpRows = {}
+        for op, outputs in self.seen.items():
+            self.loose |= any(d is not None and d.dtype not in TOLERANCE for d in outputs)
+            if op not in given or any(d is not None and not d.any() for d in outputs):
+                self.silent.add(op)
+            elif readable(op):
+                lie = [
+                    None if d is None else self._lie(d, [of[o] for of in given[op]])
+                    for o, d in enumerate(outputs)
+                ]
+                if all(d is None or r is not None for d, r in zip(outputs, lie, strict=True)):
+                    found[op] = lie
+        return found
+
+    def _lie(self, seen: Tensor, given: list[Tensor | None]) -> Rows | None:
+        """Where the units lie: there, weighted cotangents are those that were seen; None: the units mix."""
+        tolerance = NEAR.get(seen.dtype, LOOSE)
+        seen, units = dense(seen), len(self.weights)
+        given = [None if d is None else dense(d) for d in given]
+        for axis, n in enumerate(seen.shape):
+            for outer in (o for o in range(1, n // units + 1) if n and n % (units * o) == 0):
+                rows = Rows(axis, outer)
+                off = weighted_sum(given, self.weights, rows)
+                if off is not None and bool(off.sub_(seen).norm() <= tolerance * seen.norm()):
+                    return rows
+        return None
 
     def wrong(self, measured: Measurement, *, exact: bool) -> set[int]:
         """Ids of the parameters whose gradients, read by units, are not those of the pass; exact: the Gram
         matrices are, so they must be those of the units' gradients."""
+        if not self.want:
+            return set()
         layers = measured.layers
         quick = layers.quick()
-        part = torch.tensor(self.chosen, device=self.weights.device)
-        sink, buffers = Sink(direct=False, skipped=layers.slow), Buffers()
-        for use in layers.uses:
-            use.add_to(sink, self.weights, buffers, part)
-        got = {id(side.tensor): g for side, g in sink.own()}
-        for p, g in zip(quick, sink.pull_back(quick, keep_graph=True), strict=True):
-            if g is not None:
-                got[id(p)] = got[id(p)] + g if id(p) in got else g
-        wrong = self._different(quick, got)
+        wrong = self._different(quick, self._added_up(layers, quick, self.weights), self.want)
         by_units = self._by_units(layers, quick)
-        summed: dict[int, Tensor] = {}
         for (u, k), found in by_units.items():
-            for i, g in found.items():
-                each = g[0] * self.weights[u, k].to(g.dtype)
-                summed[i] = summed[i] + each if i in summed else each
-        wrong |= self._different(quick, summed)
+            one = torch.zeros_like(self.weights)
+            one[u, k] = 1
+            part = torch.tensor([u], device=one.device)
+            alone = self._added_up(layers, quick, one, part)
+            wrong |= self._different(quick, {i: g[0] for i, g in found.items()}, alone)
         if exact and not wrong and any(self._gram_differs(measured, by_units)):
             wrong = {id(p) for p in quick}
         return wrong
 
+    @staticmethod
+    def _added_up(
+        layers: Layers, quick: list[nn.Parameter], weights: Tensor, part: Tensor | None = None
+    ) -> dict[int, Tensor | None]:
+        """Gradients under weights, by parameter id, without touching `.grad`."""
+        sink, buffers = Sink(direct=False, skipped=layers.slow), Buffers()
+        for use in layers.uses:
+            use.add_to(sink, weights, buffers, part)
+        got: dict[int, Tensor | None] = {id(side.tensor): g for side, g in sink.own()}
+        for p, g in zip(quick, sink.pull_back(quick, keep_graph=True), strict=True):
+            if g is not None:
+                own = got.get(id(p))
+                got[id(p)] = g if own is None else own + g
+        return got
+
     def _by_units(
         self, layers: Layers, quick: list[nn.Parameter]
     ) -> dict[tuple[int, int], dict[int, Tensor]]:
-        """Per chosen unit and loss: gradients [1, *shape] by parameter id."""
+        """Per loss of the first and the last unit: gradients [1, *shape] by parameter id."""
         ids = {id(p) for p in quick}
         losses = range(self.weights.shape[1])
         return {
             (u, k): unit_gradients(layers, ids, layers.uses, k, slice(u, u + 1))
-            for u in self.chosen
+            for u in self._two()
             for k in losses
         }
 
@@ -281,7 +318,7 @@ class Trial:
     ) -> Iterator[bool]:
         losses = range(self.weights.shape[1])
         for gram, ids in zip(measured.quick_grams, measured.inside, strict=True):
-            for u in self.chosen:
+            for u in self._two():
                 rows = [{i: g for i, g in by_units[u, k].items() if i in ids} for k in losses]
                 want = torch.tensor([[_inner(one, two) for two in rows] for one in rows], dtype=torch.float64)
                 length = want.diagonal().sqrt()
@@ -290,20 +327,25 @@ class Trial:
                 )
                 yield not bool((error <= 1e-300).all())
 
+    def _two(self) -> list[int]:
+        return sorted({0, len(self.weights) - 1})
+
     def _tolerance(self, dtype: torch.dtype) -> float:
         return LOOSE if self.loose else TOLERANCE.get(dtype, LOOSE)
 
-    def _different(self, params: list[nn.Parameter], got: Mapping[int, Tensor]) -> set[int]:
-        sizes = {id(p): _largest(self.want.get(id(p))) for p in params}
+    def _different(
+        self, params: list[nn.Parameter], got: Mapping[int, Tensor | None], want: Mapping[int, Tensor | None]
+    ) -> set[int]:
+        sizes = {id(p): _largest(want.get(id(p))) for p in params}
         floor = 1e-2 * max(sizes.values(), default=0.0)
         wrong = set()
         for p in params:
-            want, have = self.want.get(id(p)), got.get(id(p))
-            if want is None and have is None:
+            expected, found = want.get(id(p)), got.get(id(p))
+            if expected is None and found is None:
                 continue
-            want = torch.zeros_like(p) if want is None else dense(want)
-            have = torch.zeros_like(want) if have is None else have.to(want.dtype)
-            error = (have - want).abs().max().item() if want.numel() else 0.0
+            there = dense(torch.zeros_like(p) if expected is None else expected)
+            have = torch.zeros_like(there) if found is None else dense(found).to(there.dtype)
+            error = (have - there).abs().max().item() if there.numel() else 0.0
             if not error <= self._tolerance(p.dtype) * max(sizes[id(p)], floor):
                 wrong.add(id(p))
         return wrong
@@ -317,41 +359,3 @@ def _inner(one: Mapping[int, Tensor], two: Mapping[int, Tensor]) -> float:
 
 def _largest(g: Tensor | None) -> float:
     return dense(g).abs().max().item() if g is not None and g.numel() else 0.0
-
-
-def _two_units(up: Upstream, units: int) -> list[int]:
-    """Two units (of less than three, one) for which every loss has something to say, where there are such."""
-    told = torch.ones(units, dtype=torch.bool, device=up.pooled[0].device)
-    for of in up.delta:
-        for d in of:
-            if d is not None:
-                told &= (d.reshape(units, -1) != 0).any(1)
-    able = told.nonzero().flatten().tolist() or list(range(units))
-    count = 2 if units > 2 else 1
-    return sorted({able[len(able) // 3], able[-1]})[:count] if len(able) > 1 else able[:1]
-
-
-def unsteady(up: Upstream, ops: Sequence[Op], rows: OpRows) -> set[Op]:
-    """Of operations above a step that picks rows by their values: those whose samples lie elsewhere now.
-
-    One pass with a random factor for each sample shows it; keeps the graph.
-    """
-    ops = [op for op in ops if op in rows]
-    edges = [edge for op in ops for edge in op.edges]
-    draw = torch.Generator().manual_seed(up.samples)
-    code = torch.randn(up.samples, generator=draw).to(up.pooled[0].device)
-    ones = torch.ones(up.samples, len(up.delta), device=code.device)
-    plain = up.gradients(edges, ones, keep_graph=True)
-    coded = up.gradients(edges, ones * code[:, None], keep_graph=True)
-    moved, queue = set(), iter(zip(plain, coded, strict=True))
-    for op in ops:
-        pairs = [next(queue) for _ in op.edges]
-        given = zip(op.shaped([d for d, _ in pairs]), op.shaped([e for _, e in pairs]), strict=True)
-        for r, (d, e) in zip(rows[op], given, strict=True):
-            if d is None or e is None or r is None:
-                continue
-            difference = (r.scale(d, code) - e).abs().max()
-            loose = 1e-3 if d.dtype in TOLERANCE else LOOSE
-            if not bool(difference <= loose * e.abs().max() + 1e-12):
-                moved.add(op)
-    return moved

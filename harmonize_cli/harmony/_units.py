@@ -70,22 +70,6 @@ class Rows:
         return t * rows.view(-1, *[1] * (t.dim() - 1 - self.axis))
 
 
-def find_rows(d: Tensor, chosen: Tensor) -> Rows | None:
-    """Where the samples lie in a cotangent that only the `chosen` ones ([B] bool) sent; None: nowhere, they
-    mix."""
-    B = len(chosen)
-    alive = d != 0
-    for axis in range(d.dim()):
-        n = d.shape[axis]
-        if n == 0 or n % B:
-            continue
-        flags = alive.movedim(axis, 0).flatten(1).any(1) if d.dim() > 1 else alive
-        for outer in (o for o in range(1, n // B + 1) if n // B % o == 0):
-            if not bool(flags.view(outer, B, -1).any(2).any(0)[~chosen].any()):
-                return Rows(axis, outer)
-    return None
-
-
 def any_in_unit(flags: Tensor, units: int) -> Tensor:
     """[B] -> [U] True where any sample of the unit is."""
     return flags.view(units, -1).any(1)

@@ -11,7 +11,7 @@ from harmonize_cli.harmony._graph import Upstream, upstream
 from harmonize_cli.harmony._harmonizer import Harmonizer, One, Pooled, listed
 from harmonize_cli.harmony._measure import dense, single_unit
 from harmonize_cli.harmony._report import HarmonyReport
-from harmonize_cli.harmony._rng import RandomState
+from harmonize_cli.harmony._tape import RandomState
 from harmonize_cli.harmony._units import spread
 
 Forward = Callable[[], tuple[Mapping[str, Tensor], Pooled]]

@@ -33,7 +33,7 @@ class WholeBatch:
             one = torch.zeros(1, K, device=up.pooled[0].device)
             one[0, k] = 1
             later = any(d is not None for of in up.delta[k + 1 :] for d in of)
-            found = up.gradients(self.params, spread(one, up.samples), keep_graph=later)
+            found = up.gradients(self.params, spread(one, up.samples), keep_graph=later, only=k)
             # gradients of different parameters may be one tensor, so none is added to in place
             self.rows[k] = [
                 a if b is None else b if a is None else a + b

@@ -13,8 +13,9 @@ import zoo_routing
 import zoo_towers
 import zoo_weights
 from _pytest.mark import ParameterSet
+from torch import default_generator
 from zoo import CASES, Case
-from zoo_check import Step, assert_says, check, flat_grad, reference, refusal
+from zoo_check import Step, assert_says, check, flat_grad, later_step, reference, refusal
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony import Harmonizer
@@ -29,9 +30,24 @@ def names(cases: Iterable[Case]) -> list[ParameterSet]:
     return [pytest.param(case.name, marks=[pytest.mark.long] * case.long) for case in cases]
 
 
+def rarely(scopes: Iterable[str], *, but: str) -> list[ParameterSet]:
+    """All but one of the scopes in the long run only."""
+    return [pytest.param(scope, marks=[pytest.mark.long] * (scope != but)) for scope in scopes]
+
+
+def scoped() -> Iterator[ParameterSet]:
+    """With one pooled vector, backbone and shared are all."""
+    for case in CASES.values():
+        for scope in SCOPES:
+            rare = case.long or (scope in ("backbone", "shared") and not case.several)
+            yield pytest.param(case.name, scope, marks=[pytest.mark.long] * rare)
+
+
 ALL = names(CASES.values())
 CONTRASTS = names(case for case in CASES.values() if not case.own_losses)
+SCOPED = list(scoped())
 AUTOCAST = names(case for case in CASES.values() if case.autocast)
+
 
 pytestmark = [
     # dynamo looks at its inputs
@@ -50,14 +66,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("rule", ["sum", "realign"])
-@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize(("name", "scope"), SCOPED)
+def test_exact_or_refused(name: str, scope: str) -> None:
+    check(Step(name), scope=scope, rule="realign", preset=True)
+
+
+@pytest.mark.parametrize("scope", rarely(SCOPES, but="all"))
 @pytest.mark.parametrize("name", ALL)
-def test_exact_or_refused(name: str, scope: str, rule: str) -> None:
-    check(Step(name), scope=scope, rule=rule, preset=rule == "realign")
+def test_the_sum_is_the_plain_gradient(name: str, scope: str) -> None:
+    check(Step(name), scope=scope, rule="sum")
 
 
-@pytest.mark.parametrize("scope", ["backbone", "all"])
+@pytest.mark.parametrize("scope", rarely(SCOPES, but="all"))
 @pytest.mark.parametrize("name", ALL)
 def test_exact_in_single_precision(name: str, scope: str) -> None:
     check(Step(name, torch.float32), scope=scope, rule="realign")
@@ -68,18 +88,19 @@ def test_near_under_autocast(name: str) -> None:
     check(Step(name, torch.bfloat16), scope="all", rule="realign")
 
 
-@pytest.mark.parametrize("scope", ["shared", "all"])
+@pytest.mark.parametrize("scope", rarely(SCOPES, but="shared"))
 @pytest.mark.parametrize("name", CONTRASTS)
-def test_exact_with_three_losses(name: str, scope: str) -> None:
-    check(Step(name, losses=3), scope=scope, rule="realign")
-
-
-@pytest.mark.parametrize("name", CONTRASTS)
-def test_exact_where_a_sample_lacks_a_loss(name: str) -> None:
-    report = check(Step(name, lacking=True), scope="all", rule="realign")
+def test_exact_with_three_losses_of_which_a_sample_lacks_one(name: str, scope: str) -> None:
+    report = check(Step(name, losses=3, lacking=True), scope=scope, rule="realign")
     if report is not None:
         assert report.cosine.isnan()[1]
-        assert report.weights[1].tolist() == [1, 1]
+        assert report.weights[1].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_exact_at_a_later_step(name: str) -> None:
+    """What was seen in the first step may not hold in the second: other orders, routes, branches alive."""
+    later_step(Step(name), scope="all", rule="realign")
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -94,11 +115,19 @@ def test_exact_for_the_batch(name: str) -> None:
     check(Step(name), scope="all", rule="realign", granularity="batch")
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("name", CONTRASTS)
+def test_exact_where_a_sample_lacks_a_loss(name: str) -> None:
+    check(Step(name, lacking=True), scope="all", rule="realign")
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("name", ALL)
 def test_sketches_leave_the_update_exact(name: str) -> None:
     check(Step(name), scope="all", rule="realign", gram="sketch:2")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ALL)
 def test_two_steps_add_up(name: str) -> None:
     step = Step(name)
@@ -111,7 +140,7 @@ def test_two_steps_add_up(name: str) -> None:
             try:
                 for _ in range(steps):
                     model.load_state_dict(start)
-                    torch.manual_seed(5)
+                    default_generator.manual_seed(5)
                     with harmonizer.record():
                         pooled = encode()
                     harmonizer.backward(make_losses(pooled), pooled)

@@ -6,7 +6,7 @@ at a time.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +36,7 @@ class Case:
     everywhere: what is said of refusals holds for scope `representation` as well.
     plain: as `build`, with a model of the same values whose graph takes single-sample backward passes, where
     that of `build` does not.
-    own_losses: `build` gives them.
+    several: it gives several pooled vectors. own_losses: `build` gives the losses as well.
     autocast: whether the case runs under bf16 autocast at all.
     """
 
@@ -48,6 +48,7 @@ class Case:
     tolerance: float = 0.0
     plain: Callable[[], Built] | None = None
     long: bool = False
+    several: bool = False
     own_losses: bool = False
     autocast: bool = True
 
@@ -141,20 +142,20 @@ def contrasts(pooled: Pooled, number: int = 2, mask: Tensor | None = None) -> Lo
     With three pooled vectors loss 0 is of the first two, loss 1 of the first and the last. mask: [B], the
     samples that loss 1 has.
     """
-    z = [each.reshape(B, -1) for each in pooled.values()]
+    samples = min(len(each) for each in pooled.values())
+    z = [each.reshape(samples, -1) for each in pooled.values()]
     ends = [(0, len(z) > 1), (0, len(z) - 1), (len(z) > 1, len(z) - 1)]
     losses: Losses = {}
     for k, (a, b) in enumerate(ends[:number]):
         one = project(z[int(a)], 10 + k)
         two = project(z[int(b)], 20 + k)
         scores = one @ two.T
-        present = torch.ones(B, dtype=torch.bool) if mask is None or k != 1 else mask
+        present = torch.ones(samples, dtype=torch.bool) if mask is None or k != 1 else mask
         scores = scores.masked_fill(~present, -1e4)
         each = scores.logsumexp(1) - scores.diagonal()
         losses[f"loss {k}"] = each[present].mean()
-    if (
-        len(z) < 3 and number > 1 and mask is None
-    ):  # the losses reach the same vectors: let some samples conflict
+    if len(z) < 3 and number > 1 and mask is None:
+        # the losses reach the same vectors: let some samples conflict
         losses["loss 1"] = losses["loss 1"] - 0.7 * losses["loss 0"]
     return losses
 
@@ -166,105 +167,3 @@ def project(z: Tensor, seed: int) -> Tensor:
     centred = z - z.detach().mean() if z.is_floating_point() else z
     scale = centred.detach().square().mean().sqrt().clamp_min(1e-6)
     return torch.tanh(centred / scale @ matrix / z.shape[1] ** 0.5) * 2
-
-
-@dataclass(slots=True)
-class Reference:
-    """grads[b, k, p]: what flows through sample b's pooled vectors under loss k, over all trainable
-    parameters laid end to end. plain: gradient of the sum of losses. reached: parameters that have one.
-    scopes: which entries of p are compared, by scope. representation: [B, K, ...], the cotangents compared.
-    """
-
-    pooled: Pooled
-    grads: Tensor
-    plain: Tensor
-    reached: Tensor
-    scopes: dict[str, Tensor]
-    representation: Tensor
-
-    def gram(self, scope: str, units: int = B) -> Tensor:
-        """[B, K, K]; the same for all samples of a unit."""
-        of = self.representation if scope == "representation" else self.grads[:, :, self.scopes[scope]]
-        of = of.unflatten(0, (units, -1)).sum(1)
-        return torch.einsum("ukp,ulp->ukl", of, of).repeat_interleave(B // units, 0)
-
-    def rounding(self) -> float:
-        """How far the gradients upstream are from adding up to the plain one."""
-        rest = (self.grads.sum((0, 1)) - self.plain)[self.scopes["all"]]
-        return (rest.abs().max() / self.plain.abs().max()).item()
-
-    def update(self, weights: Tensor) -> Tensor:
-        """The whole `.grad`: weighted upstream, plain downstream."""
-        return self.plain + torch.einsum("bk,bkp->p", weights.to(self.grads) - 1, self.grads)
-
-
-def reference_of(model: nn.Module, pooled: Pooled, losses: Mapping[str, Tensor]) -> Reference:
-    """By B * K single-sample backward passes over the graph as it stands; the graph is kept."""
-    params = [p for p in model.parameters() if p.requires_grad]
-    z = [each for each in pooled.values() if each.requires_grad]
-    deltas = [pull([loss], z, [None]) if loss.requires_grad else [None] * len(z) for loss in losses.values()]
-    rows = torch.stack(
-        [
-            torch.stack(
-                [flat(params, pull(z, params, [one_sample(d, b) for d in delta])) for delta in deltas]
-            )
-            for b in range(B)
-        ]
-    )
-    passes = torch.stack([present(pull([each], params, [torch.ones_like(each)])) for each in z])  # [M, n]
-    meets = torch.tensor([[d is not None for d in delta] for delta in deltas])  # [K, M]
-    reach = (meets.to(torch.int) @ passes.to(torch.int)) > 0  # [K, n]
-    sizes = torch.tensor([p.numel() for p in params])
-    at = {
-        "all": reach.any(0),
-        "shared": reach.sum(0) >= 2,
-        "backbone": passes.all(0) & reach.any(0),
-    }
-    common = [m for m in range(len(z)) if meets[:, m].sum() >= 2]
-    empty = torch.zeros(B, len(deltas), 0)
-    total = [loss for loss in losses.values() if loss.requires_grad]
-    whole = pull(total, params, [None] * len(total))
-    return Reference(
-        pooled=pooled,
-        grads=rows,
-        plain=flat(params, whole),
-        reached=present(whole),
-        scopes={name: of.repeat_interleave(sizes) for name, of in at.items()},
-        representation=torch.cat(
-            [empty, *(torch.stack([rows_of(z[m], d[m]) for d in deltas], dim=1) for m in common)], dim=2
-        ),
-    )
-
-
-def pull(
-    roots: Sequence[Tensor], at: Sequence[Tensor], cotangents: Sequence[Tensor | None]
-) -> list[Tensor | None]:
-    """autograd.grad for cotangents of which some may be missing (of a scalar: 1)."""
-    pairs = [(y, d) for y, d in zip(roots, cotangents, strict=True) if d is not None or y.numel() == 1]
-    if not pairs or not at:
-        return [None] * len(at)
-    found = torch.autograd.grad(
-        [y for y, _ in pairs], list(at), [d for _, d in pairs], retain_graph=True, allow_unused=True
-    )
-    return list(found)
-
-
-def one_sample(delta: Tensor | None, b: int) -> Tensor | None:
-    if delta is None:
-        return None
-    keep = torch.zeros(B, dtype=delta.dtype)
-    keep[b] = 1
-    return delta * keep.repeat_interleave(len(delta) // B).view(-1, *[1] * (delta.dim() - 1))
-
-
-def rows_of(z: Tensor, delta: Tensor | None) -> Tensor:
-    return (torch.zeros_like(z) if delta is None else delta).detach().reshape(B, -1)
-
-
-def present(grads: Sequence[Tensor | None]) -> Tensor:
-    return torch.tensor([g is not None for g in grads])
-
-
-def flat(params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> Tensor:
-    parts = [torch.zeros_like(p) if g is None else g.to_dense() for p, g in zip(params, grads, strict=True)]
-    return torch.cat([part.detach().flatten() for part in parts])

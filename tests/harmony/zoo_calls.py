@@ -131,7 +131,7 @@ def compiled_encode(kind: str) -> Built:
     )
     if kind == "in place":
         net.compile(backend="aot_eager")
-    encode = compiled(net.forward) if kind == "function" else net
+    encode = compiled(net.forward) if kind == "as a function" else net
     return net, lambda: {"z": encode(x)}
 
 
@@ -235,13 +235,25 @@ around(
 )
 
 
-add("compiled layer", lambda: residual(compiled), plain=residual)
-add("compiled encoder, as a function", lambda: compiled_encode("function"), plain=lambda: compiled_encode(""))
-add("compiled encoder, in place", lambda: compiled_encode("in place"), plain=lambda: compiled_encode(""))
+PASSED_ONCE = "donated_buffer"
+add("compiled layer", lambda: residual(compiled), plain=residual, refusable=PASSED_ONCE)
+add(
+    "compiled encoder, as a function",
+    lambda: compiled_encode("function"),
+    plain=lambda: compiled_encode(""),
+    refusable=PASSED_ONCE,
+)
+add(
+    "compiled encoder, in place",
+    lambda: compiled_encode("in place"),
+    plain=lambda: compiled_encode(""),
+    refusable=PASSED_ONCE,
+)
 add(
     "compiled attention",
     compiled_attention,
     plain=lambda: compiled_attention(plainly),
+    refusable=PASSED_ONCE,
 )
 add(
     "checkpointed, reentrant",

@@ -126,7 +126,7 @@ def timm_swin() -> Built:
     return one(model, images())
 
 
-@case("open_clip clip")
+@case("open_clip clip", several=True)
 def open_clip_clip() -> Built:
     from open_clip.model import CLIP
 
@@ -136,7 +136,7 @@ def open_clip_clip() -> Built:
     return model, lambda: {"image": model.encode_image(pictures), "text": model.encode_text(ids)}
 
 
-@case("open_clip clip with normalised outputs and patch dropout")
+@case("open_clip clip with normalised outputs and patch dropout", several=True)
 def open_clip_patch_dropout() -> Built:
     from open_clip.model import CLIP
 
@@ -149,7 +149,7 @@ def open_clip_patch_dropout() -> Built:
     }
 
 
-@case("open_clip siglip")
+@case("open_clip siglip", several=True)
 def open_clip_siglip() -> Built:
     from open_clip.model import CustomTextCLIP
     from timm.models.vision_transformer import VisionTransformer
@@ -171,7 +171,7 @@ def open_clip_siglip() -> Built:
     return model, lambda: {"image": model.encode_image(pictures), "text": model.encode_text(ids)}
 
 
-@case("open_clip coca")
+@case("open_clip coca", several=True)
 def open_clip_coca() -> Built:
     from open_clip.coca_model import CoCa
 
@@ -220,7 +220,7 @@ def hf_vit() -> Built:
     return model, lambda: {"z": model(pixel_values=pictures).pooler_output}
 
 
-@case("transformers clip")
+@case("transformers clip", several=True)
 def hf_clip() -> Built:
     from transformers import CLIPConfig, CLIPModel
 
@@ -236,12 +236,12 @@ def hf_clip() -> Built:
     return model, encode
 
 
-@case("transformers clap", refused="BatchNorm", tolerance=1e-5)
+@case("transformers clap", several=True, refused="BatchNorm", tolerance=1e-5)
 def hf_clap_in_training() -> Built:
     return clap()
 
 
-@case("transformers clap in eval mode", tolerance=1e-5)
+@case("transformers clap in eval mode", several=True, tolerance=1e-5)
 def hf_clap() -> Built:
     model, encode = clap()  # type: ignore[misc]
     evaluated(model)

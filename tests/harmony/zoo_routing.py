@@ -1,11 +1,56 @@
 """The zoo's routing: layers that see some samples, other orders of the batch, weights made per sample."""
 
+from functools import partial
+from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from zoo import B, D, T, around, linear, param
+
+
+def swapped(order: list[int], m: Any, h: Tensor) -> Tensor:
+    out: Tensor = m.two(m.one(h).tanh()[order])[order]
+    return out
+
+
+def mixed(i: int, j: int, m: Any, h: Tensor) -> Tensor:
+    h = m.one(h)
+    both = (h[i] + h[j]) / 2
+    return torch.stack([m.two(both if b in (i, j) else h[b]) for b in range(B)])
+
+
+def some(rows: list[int], m: Any, h: Tensor) -> Tensor:
+    return h.index_add(0, torch.tensor(rows), m.two(m.one(h[rows]).tanh()))
+
+
+def shuffled(m: Any, h: Tensor) -> Tensor:
+    order = torch.randperm(B)
+    out: Tensor = m.two(m.one(h[order]).tanh())[order.argsort()]
+    return out
+
+
+def tokens_shuffled(m: Any, h: Tensor) -> Tensor:
+    out: Tensor = m.two(m.one(h.transpose(0, 1)[torch.randperm(B)]).tanh()).transpose(0, 1)
+    return out
+
+
+def by_value(m: Any, h: Tensor) -> Tensor:
+    order = h.detach().sum((1, 2)).argsort()
+    out: Tensor = m.two(m.one(h[order]).tanh())[order.argsort()]
+    return out
+
+
+def diagonal(h: Tensor) -> Tensor:
+    return h[torch.arange(B), torch.arange(B)][:, None]
+
+
+def zero_branch() -> dict[str, Any]:
+    out = nn.Linear(D, D)
+    nn.init.zeros_(out.weight)
+    nn.init.zeros_(out.bias)
+    return {"one": nn.Linear(D, D), "out": out}
 
 
 def routed(m: Any, h: Tensor, mask: Tensor) -> Tensor:
@@ -147,7 +192,7 @@ around(
     linear("one"),
 )
 around("tokens packed without padding", lambda m, h: packed_tokens(m.one, h), linear("one"))
-around("nested tensors", lambda m, h: nested(m.one, h), linear("one"), refusable="nested|row|sample")
+around("nested tensors", lambda m, h: nested(m.one, h), linear("one"), refusable="[Nn]ested|row|sample")
 around(
     "vmap over samples",
     lambda m, h: torch.vmap(m.one)(h),
@@ -155,3 +200,49 @@ around(
     refusable="vmap|row|sample|layer|module",
 )
 around("a loop over samples", lambda m, h: torch.stack([m.one(row) for row in h]), linear("one"))
+
+# which samples lie where
+for i, j in combinations(range(B), 2):
+    order = [j if b == i else i if b == j else b for b in range(B)]
+    around(f"samples {i} and {j} swapped inside", partial(swapped, order), linear("one", "two"))
+    around(
+        f"samples {i} and {j} mixed inside",
+        partial(mixed, i, j),
+        linear("one", "two"),
+        refusable="sample|batch|row",
+    )
+    around(f"samples {j} and {i} alone pass a layer", partial(some, [j, i]), linear("one", "two"))
+around("batch shuffled at random inside", shuffled, linear("one", "two"))
+around("tokens shuffled at random inside, T == B", tokens_shuffled, linear("one", "two"), T=B)
+around(
+    "the diagonal's tokens, T == B", lambda m, h: diagonal(m.two(m.one(h).tanh())), linear("one", "two"), T=B
+)
+around(
+    "the largest values of all tokens",
+    lambda m, h: m.two(m.one(h).tanh()).amax(1, keepdim=True),
+    linear("one", "two"),
+)
+around(
+    "units that are dead for most tokens",
+    lambda m, h: m.two(functional.relu(m.one(h) - 0.3)),
+    linear("one", "two"),
+)
+around("rows sorted by their values", by_value, linear("one", "two"))
+around("a branch that starts at zero", lambda m, h: h + m.out(m.one(h).tanh()), zero_branch)
+around(
+    "a branch that starts at zero, sequence first, T == B",
+    lambda m, h: h + m.out(m.one(h.transpose(0, 1)).tanh()).transpose(0, 1),
+    zero_branch,
+    T=B,
+)
+around(
+    "a branch that starts at zero, batch reversed",
+    lambda m, h: h + m.out(m.one(h.flip(0)).tanh()).flip(0),
+    zero_branch,
+)
+around(
+    "a branch under a gain that starts at zero, T == B",
+    lambda m, h: h + m.gain * m.one(h.transpose(0, 1)).transpose(0, 1),
+    lambda: {"gain": nn.Parameter(torch.zeros(())), "one": nn.Linear(D, D)},
+    T=B,
+)

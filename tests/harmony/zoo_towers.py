@@ -24,7 +24,7 @@ def several(
         net = Net(encode, **parts())
         return net, lambda: net(x)
 
-    add(name, build, **options)
+    add(name, build, several=True, **options)
 
 
 def towers(*names: str) -> Callable[[], dict[str, Any]]:
@@ -92,6 +92,8 @@ several(
     "a tower under no_grad",
     lambda m, x: {"v": m.v(x).mean(1), "t": m.t(x).mean(1).detach()},
     towers("v", "t"),
+    refusable="does not depend",  # the third loss is of the text alone
+    everywhere=True,
 )
 several(
     "a pooled vector that no loss reaches",
@@ -205,7 +207,7 @@ several(
     "one pooled vector given twice",
     lambda m, x: twice(m.v(x).mean(1)),
     towers("v"),
-    refused="pooled",
+    refusable="pooled|twice",
     everywhere=True,
 )
 
@@ -230,7 +232,7 @@ def clip_pooling() -> Built:
     return single(net, torch.randint(0, 9, (B, T)))
 
 
-@case("the tri-modal test model")
+@case("the tri-modal test model", several=True)
 def tri_modal() -> Built:
     model = TriModal(width=8, layers=1)
     inputs = {
@@ -255,7 +257,7 @@ def headed(
         )
         return net, lambda: net(x), lambda pooled: losses(net, pooled)
 
-    add(name, build, own_losses=True, **options)
+    add(name, build, several=True, own_losses=True, **options)
 
 
 def heads() -> dict[str, Any]:
@@ -283,7 +285,13 @@ headed(
     lambda m, z: {"one": m.one(z["v"]).square().mean(), "two": contrasts(z)["loss 0"]},
     heads,
 )
-headed("a constant loss", lambda m, z: {**contrasts(z), "constant": torch.zeros(())}, dict)
+headed(
+    "a constant loss",
+    lambda m, z: {**contrasts(z), "constant": torch.zeros(())},
+    dict,
+    refusable="does not depend",
+    everywhere=True,
+)
 headed(
     "a loss of none of the pooled vectors",
     lambda m, z: {**contrasts(z), "decay": m.one.weight.square().sum()},
