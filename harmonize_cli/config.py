@@ -12,6 +12,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harmonize_cli.errors import BadInput, list_faults
+from harmonize_cli.files import read_bytes
+
+_MOST_YAML = 4 << 20
 
 
 class StageConfig(BaseModel):
@@ -36,7 +39,7 @@ def load_config(
     Raises:
         BadInput: naming the file and every faulty field.
     """
-    values: dict[str, Any] = _read_yaml(file) if file else {}
+    values: dict[str, Any] = read_yaml(file) if file else {}
     for text in overrides:
         key, sep, raw = text.partition("=")
         if not sep or not key:
@@ -100,15 +103,20 @@ for _side in (_Loader, _Dumper):
     )
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Keys and values of a YAML file of plain values; an empty one has none.
+
+    Raises:
+        BadInput: missing, unreadable or another content.
+    """
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError:
-        raise BadInput(f"{file}: no such config file") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise BadInput(f"{file}: can't be read ({e})") from e
-    except yaml.YAMLError as e:
-        raise BadInput(f"{file}: no valid YAML: {e}") from e
+        values = yaml.load(read_bytes(file, most=_MOST_YAML).decode("utf-8"), Loader=_Loader)
+    except UnicodeDecodeError as e:
+        raise BadInput(f"{file}: not UTF-8 ({e})") from e
+    except RecursionError:
+        raise BadInput(f"{file}: invalid YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as e:  # a date such as 2024-99-99 is a ValueError
+        raise BadInput(f"{file}: invalid YAML: {e}") from e
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -53,7 +53,9 @@ def bench_store(*, clips: int = 1500, workers: int = 2, folder: Path | None = No
             rows += _compare(
                 pool, files, workers, "tenth of clips, from disk", ("memmap", "store"), cold=True, part=10
             )
-            rows += _compare(pool, files, workers, "clips", ("memmap", "store", "plain h5py"))
+            rows += _compare(
+                pool, files, workers, "clips", ("memmap", "store", "store, verified", "plain h5py")
+            )
             rows += _compare(pool, files, workers, "8 frames of clips", ("memmap window", "store window"))
             rows += _compare(pool, files, workers, "clips, again", ("memmap", "store"), again=True)
         rows.append(_row("open the store and find every clip", _seconds(lambda: _open(files)) * 1e3, "ms"))
@@ -186,6 +188,11 @@ def _store(files: Files) -> Read:
     return lambda i: store.read(KEY, i)
 
 
+def _store_verified(files: Files) -> Read:
+    store = Store.open(files.store, verifies=True)
+    return lambda i: store.read(KEY, i)
+
+
 def _store_window(files: Files) -> Read:
     store = Store.open(files.store)
     return lambda i: store.read_rows(KEY, i, i % 24, i % 24 + 8)
@@ -201,6 +208,7 @@ _READERS: dict[str, Callable[[Files], Read]] = {
     "memmap": _memmap,
     "memmap window": _memmap_window,
     "store": _store,
+    "store, verified": _store_verified,
     "store window": _store_window,
     "plain h5py": _plain_h5py,
 }

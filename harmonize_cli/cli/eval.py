@@ -28,6 +28,7 @@ from harmonize_cli.cli.options import (
     Split,
     StorePath,
     Untrained,
+    VerifyStore,
 )
 
 app = typer.Typer(help="Evaluate a run: retrieval, probes, comparisons, tables.", no_args_is_help=True)
@@ -57,6 +58,7 @@ def retrieval(
     out: Out = None,
     overwrite: Overwrite = False,
     no_cache: NoCache = False,
+    verify_store: VerifyStore = True,
 ) -> None:
     """Zero-shot retrieval between text, video and audio, six directions on one pool.
 
@@ -76,6 +78,7 @@ def retrieval(
         fresh=untrained,
         batch_size=batch_size,
         cache=not no_cache,
+        verifies=verify_store,
     )
     result, path = evaluate_retrieval(
         source,
@@ -117,6 +120,7 @@ def probe(
     out: Out = None,
     overwrite: Overwrite = False,
     no_cache: NoCache = False,
+    verify_store: VerifyStore = True,
 ) -> None:
     """Train a classifier on frozen features (before the heads) and judge it on unseen samples.
 
@@ -138,6 +142,7 @@ def probe(
         fresh=untrained,
         batch_size=batch_size,
         cache=not no_cache,
+        verifies=verify_store,
     )
     result, path = evaluate_probe(
         source,
@@ -175,6 +180,7 @@ def zeroshot(
     out: Out = None,
     overwrite: Overwrite = False,
     no_cache: NoCache = False,
+    verify_store: VerifyStore = True,
 ) -> None:
     """Classify clips, by picture and by sound, as the class whose prompts lie nearest. No training."""
     from harmonize_cli.encoders.registry import text_tokeniser
@@ -191,7 +197,7 @@ def zeroshot(
     encode = text_tokeniser(spec.encoder if spec else "", run / "vocab.json")
     result, path = evaluate_zeroshot(
         RunSource(loaded, batch_size, not no_cache),
-        Store.open(store),
+        Store.open(store, verifies=verify_store),
         lambda classes: Prompts(classes, read_names(names, classes), sentences),
         encode,
         modalities=modality or (),
@@ -219,6 +225,7 @@ def finetune(
     seed: Annotated[int, typer.Option("--bootstrap-seed", help="Seed of the bootstrap.")] = 0,
     by_group: Clusters = False,
     overwrite: Overwrite = False,
+    verify_store: VerifyStore = True,
 ) -> None:
     """Fine-tune the backbone on labels (VATT's Kinetics protocol), then judge the test split.
 
@@ -239,7 +246,7 @@ def finetune(
     with StopOnSignal() as signal:
         result, path = evaluate_finetune(
             load_model(run, checkpoint, pick_device(device)),
-            Store.open(store),
+            Store.open(store, verifies=verify_store),
             out,
             settled,
             test=test,

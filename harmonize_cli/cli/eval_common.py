@@ -23,6 +23,7 @@ def open_source(
     fresh: int | None,
     batch_size: int,
     cache: bool,
+    verifies: bool,
 ) -> "tuple[Store, Source]":
     """The store, and the run (or - for the store itself) that is to be judged."""
     from harmonize_cli.evaluation.sources import PlainSource, RunSource
@@ -30,7 +31,7 @@ def open_source(
     from harmonize_cli.models.checkpoint import load_model
     from harmonize_cli.store.reader import Store
 
-    opened = Store.open(store)
+    opened = Store.open(store, verifies=verifies)
     if run == "-":
         return opened, PlainSource(opened, tuple(keys or ()))
     if keys:

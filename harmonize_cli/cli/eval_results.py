@@ -23,6 +23,7 @@ from harmonize_cli.cli.options import (
     Split,
     StorePath,
     Untrained,
+    VerifyStore,
 )
 from harmonize_cli.errors import BadInput
 
@@ -107,6 +108,7 @@ def export(
     device: Device = "auto",
     batch_size: BatchSize = 64,
     no_cache: NoCache = False,
+    verify_store: VerifyStore = True,
 ) -> None:
     """Embeddings and right answers of each direction as files for mteb and BEIR tools: what `eval retrieval`
     with the same options ranks.
@@ -128,6 +130,7 @@ def export(
         fresh=untrained,
         batch_size=batch_size,
         cache=not no_cache,
+        verifies=verify_store,
     )
     rows, name = listed_rows(opened, split, listed(official, annotations, split))
     about: dict[str, object] = {

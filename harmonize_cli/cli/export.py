@@ -23,14 +23,13 @@ def encoder(
 
     Example: harmonize export encoder runs/both -o encoder/ --checkpoint best
     """
-    import json
-
+    from harmonize_cli.files import read_json
     from harmonize_cli.models.checkpoint import load_model
     from harmonize_cli.models.export import export_encoder
 
     loaded = load_model(run, checkpoint)
     words = run / "vocab.json"
-    vocab = json.loads(words.read_text(encoding="utf-8")) if words.exists() else None
+    vocab = read_json(words, list[str]) if words.exists() else None
     count = export_encoder(loaded, out, heads=heads, vocab=vocab)
     typer.echo(f"export: {count / 1e6:.1f} M parameters of {loaded.checkpoint.name} -> {out}")
 
@@ -55,7 +54,7 @@ def embeddings(
     from harmonize_cli.training.embeddings import embed_store, write_embeddings
 
     loaded = load_model(run, checkpoint, pick_device(device))
-    ids, table = embed_store(loaded, Store.open(store), batch=batch)
+    ids, table = embed_store(loaded, Store.open(store, verifies=True), batch=batch)
     written = write_embeddings(ids, table, out)
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in table.items())
     typer.echo(f"export: {len(ids)} samples, {shapes} -> {', '.join(str(path) for path in written)}")

@@ -31,6 +31,13 @@ Out = Annotated[Path | None, typer.Option("-o", "--out", help="Result file; defa
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another result at that place.")]
 FormatOption = Annotated[str, typer.Option("--format", help="terminal, markdown, csv or latex.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no embeddings under RUN/cache.")]
+VerifyStore = Annotated[
+    bool,
+    typer.Option(
+        "--verify-store/--no-verify-store",
+        help="Compare each sample with its digest when it is first read.",
+    ),
+]
 Split = Annotated[str | None, typer.Option(help="Split(s), or all. Default: test if there is one.")]
 Label = Annotated[int, typer.Option(min=0, help="Which of a sample's labels, from 0.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)]

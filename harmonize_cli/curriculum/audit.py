@@ -1,6 +1,5 @@
 """`harmonize curriculum audit`: misalign samples on purpose and see which indicator finds them."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from harmonize_cli.curriculum.score_parts import bank_rows, batch_size, score_ro
 from harmonize_cli.curriculum.scorer import Scorer, losses_of, make_bank, pick_indicators
 from harmonize_cli.curriculum.scores import add_column, read_scores
 from harmonize_cli.errors import BadInput
-from harmonize_cli.files import write_json
+from harmonize_cli.files import read_json, write_json
+from harmonize_cli.locks import one_writer
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.progress import progress
 from harmonize_cli.store.batches import StoreDataset
@@ -61,6 +61,7 @@ class Audit:
         )
 
 
+@one_writer("out")
 def audit(run: Path, store_path: Path, out: Path, settings: AuditSettings) -> Audit:
     """Measure every indicator on every kind; writes audit.json and combination.json (of captions) to `out`.
 
@@ -71,7 +72,7 @@ def audit(run: Path, store_path: Path, out: Path, settings: AuditSettings) -> Au
         BadInput: no run, no store, or a kind that can't be done to it.
     """
     loaded = load_model(run, settings.checkpoint, settings.device)
-    store = Store.open(store_path)
+    store = Store.open(store_path, verifies=True)
     specs = check_inputs(store, loaded.specs)
     dataset = StoreDataset(store, specs, cache_bytes=1 << 28)
     rows, split = held_out(store, settings)
@@ -124,15 +125,11 @@ def read_combination(folder: Path, kind: str) -> Combination:
     Raises:
         BadInput: no audit there, or not of this kind.
     """
-    try:
-        values = json.loads((folder / COMBINATION).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise BadInput(
-            f"{folder / COMBINATION}: can't be read ({e}); `harmonize curriculum audit` makes it"
-        ) from e
+    file, hint = folder / COMBINATION, "`harmonize curriculum audit` makes it"
+    values = read_json(file, dict[str, Any], hint=hint)
     if kind not in values:
-        raise BadInput(f"{folder / COMBINATION}: has no {kind!r}; it has {', '.join(values)}")
-    return Combination.from_json(values[kind])
+        raise BadInput(f"{file}: has no {kind!r}; it has {', '.join(values)}")
+    return Combination.from_json(values[kind], f"{file}: {kind}")
 
 
 def add_combined(scores_folder: Path, audit_folder: Path, kind: str) -> None:

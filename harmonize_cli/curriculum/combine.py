@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harmonize_cli.errors import BadInput
+from harmonize_cli.files import shaped
+
 GRID = 200
 """Quantiles kept of each indicator: a rank among what was seen, whatever the indicator's unit."""
 Floats = NDArray[np.floating]
@@ -38,14 +41,25 @@ class Combination:
         }
 
     @staticmethod
-    def from_json(values: Mapping[str, Any]) -> "Combination":
-        """Inverse of `to_json`."""
-        return Combination(
-            tuple(values["names"]),
-            np.array(values["grids"]),
-            np.array(values["weights"]),
-            float(values["bias"]),
-        )
+    def from_json(values: Any, where: str) -> "Combination":
+        """Inverse of `to_json`.
+
+        Raises:
+            BadInput: another content; `where` names the file.
+        """
+        kept = shaped(_Kept, values, where)
+        names, grids, weights = kept.names, kept.grids, kept.weights
+        if not len(names) == len(grids) == len(weights) or len({len(grid) for grid in grids}) != 1:
+            raise BadInput(f"{where}: names, grids and weights differ in length")
+        return Combination(tuple(names), np.array(grids), np.array(weights), kept.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    names: list[str]
+    grids: list[list[float]]
+    weights: list[float]
+    bias: float
 
 
 def learn(suspicions: Mapping[str, Floats], wrong: NDArray[np.bool_]) -> Combination:

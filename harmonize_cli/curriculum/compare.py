@@ -5,12 +5,11 @@ warm-up, which is scored once. So every method makes the same number of steps in
 """
 
 import json
-import multiprocessing
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,10 @@ from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
 from harmonize_cli.evaluation.protocols import PROTOCOLS
 from harmonize_cli.evaluation.sources import RunSource
 from harmonize_cli.evaluation.stage import Options
-from harmonize_cli.files import write_json, write_text
+from harmonize_cli.files import read_json, write_json, write_text
+from harmonize_cli.locks import one_writer
 from harmonize_cli.models.checkpoint import load_model
+from harmonize_cli.processes import in_processes
 from harmonize_cli.progress import progress
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
@@ -63,6 +64,7 @@ class Task:
     seed: int
 
 
+@one_writer("out")
 def compare(
     store_path: Path,
     truth: Path,
@@ -157,14 +159,13 @@ def _run(tasks: Sequence[Task], jobs: int) -> Any:
                 make(task, method)
                 yield 1
         return
-    context = multiprocessing.get_context("spawn")
-    threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (threads,)) as pool:
-        for finished in as_completed([pool.submit(_make_all, task) for task in tasks]):
-            yield finished.result()
+    make_all = partial(_make_all, max(1, torch.get_num_threads() // jobs))
+    killed = "run the same command again; finished runs are kept"
+    yield from in_processes(make_all, tasks, jobs, killed=killed)
 
 
-def _make_all(task: Task) -> int:
+def _make_all(threads: int, task: Task) -> int:
+    torch.set_num_threads(threads)
     for method in task.settings.methods:
         make(task, method)
     return len(task.settings.methods)
@@ -199,7 +200,7 @@ def make(task: Task, name: str) -> None:
     seconds = time.perf_counter() - began
     result, _ = evaluate_retrieval(
         RunSource(load_model(run)),
-        Store.open(task.store),
+        Store.open(task.store, verifies=True),
         PROTOCOLS["vatt"],
         split=task.settings.split,
         options=Options(draws=200, out=folder / "eval.json", overwrite=True),
@@ -272,5 +273,4 @@ def _claim(out: Path, config: PretrainConfig, settings: CompareSettings, share: 
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return values
+    return read_json(path, dict[str, Any], hint=f"remove {path.parent} to make it again")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from harmonize_cli.curriculum.ledger import Visits, read_ledger
 from harmonize_cli.curriculum.scores import Scores, write_about, write_part
+from harmonize_cli.locks import one_writer
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.run_folder import check_store
 
@@ -49,6 +50,7 @@ def dynamics(visits: Visits) -> tuple[NDArray[np.int64], dict[str, Floats], dict
     return index.astype(np.int64), columns, noisy
 
 
+@one_writer("out")
 def write_dynamics(run: Path, store_path: Path, out: Path) -> Scores:
     """A run's ledger as a folder of scores, which `curriculum plan` and `report` take.
 

@@ -5,6 +5,7 @@ it goes on exactly the same without the scores. A plan given to a resumed run ad
 there on; an order begun with the old plan is finished by it, so the change comes with the next epoch.
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from harmonize_cli.curriculum.scores import read_scores
 from harmonize_cli.curriculum.view import BatchView
 from harmonize_cli.curriculum.weights import PhaseWeights, phase_weights
 from harmonize_cli.errors import BadInput
-from harmonize_cli.files import atomic_path
+from harmonize_cli.files import atomic_path, read_arrays
 from harmonize_cli.harmony import Gate as CosineGate
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.objectives.trimodal import trained_pairs
@@ -32,6 +33,7 @@ from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.order import shuffled
 
 FOLDER = "curriculum"
+_ENTRY = re.compile(r"step-\d{1,18}")
 Rows = NDArray[np.int64]
 
 
@@ -146,7 +148,11 @@ def make_guide(
     Raises:
         BadInput: a faulty plan, scores that miss, or a plan that leaves nothing to train on.
     """
-    entries = [_read_entry(file, store, rows) for file in sorted((run / FOLDER).glob("step-*.yaml"))]
+    entries = [
+        _read_entry(file, store, rows)
+        for file in sorted((run / FOLDER).glob("step-*.yaml"))
+        if _ENTRY.fullmatch(file.stem)
+    ]
     if plan_file is not None:
         entries = [entry for entry in entries if entry.first < first]
         if not entries and first:  # the run began without a plan
@@ -204,15 +210,17 @@ def _write_entry(entry: Entry, folder: Path, ids: Sequence[str]) -> None:
 
 def _read_entry(file: Path, store: Store, rows: Rows) -> Entry:
     plan = load_config(Plan, file)
-    try:
-        with np.load(file.with_suffix(".npz"), allow_pickle=False) as kept:
-            ids = kept["id"].tolist()
-            weights = [
-                PhaseWeights(kept[f"draw/{k}"], kept[f"caption/{k}"], kept[f"sound/{k}"])
-                for k in range(len(plan.phases))
-            ]
-    except (OSError, ValueError, KeyError) as e:
-        raise BadInput(f"{file.with_suffix('.npz')}: the run's sample weights can't be read ({e})") from e
+    kept = read_arrays(
+        file.with_suffix(".npz"), hint="start a new run: its sample weights are lost"
+    ).columns()
+    ids = kept["id"].tolist()
+    weights = [
+        PhaseWeights(kept[f"draw/{k}"], kept[f"caption/{k}"], kept[f"sound/{k}"])
+        for k in range(len(plan.phases))
+    ]
+    for phase in weights:
+        if phase.draw.dtype.kind != "f" or {phase.caption.dtype.kind, phase.sound.dtype.kind} != {"b"}:
+            raise kept.damaged("weights of another type")
     if ids != [store.ids[i] for i in rows]:
         raise BadInput(f"{file}: was made for other samples than {store.path} has to train on")
     return Entry(int(file.stem.removeprefix("step-")), plan, weights)

@@ -7,6 +7,7 @@ need not talk. Columns: index (row of the store), step, epoch, and float32 loss_
 kept; NaN where undefined or, with an engine that looks at some steps only, not looked at.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.files import atomic_path
+from harmonize_cli.files import atomic_path, read_arrays
 from harmonize_cli.harmony import HarmonyReport
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.ranks import rank, ranks
 from harmonize_cli.store.batches import Batch
 
 FOLDER = "ledger"
+_PART = re.compile(r"rank-(\d{1,9})-(\d{1,18})-(\d{1,18})\.npz")
 Visits = dict[str, NDArray[Any]]
 
 
@@ -107,15 +109,16 @@ def _joined(parts: list[Visits]) -> Visits:
 
 def _span(path: Path) -> tuple[int, int, int]:
     """Rank, first and last step of a part."""
-    _, owner, first, last = path.stem.split("-")
-    return int(owner), int(first), int(last)
+    match = _PART.fullmatch(path.name)
+    if match is None:
+        raise BadInput(f"{path}: is no part of a ledger; remove it")
+    return int(match[1]), int(match[2]), int(match[3])
 
 
 def _read(path: Path) -> Visits:
-    try:
-        with np.load(path, allow_pickle=False) as part:
-            return {name: part[name] for name in part.files}
-    except (OSError, ValueError) as e:
-        raise BadInput(
-            f"{path}: damaged part of the ledger ({e}); remove it to go on without its steps"
-        ) from e
+    part = read_arrays(path, hint="remove it to go on without its steps").columns("index", "step", "epoch")
+    if not len(part["step"]):
+        raise part.damaged("no visits")
+    if part["index"].min() < 0 or any(part[name].dtype.kind == "U" for name in part):
+        raise part.damaged("a row or a number is none")
+    return part

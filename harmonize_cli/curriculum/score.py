@@ -23,6 +23,7 @@ from harmonize_cli.curriculum.scorer import losses_of, pick_indicators
 from harmonize_cli.curriculum.scores import ABOUT, part_key, read_about, write_about
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import sha256_json
+from harmonize_cli.locks import one_writer
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.progress import progress
 from harmonize_cli.store.reader import Store
@@ -39,11 +40,12 @@ class ScoreReport:
     columns: list[str]
 
 
+@one_writer("out")
 def score(run: Path, store_path: Path, out: Path, settings: ScoreSettings, *, jobs: int = 1) -> ScoreReport:
     """Score a store into the folder `out`.
 
     Raises:
-        BadInput: no run, no store, inputs that do not fit, or `out` holds other scores.
+        BadInput: no run, no store, inputs that do not fit, or `out` holds other scores or is being written.
     """
     started = time.perf_counter()
     loaded = load_model(run, settings.checkpoint)

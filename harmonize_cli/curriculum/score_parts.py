@@ -1,9 +1,8 @@
 """Scores of some samples, part by part, in this process or several."""
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from harmonize_cli.curriculum.scorer import BANK_SAMPLES, Scorer, losses_of, make_bank, pick_indicators
 from harmonize_cli.curriculum.scores import write_part
 from harmonize_cli.models.checkpoint import LoadedModel, load_model
+from harmonize_cli.processes import in_processes
 from harmonize_cli.store.batches import Batch, StoreDataset
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.windows import check_inputs
@@ -58,11 +58,9 @@ def score_parts(task: PartsTask, parts: Sequence[int], jobs: int) -> Iterator[in
             yield worker.write(number)
         return
     jobs = min(jobs, len(parts))
-    context = multiprocessing.get_context("spawn")  # this process may hold threads and open files
     threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, context, _start, (task, threads)) as pool:
-        for done in as_completed([pool.submit(_score_part, number) for number in parts]):
-            yield done.result()
+    killed = "run the same command again to go on from the parts that are complete, perhaps with fewer --jobs"
+    yield from in_processes(partial(_score_part, task, threads), parts, jobs, killed=killed)
 
 
 def score_rows(scorer: Scorer, make: Make, order: Rows, batch: int, span: range) -> dict[str, np.ndarray]:
@@ -109,7 +107,7 @@ class _Worker:
         assert settings.batch is not None
         self.task, self.batch = task, settings.batch
         loaded = load_model(task.run, settings.checkpoint, settings.device, verify=False)
-        store = Store.open(task.store)
+        store = Store.open(task.store, verifies=True)
         specs = check_inputs(store, loaded.specs)
         self.dataset, self.ids = StoreDataset(store, specs), store.ids
         rows = store.select(settings.split)
@@ -135,14 +133,11 @@ class _Worker:
 _worker: _Worker | None = None
 
 
-def _start(task: PartsTask, threads: int) -> None:
+def _score_part(task: PartsTask, threads: int, number: int) -> int:
     global _worker  # noqa: PLW0603 (what one process of the pool keeps between its parts)
-    torch.set_num_threads(threads)
-    _worker = _Worker(task)
-
-
-def _score_part(number: int) -> int:
-    assert _worker is not None
+    if _worker is None:
+        torch.set_num_threads(threads)
+        _worker = _Worker(task)
     return _worker.write(number)
 
 

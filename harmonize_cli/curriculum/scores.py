@@ -9,23 +9,26 @@ Every part holds `id` and `index` (row of the store), one float32 column per ind
 `key`, a hash of all that the numbers depend on.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.files import atomic_path, write_json
+from harmonize_cli.files import Arrays, atomic_path, read_arrays, read_json, shaped, write_json
+from harmonize_cli.locks import one_writer
 from harmonize_cli.store.reader import Store
 
 FORMAT = "harmonize-scores/1"
 ABOUT = "scores.json"
 FIXED = ("id", "index", "key")
+_AGAIN = "run the scoring again"
+_Name = Annotated[str, Field(pattern=r"^[\w.@+-]{1,100}$")]
+"""Of a column: it becomes part of a file's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,8 @@ def write_part(
 def part_key(path: Path) -> str | None:
     """What a part's numbers depend on; None where it can't be read."""
     try:
-        with np.load(path, allow_pickle=False) as part:
-            return str(part["key"])
-    except (OSError, ValueError, KeyError):
+        return str(read_arrays(path, hint=_AGAIN)["key"])
+    except BadInput:
         return None
 
 
@@ -81,20 +83,19 @@ def read_about(folder: Path) -> dict[str, Any]:
     Raises:
         BadInput: no complete folder of scores.
     """
-    try:
-        about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    file = folder / ABOUT
+    if not file.exists():
         unfinished = any(folder.glob("part-*.npz"))
         hint = (
             "unfinished: run the same command again"
             if unfinished
             else "make it with: harmonize curriculum score"
         )
-        raise BadInput(f"{folder}: no complete scores ({hint})") from None
-    except (OSError, ValueError) as e:
-        raise BadInput(f"{folder / ABOUT}: can't be read ({e})") from e
+        raise BadInput(f"{folder}: no complete scores ({hint})")
+    about = read_json(file, dict[str, Any], hint=_AGAIN)
     if about.get("format") != FORMAT:
-        raise BadInput(f"{folder / ABOUT}: format {about.get('format')}, this version reads {FORMAT}")
+        raise BadInput(f"{file}: format {about.get('format')}, this version reads {FORMAT}")
+    shaped(_About, about, str(file), advice=f"; {_AGAIN}")
     return about
 
 
@@ -105,17 +106,17 @@ def read_scores(folder: Path) -> Scores:
         BadInput: not complete, or damaged.
     """
     about = read_about(folder)
-    parts = []
-    for name in about["parts"]:
-        with _reading(folder / name) as part:
-            parts.append(dict(part))
+    parts = [_read_part(folder / name) for name in about["parts"]]
+    for name, part in zip(about["parts"], parts, strict=True):
+        if part.keys() != parts[0].keys():
+            raise BadInput(f"{folder / name}: has other columns than {about['parts'][0]}; {_AGAIN}")
     index = np.concatenate([part["index"] for part in parts])
     order = np.argsort(index, kind="stable")
     columns = {
         name: np.concatenate([part[name] for part in parts])[order] for name in parts[0] if name not in FIXED
     }
     ids = np.concatenate([part["id"] for part in parts])[order]
-    noisy = {name: column["noisy"] for name, column in about["columns"].items()}
+    noisy = {name: column["noisy"] for name, column in about["columns"].items() if name in columns}
     for name, added in about.get("added", {}).items():
         columns[name], noisy[name] = _read_added(folder, name, index[order]), added["noisy"]
     return Scores(ids, index[order], columns, noisy, about)
@@ -142,15 +143,11 @@ def column_values(folder: Path, name: str) -> NDArray[np.float32]:
     """
     about = read_about(folder)
     if name in about.get("added", {}):
-        with _reading(_added(folder, name)) as arrays:
-            return arrays["column"]
-    pieces = []
-    for part in about["parts"]:
-        with _reading(folder / part) as arrays:
-            pieces.append(arrays[name])
-    return np.concatenate(pieces)
+        return read_arrays(_added(folder, name), hint="add the column again").columns("index")["column"]
+    return np.concatenate([_read_part(folder / part)[name] for part in about["parts"]])
 
 
+@one_writer("folder")
 def add_column(folder: Path, name: str, values: NDArray[np.float32], *, noisy: str, about: str) -> None:
     """Add a column [N], in the order of `read_scores`, to complete scores; an older one is replaced."""
     scores = read_scores(folder)
@@ -160,13 +157,34 @@ def add_column(folder: Path, name: str, values: NDArray[np.float32], *, noisy: s
     write_about(folder, {**scores.about, "added": added})
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
-    try:
-        with np.load(path, allow_pickle=False) as part:
-            yield part
-    except (OSError, ValueError, KeyError) as e:
-        raise BadInput(f"{path}: missing or damaged ({e}); run the scoring again") from e
+@dataclass(frozen=True, slots=True)
+class _Column:
+    noisy: Literal["high", "low"]
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class _About:
+    """What scores.json has to hold."""
+
+    key: str
+    parts: Annotated[list[Annotated[str, Field(pattern=r"^part-\d+\.npz$")]], Field(min_length=1)]
+    columns: dict[_Name, _Column]
+    added: dict[_Name, _Column] = field(default_factory=dict)
+    samples: int = 0
+    store: str = ""
+
+
+def _read_part(path: Path) -> Arrays:
+    """A part: the columns that are always there, and those of indicators, all of one length."""
+    part = read_arrays(path, hint=_AGAIN)
+    part.pop("key", None)
+    part.columns("index")
+    if part["id"].dtype.kind != "U" or any(
+        part[name].dtype.kind not in "biuf" for name in part if name != "id"
+    ):
+        raise part.damaged("a column is of another type")
+    return part
 
 
 def _added(folder: Path, name: str) -> Path:
@@ -174,12 +192,7 @@ def _added(folder: Path, name: str) -> Path:
 
 
 def _read_added(folder: Path, name: str, index: NDArray[np.int64]) -> NDArray[np.float32]:
-    path = _added(folder, name)
-    try:
-        with np.load(path, allow_pickle=False) as part:
-            if np.array_equal(part["index"], index):
-                column: NDArray[np.float32] = part["column"]
-                return column
-    except (OSError, ValueError, KeyError) as e:
-        raise BadInput(f"{path}: missing or damaged ({e}); add the column again") from e
-    raise BadInput(f"{path}: was made for other samples; add the column again")
+    part = read_arrays(_added(folder, name), hint="add the column again").columns("index")
+    if not np.array_equal(part["index"], index) or part["column"].dtype.kind != "f":
+        raise BadInput(f"{part.path}: was made for other samples; add the column again")
+    return part["column"]

@@ -14,6 +14,7 @@ from harmonize_cli.demo.steps import JOURNAL, Journal, Step
 from harmonize_cli.demo.summary import Row, read_row, write_summary
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import read_log, write_text
+from harmonize_cli.locks import is_lock, one_writer
 
 _MADE = ("configs", "data", "store.h5", "runs", "scores", "results", "summary.json", "summary.png", JOURNAL)
 
@@ -26,6 +27,7 @@ class DemoReport:
     table: str
 
 
+@one_writer("out")
 def run_demo(
     out: Path, config: DemoConfig, *, fresh: bool = False, jobs: int = 2, say: Callable[[str], None] = print
 ) -> DemoReport:
@@ -81,7 +83,7 @@ def _claim(out: Path, *, fresh: bool) -> None:
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out}: is a file; the demo needs a folder")
     ours = (out / JOURNAL).exists() or (out / "configs").exists()
-    if out.exists() and any(out.iterdir()) and not ours:
+    if out.exists() and not all(map(is_lock, out.iterdir())) and not ours:
         raise BadInput(f"{out}: exists and holds no demo; choose a new or empty folder")
     if fresh:
         for name in _MADE:

@@ -1,6 +1,5 @@
 """Steps of the demo: real commands, each skipped once it is done with the same settings."""
 
-import json
 import shlex
 import subprocess
 import sys
@@ -10,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harmonize_cli.errors import HarmonizeError
-from harmonize_cli.files import sha256_json, write_json
+from harmonize_cli.errors import BadInput, HarmonizeError
+from harmonize_cli.files import read_json, sha256_json, write_json
 
 JOURNAL = "steps.json"
 
@@ -43,10 +42,9 @@ class Journal:
     def read(cls, folder: Path) -> "Journal":
         """The journal of a folder, empty where there is none."""
         try:
-            done = json.loads((folder / JOURNAL).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            done = {}
-        return cls(folder, done)
+            return cls(folder, read_json(folder / JOURNAL, dict[str, dict[str, Any]]))
+        except BadInput:
+            return cls(folder)
 
     def seconds(self, name: str) -> float:
         """How long a step took when it was made."""

@@ -1,6 +1,5 @@
 """The demo's result as JSON, as a picture and as a table in words."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from harmonize_cli.files import atomic_path, write_json
+from harmonize_cli.files import atomic_path, read_json, write_json
 
 SHOWN = {
     "text-to-video/R@1": "text-to-video R@1",
@@ -34,7 +33,7 @@ def read_row(run: str, results: Sequence[Path], seconds: float) -> Row:
     metrics: dict[str, Mapping[str, float]] = {}
     chance: dict[str, float] = {}
     for path in results:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path, dict[str, Any])
         metrics |= result["metrics"]
         chance |= result["chance"]
     return Row(run, metrics, chance, seconds)

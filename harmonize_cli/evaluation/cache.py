@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from harmonize_cli.files import atomic_path, sha256_json
+from harmonize_cli.errors import BadInput
+from harmonize_cli.files import atomic_path, read_arrays, sha256_json
 from harmonize_cli.progress import progress
 
 Arrays = dict[str, NDArray[Any]]
@@ -55,12 +55,9 @@ def in_parts(
 
 def _read(file: Path) -> Arrays | None:
     try:
-        with np.load(file, allow_pickle=False) as loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # damaged from outside: computed again and replaced
+        return dict(read_arrays(file, hint=""))
+    except BadInput:
+        return None  # missing, or damaged from outside: computed again and replaced
 
 
 def _write(file: Path, arrays: Arrays) -> bool:

@@ -17,11 +17,13 @@ from harmonize_cli.evaluation.sources import RunSource
 from harmonize_cli.evaluation.splits import coverage, label_column, train_and_test
 from harmonize_cli.evaluation.stage import Options, Queries, finish, provenance
 from harmonize_cli.files import sha256_file
+from harmonize_cli.locks import one_writer
 from harmonize_cli.models.checkpoint import LoadedModel
 from harmonize_cli.store.batches import Augment
 from harmonize_cli.store.reader import Store
 
 
+@one_writer("out")
 def evaluate_finetune(
     loaded: LoadedModel,
     store: Store,

@@ -13,6 +13,7 @@ from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
 from harmonize_cli.evaluation.retrieval import DIRECTIONS, Direction, Embedded, relevance_of, sides_of
 from harmonize_cli.files import atomic_path, write_json, write_text
+from harmonize_cli.locks import is_lock, one_writer
 
 CARD = """---
 configs:
@@ -32,6 +33,7 @@ configs:
 """
 
 
+@one_writer("out")
 def export_tasks(
     pool: Embedded, protocol: RetrievalProtocol, out: Path, about: dict[str, object]
 ) -> list[str]:
@@ -46,7 +48,7 @@ def export_tasks(
     Raises:
         BadInput: `out` is not empty, or no direction has a query.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not all(map(is_lock, out.iterdir()))):
         raise BadInput(f"{out}: exists already; choose a new folder")
     written = []
     for direction in DIRECTIONS:

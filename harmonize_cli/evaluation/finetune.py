@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,8 @@ from harmonize_cli.evaluation.finetune_model import (
     train_crop,
 )
 from harmonize_cli.files import atomic_path, rewind_log, sha256_json, write_text
-from harmonize_cli.models.checkpoint import LoadedModel
+from harmonize_cli.locks import is_lock
+from harmonize_cli.models.checkpoint import LoadedModel, read_state
 from harmonize_cli.progress import progress
 from harmonize_cli.store.batches import Augment, Draw, StoreDataset
 from harmonize_cli.store.reader import Store
@@ -194,19 +194,24 @@ def _restore(
     """Steps made so far; 0 for a new folder."""
     file = out / STATE
     if not file.exists():
-        if out.exists() and any(p.name not in ("finetune.json", METRICS) for p in out.iterdir()):
+        if out.exists() and any(
+            p.name not in ("finetune.json", METRICS) and not is_lock(p) for p in out.iterdir()
+        ):
             raise BadInput(f"{out}: exists and holds something else; choose another folder")
         out.mkdir(parents=True, exist_ok=True)
         (out / METRICS).unlink(missing_ok=True)
         return 0
-    state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
-    if state["identity"] != identity:
+    state = read_state(file, device)
+    if state.get("identity") != identity:
         raise BadInput(
             f"{out}: was started with other settings, weights or data (see finetune.json); "
             "choose another folder"
         )
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    step = int(state["step"])
+    try:
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        step = int(state["step"])
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as e:
+        raise BadInput(f"{file}: is damaged ({type(e).__name__}: {e}); choose another folder") from e
     rewind_log(out / METRICS, step)
     return step

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation import metrics
-from harmonize_cli.evaluation.results import Result, find_results, verified_sidecar
+from harmonize_cli.evaluation.results import Result, find_results, query_arrays
 from harmonize_cli.evaluation.statistics import Statistic
 from harmonize_cli.files import sha256_json
 
@@ -108,8 +108,4 @@ def _by_group(result: Result) -> bool:
 
 
 def _load(path: Path, result: Result) -> dict[str, NDArray[Any]]:
-    file = verified_sidecar(path, result)
-    if file is None:
-        raise BadInput(f"{path}: has no values of single queries; evaluate again")
-    with np.load(file, allow_pickle=False) as loaded:
-        return {name: loaded[name] for name in loaded.files}
+    return query_arrays(path, result)

@@ -17,7 +17,16 @@ from typing import Any
 import harmonize_cli
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.statistics import Interval
-from harmonize_cli.files import sha256_file, sha256_json, write_json
+from harmonize_cli.files import (
+    Arrays,
+    read_arrays,
+    read_bytes,
+    read_json,
+    sha256_file,
+    sha256_json,
+    shaped,
+    write_json,
+)
 
 FORMAT = "harmonize-result/1"
 FOLDER = "eval"
@@ -126,12 +135,9 @@ def read_result(path: Path) -> Result:
     Raises:
         BadInput: naming the file and what is wrong with it.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such result; `harmonize eval retrieval RUN STORE` makes one") from None
-    except (OSError, ValueError) as e:
-        raise BadInput(f"{path}: no readable JSON result ({e})") from e
+    if not path.exists():
+        raise BadInput(f"{path}: no such result; `harmonize eval retrieval RUN STORE` makes one")
+    values: Any = read_json(path, object)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise BadInput(f'{path}: not a result of `harmonize eval` (its "format" should be {FORMAT})')
     known = {f.name for f in fields(Result)}
@@ -139,7 +145,14 @@ def read_result(path: Path) -> Result:
     unknown, missing = set(values) - known, needed - set(values)
     if unknown or missing:
         raise BadInput(f"{path}: fields unknown: {sorted(unknown)}, missing: {sorted(missing)}")
-    return Result(**values)
+    result = shaped(Result, values, str(path))
+    for name, metric in result.metrics.items():
+        if not {"value", "low", "high"} <= metric.keys():
+            raise BadInput(f"{path}: metrics: {name}: expected value, low and high")
+    # a file beside this one, and no other file of the machine
+    if result.queries and Path(result.queries.get("file", "/")).name != result.queries.get("file"):
+        raise BadInput(f"{path}: queries: expected the name of a file beside it and its sha256")
+    return result
 
 
 def find_results(places: Sequence[Path]) -> Iterator[tuple[Path, Result]]:
@@ -166,6 +179,18 @@ def find_results(places: Sequence[Path]) -> Iterator[tuple[Path, Result]]:
             yield file, read_result(file)
 
 
+def query_arrays(path: Path, result: Result) -> Arrays:
+    """The values of every query of a result.
+
+    Raises:
+        BadInput: it has none, they are missing, damaged or were changed since.
+    """
+    file = verified_sidecar(path, result)
+    if file is None:
+        raise BadInput(f"{path}: has no values of single queries; evaluate again")
+    return read_arrays(file, hint="evaluate again")
+
+
 def verified_sidecar(path: Path, result: Result) -> Path | None:
     """The file with every query's values; None where the result has none.
 
@@ -177,14 +202,13 @@ def verified_sidecar(path: Path, result: Result) -> Path | None:
     file = path.parent / result.queries["file"]
     if not file.is_file():
         raise BadInput(f"{file}: missing; it holds the values of every query of {path.name}: evaluate again")
-    if sha256_file(file) != result.queries["sha256"]:
+    if sha256_file(file) != result.queries.get("sha256"):
         raise BadInput(f"{file}: does not belong to {path.name} any more (checksum differs): evaluate again")
     return file
 
 
 def _is_result(file: Path) -> bool:
     try:
-        with file.open(encoding="utf-8") as f:
-            return FORMAT in f.read()
-    except (OSError, UnicodeDecodeError):
+        return FORMAT.encode() in read_bytes(file)
+    except BadInput:
         return False

@@ -15,6 +15,7 @@ from harmonize_cli.evaluation.results import Result, existing, versions, write_r
 from harmonize_cli.evaluation.sources import Source
 from harmonize_cli.evaluation.statistics import DRAWS
 from harmonize_cli.files import atomic_path, sha256_file
+from harmonize_cli.locks import one_writer
 from harmonize_cli.store.reader import Store
 
 Queries = Mapping[str, NDArray[np.generic]]
@@ -42,6 +43,7 @@ class Options:
         return {"draws": self.draws, "level": 0.95, "seed": self.seed, "clusters": self.clusters}
 
 
+@one_writer("path")
 def finish(
     planned: Result, work: Callable[[], tuple[Result, Queries]], path: Path, *, overwrite: bool
 ) -> tuple[Result, Path]:

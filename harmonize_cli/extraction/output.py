@@ -9,6 +9,7 @@ from pathlib import Path
 from harmonize_cli.errors import BadInput
 from harmonize_cli.extraction.config import Mode
 from harmonize_cli.extraction.tasks import copies
+from harmonize_cli.locks import is_lock
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec
 from harmonize_cli.store.writer import ShardWriter
@@ -34,7 +35,7 @@ class Output:
         if not self.is_file and out.exists() and not out.is_dir():
             raise BadInput(f"{out}: is a file; name a folder, or a file that ends in .h5")
         if not self.is_file and out.is_dir() and not self._parts() and any(out.iterdir()):
-            foreign = [p.name for p in out.iterdir() if not _LEFT.fullmatch(p.name)]
+            foreign = [p.name for p in out.iterdir() if not (_LEFT.fullmatch(p.name) or is_lock(p))]
             if foreign:
                 raise BadInput(
                     f"{out}: is a folder that holds other things ({foreign[0]}, ...); name a new or empty one"
@@ -139,8 +140,7 @@ class Output:
             self.out, list(first.features.values()), attrs=first.attrs, vocab=first.vocab, overwrite=True
         ) as shard:
             for store in stores:
-                for sample in copies(store):
-                    shard.add(sample)
+                _add_all(store, shard)
         for store in stores:
             store.close()
         shutil.rmtree(self.folder)
@@ -159,6 +159,17 @@ class Output:
                 part.unlink()
         if not self._parts():
             shutil.rmtree(self.folder)
+
+
+def _add_all(store: Store, shard: ShardWriter) -> None:
+    try:
+        for sample in copies(store):
+            shard.add(sample)
+    except (BadInput, ValueError) as e:
+        raise BadInput(
+            f"{store.path}: its shards can't be put together: {e}. Remove the damaged shard alone; then the "
+            "same command extracts the samples of that one again"
+        ) from e
 
 
 def _difference(old: dict[str, FeatureSpec], new: dict[str, FeatureSpec]) -> str:

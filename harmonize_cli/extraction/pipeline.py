@@ -2,12 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +12,7 @@ from tqdm import tqdm
 
 from harmonize_cli.datasets.manifest import ManifestRow
 from harmonize_cli.encoders.tokens import Vocab
-from harmonize_cli.errors import BadInput, HarmonizeError
+from harmonize_cli.errors import BadInput
 from harmonize_cli.extraction.config import ExtractConfig, Mode
 from harmonize_cli.extraction.counts import Counts, ExtractReport
 from harmonize_cli.extraction.modes import extension, narrowed, retries
@@ -24,7 +21,11 @@ from harmonize_cli.extraction.plan import plan_units
 from harmonize_cli.extraction.room import named_when_full
 from harmonize_cli.extraction.tasks import Task, write_shard
 from harmonize_cli.extraction.unit import Job, UnitRunner
+from harmonize_cli.locks import locked
+from harmonize_cli.processes import in_processes
 from harmonize_cli.progress import progress
+
+GO_ON = "run the same command again to go on from the shards that are complete, perhaps with fewer --workers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +51,24 @@ def extract(
     the store lacks; overwrite starts anew.
 
     Raises:
-        BadInput: `out` was made with other encoders or settings, or is no store; a mode for one job alone.
+        BadInput: `out` was made with other encoders or settings, or is no store; a mode for one job alone;
+            another process extracts to `out`.
         HarmonizeError: the disk is full; it names the samples that are missing. What is complete stays, and
             the same command goes on from there.
     """
     options = options or RunOptions()
-    started = time.monotonic()
     if options.share[1] > 1 and options.mode in ("overwrite", "extend"):
         raise BadInput(
             f"--mode {options.mode}: is for one job alone (--workers), jobs of --shard would collide"
         )
+    with locked(out, None if options.share == (0, 1) else options.share):
+        return _extract(rows, out, config, options)
+
+
+def _extract(
+    rows: Sequence[ManifestRow], out: Path, config: ExtractConfig, options: RunOptions
+) -> ExtractReport:
+    started = time.monotonic()
     output = Output(out, options.mode)
     if options.mode == "extend":
         config, base = narrowed(config, output)
@@ -93,7 +102,10 @@ def extract(
                 counts.merge(write_shard(runner, task, bar.update))
         else:
             workers = options.workers
-            done_tasks = cluster.run(tasks, workers) if cluster else _in_processes(job, tasks, workers)
+            write = partial(_write_in_worker, job)
+            done_tasks = (
+                cluster.run(tasks, workers) if cluster else in_processes(write, tasks, workers, killed=GO_ON)
+            )
             for found in done_tasks:
                 counts.merge(found)
                 bar.update(found.samples)
@@ -127,38 +139,8 @@ def _threads(config: ExtractConfig, workers: int) -> int:
 _runner: UnitRunner | None = None
 
 
-def _run_in_worker(job: Job, task: Task) -> Counts:
+def _write_in_worker(job: Job, task: Task) -> Counts:
     global _runner  # noqa: PLW0603  # a worker process loads its models once
     if _runner is None:
-        import signal
-
-        # Ctrl-C goes to the whole group; the parent decides
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         _runner = UnitRunner(job)
     return write_shard(_runner, task)
-
-
-def _in_processes(job: Job, tasks: Sequence[Task], workers: int) -> Iterator[Counts]:
-    """Do tasks in spawned processes; a few are handed out ahead, so that no worker waits."""
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=get_context("spawn")) as pool:
-        submit: Callable[[Task], Any] = lambda task: pool.submit(_run_in_worker, job, task)  # noqa: E731
-        left = list(reversed(tasks))
-        running = {submit(left.pop()) for _ in range(min(len(left), 2 * workers))}
-        try:
-            while running:
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
-                    if left:
-                        running.add(submit(left.pop()))
-        except BrokenProcessPool:
-            raise HarmonizeError(
-                "a worker process was killed, perhaps for want of memory; run the same command again to go "
-                "on from the shards that are complete, perhaps with fewer --workers"
-            ) from None
-        except BaseException:
-            for process in list((getattr(pool, "_processes", None) or {}).values()):
-                with suppress(OSError):
-                    process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise

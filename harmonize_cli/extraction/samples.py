@@ -18,6 +18,7 @@ from harmonize_cli.store.schema import Sample, Status
 _QUIET_WINDOW = 0.1  # seconds
 _QUIET_DB = -50.0
 _END_SLACK = 0.2  # seconds
+_LOUDEST = 64.0  # times full scale: 36 dB above it
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class FileFacts:
     outcome: Mapping[Kind, TrackOutcome]
     ends: Mapping[int, float]
     """Request number -> time up to which rows came, s."""
-    duration: float | None
+    durations: Mapping[Kind, float]
+    """How long the file of each kind says that it is, s."""
     digest: str
     errors: int
     first_error: str = ""
@@ -67,14 +69,15 @@ def judge(
     """Whether the rows of request `number` are enough of `span`. No rows are never a success."""
     outcome = file.outcome.get(request.kind, TrackOutcome("ok"))
     have = len(segment.rows[number])
-    want = _expected_rows(request, span, file.duration)
+    duration = file.durations.get(request.kind)
+    want = _expected_rows(request, span, duration)
     if outcome.state == "missing":
         return Judgement(Status.MISSING, outcome.reason)
     name = "picture track" if request.kind == "video" else "sound track"
     end = file.ends.get(number)
     if not have:
-        if end is None and file.duration is not None and file.duration <= span.start:
-            why = f"the segment starts at {span.start:g} s, but the file ends at {file.duration:.2f} s"
+        if end is None and duration is not None and duration <= span.start:
+            why = f"the segment starts at {span.start:g} s, but the file ends at {duration:.2f} s"
         elif end is None:
             why = outcome.reason or file.first_error or f"the {name} is empty"
         elif end <= span.start:
@@ -127,6 +130,24 @@ def sound_facts(wave: npt.NDArray[np.float32], sample_rate: int) -> tuple[float,
     level = 10 * np.log10(max(energy / max(windows, 1), 1e-12))
     facts = {"sound_db": round(float(level), 1), "silent_share": round(quiet / max(windows, 1), 4)}
     return float(20 * np.log10(max(peak, 1e-6))), facts
+
+
+def sound_error(wave: npt.NDArray[np.float32], sample_rate: int, start: float) -> str:
+    """What is wrong with the values of sound that begins at `start` s, or "".
+
+    Values above full scale (1) occur in float sound, and encoders may clip them. What is no number, or so
+    large that it can't be sound, would spoil every feature that it goes into.
+    """
+    block = sample_rate * 60
+    for i in range(0, len(wave), block):
+        part = np.asarray(wave[i : i + block])
+        # not `>`: no comparison with NaN holds
+        bad = np.flatnonzero(~(np.abs(part) <= _LOUDEST))
+        if len(bad):
+            value, at = float(part[bad[0]]), start + (i + int(bad[0])) / sample_rate
+            what = f"{value:.3g} (full scale is 1)" if np.isfinite(value) else f"{value} instead of a number"
+            return f"the sound track holds {what} at {at:.2f} s: damaged, or wrongly scaled"
+    return ""
 
 
 def sync_facts(

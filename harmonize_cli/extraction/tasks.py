@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harmonize_cli.errors import BadInput
+from harmonize_cli.errors import BadInput, HarmonizeError
 from harmonize_cli.extraction.counts import Counts
 from harmonize_cli.extraction.plan import Unit
 from harmonize_cli.extraction.unit import UnitRunner
@@ -34,8 +34,14 @@ def write_shard(runner: UnitRunner, task: Task, each: Callable[[], object] = lam
 
     Raises:
         BadInput: a sample can't be extended.
+        HarmonizeError: the shard is there by now.
         OSError: the disk is full.
     """
+    if task.base is None and task.path.exists():
+        raise HarmonizeError(
+            f"{task.path}: another extraction wrote this shard meanwhile; run the same command again: it "
+            "keeps the complete shards and does the rest"
+        )
     counts = Counts()
     base = Store.open(task.base) if task.base is not None else None
     features = list(runner.features)

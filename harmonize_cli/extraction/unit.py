@@ -20,13 +20,14 @@ from harmonize_cli.extraction.samples import (
     Judgement,
     judge,
     new_sample,
+    sound_error,
     sound_facts,
     span_of,
     sync_facts,
 )
 from harmonize_cli.media.decode import FileDecode, TrackOutcome
 from harmonize_cli.media.decoders import decoder_for
-from harmonize_cli.media.requests import Chunk, Kind, Request, Span
+from harmonize_cli.media.requests import Chunk, Kind, Request, SoundRequest, Span
 from harmonize_cli.media.rows import release
 from harmonize_cli.media.segments import Cutter, Segment
 from harmonize_cli.store.schema import FeatureSpec, Sample, Status
@@ -136,7 +137,9 @@ class UnitRunner:
 
     def _add_media(self, sample: Sample, segment: Segment, span: Span, file: FileFacts) -> Inputs:
         """Sound and raw frames into the sample; frames for the batched encoders are returned."""
-        sample.facts.update(sync_facts(segment, self.requests, file.duration), content_hash=file.digest)
+        sample.facts.update(
+            sync_facts(segment, self.requests, file.durations.get("video")), content_hash=file.digest
+        )
         if file.errors:
             sample.facts["decode_errors"] = file.errors
         verdicts: dict[Kind, Judgement] = {}
@@ -164,6 +167,12 @@ class UnitRunner:
 
     def _add_sound(self, sample: Sample, segment: Segment, verdict: Judgement) -> None:
         status, reason = verdict.status, verdict.reason
+        for number, request in enumerate(self.requests) if status == Status.OK else ():
+            if isinstance(request, SoundRequest):
+                start = float(segment.times[number][0])
+                error = sound_error(segment.rows[number], request.sample_rate, start)
+                if error:
+                    status, reason = Status.FAILED, error
         if status == Status.OK:
             request = self._sounds[0].request
             peak, facts = sound_facts(segment.rows[self.requests.index(request)], request.sample_rate)
@@ -241,11 +250,14 @@ def _file_facts(group: FileGroup, decodes: Sequence[_Numbered], cutter: Cutter, 
     outcome = {kind: o for d in decodes for kind, o in d.decode.outcome.items()}
     if group.video is None:
         outcome["video"] = TrackOutcome("missing", NO_FILE)
-    known = [d.decode.info.duration for d in decodes if d.decode.info and d.decode.info.duration]
+    durations: dict[Kind, float] = {}
+    for d in decodes:
+        if d.decode.info and d.decode.info.duration:
+            durations |= dict.fromkeys(d.decode.outcome, d.decode.info.duration)
     return FileFacts(
         outcome=outcome,
         ends=dict(cutter.last),
-        duration=min(known, default=None),
+        durations=durations,
         digest=digest,
         errors=len(errors),
         first_error=errors[0] if errors else "",

@@ -154,6 +154,11 @@ class Harmonizer:
         """Whether the Gram is taken parameter by parameter."""
         return not self.granularity.whole and self.scope.name != "representation"
 
+    @property
+    def check_seconds(self) -> float:
+        """What the checks of first steps have taken so far."""
+        return self.reader.seconds
+
     @contextmanager
     def record(self) -> Iterator[None]:
         """Record the forward pass made inside: encoder, and heads too for scope `all`."""
@@ -483,9 +488,8 @@ class Harmonizer:
                     "pooled: one vector is another, or was made from it, so its path would count twice; give "
                     "each once, and only the last of a chain"
                 )
-        if (
-            not self._wrapped.shards
-        ):  # else the graph has FSDP's gathered copies, which are nobody's parameters
+        # with FSDP the graph has gathered copies, which are nobody's parameters
+        if not self._wrapped.shards:
             self._know(p for p in above.values() if isinstance(p, nn.Parameter))
         both = [self.names[i][0] for i in above if i in trained]
         if both:

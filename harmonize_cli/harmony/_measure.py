@@ -103,7 +103,7 @@ def make_uses(found: dict[Op, Cotangents], rows: OpRows, units: int) -> list[Use
     while found:
         op = next(iter(found))
         d = found.pop(op)
-        if owns(op, inner):
+        if owns(op, inner) and any(rows[op]):
             uses.append(read(op, d, rows[op], inner, units))
     drop_dead_tokens([use.segment for use in uses if isinstance(use, OuterUse)])
     return uses

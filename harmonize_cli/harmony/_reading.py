@@ -45,9 +45,6 @@ NEAR = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference of an operation's cotangents from those that were seen, as vectors."""
 LOOSE = 0.05
 """Both in 16-bit types and under autocast."""
-TRIALS = 8
-"""Steps in which operations without any cotangent yet (behind weights that start at zero) are looked at
-again."""
 
 
 @dataclass(slots=True)
@@ -62,7 +59,6 @@ class Reader:
     check: bool = True
     sketch: Sketch | None = None
     known: dict[Hashable, list[list[Rows | None] | None]] = field(default_factory=dict)
-    trials: dict[Hashable, int] = field(default_factory=dict)
     slow: tuple[str, ...] = ()
     seconds: float = 0.0
     """What the checks have taken so far."""
@@ -97,7 +93,11 @@ class Reader:
             if shuffled:
                 trial = Trial.make(up, [op for op in up.ops if op in shuffled], units, parameters=False)
             ops = [{op for op in own if owns(op, set(rows))} for own in ops]
-        given = cotangents(up, ops, keep_graph=keep_graph or trial is not None)
+        quiet = [op for op, r in rows.items() if None in r]
+        given = cotangents(up, ops, keep_graph=keep_graph or trial is not None or bool(quiet))
+        if found is not None and any(_speaks(given, op, rows[op]) for op in quiet):
+            del self.known[signature]  # cotangents where there were none when it was read
+            return self.measure(up, units, choose, keep_graph=keep_graph)
         if trial is None:
             return self._measured(up, layers, given, rows, units, choose)
         began = time.perf_counter()
@@ -113,9 +113,7 @@ class Reader:
             rows = {op: r for op, r in rows.items() if not any(wrong & behind(side) for side in op.sides)}
         if found is None:
             self.seconds += time.perf_counter() - began
-            self.trials[signature] = self.trials.get(signature, 0) + 1
-            if not trial.silent or self.trials[signature] >= TRIALS:
-                self.known[signature] = [rows.get(op) for op in up.ops]
+            self.known[signature] = [rows.get(op) for op in up.ops]
         return measured
 
     def _measured(
@@ -157,6 +155,12 @@ class Reader:
             params = [layers.parameters[i] for i in ids & layers.slow]
             if params:
                 gram.add_(slow_gram(up, params, units))
+
+
+def _speaks(given: Mapping[Op, Cotangents], op: Op, rows: Sequence[Rows | None]) -> bool:
+    """Whether cotangents came to outputs of which it is not known where the units lie."""
+    silent = [o for o, r in enumerate(rows) if r is None]
+    return any((d := of[o]) is not None and bool(d.any()) for of in given.get(op, ()) for o in silent)
 
 
 def _signature(up: Upstream) -> Hashable:
@@ -222,7 +226,6 @@ class Trial:
     weights: Tensor
     seen: dict[Op, list[Tensor | None]]
     want: dict[int, Tensor | None]
-    silent: set[Op] = field(default_factory=set)
     loose: bool = False
 
     @classmethod
@@ -238,20 +241,20 @@ class Trial:
         return cls(weights, seen, {id(p): g for p, g in zip(params, queue, strict=True)})
 
     def rows(self, given: Mapping[Op, Cotangents]) -> OpRows:
-        """Where the units lie in the outputs of the operations; those of which it can't be said are left
-        out."""
+        """Where the units lie in the outputs of the operations; those of which it can't be said are left out.
+
+        None for outputs that no cotangent came to: nothing can be said of them yet, and nothing need be.
+        """
         found: OpRows = {}
         for op, outputs in self.seen.items():
             self.loose |= any(d is not None and d.dtype not in TOLERANCE for d in outputs)
-            if op not in given or any(d is not None and not d.any() for d in outputs):
-                self.silent.add(op)
-            elif readable(op):
-                lie = [
-                    None if d is None else self._lie(d, [of[o] for of in given[op]])
-                    for o, d in enumerate(outputs)
-                ]
-                if all(d is None or r is not None for d, r in zip(outputs, lie, strict=True)):
-                    found[op] = lie
+            heard = [d is not None and op in given and bool(d.any()) for d in outputs]
+            lie = [
+                self._lie(d, [of[o] for of in given[op]]) if here and d is not None else None
+                for o, (d, here) in enumerate(zip(outputs, heard, strict=True))
+            ]
+            if readable(op) and all(r is not None for r, here in zip(lie, heard, strict=True) if here):
+                found[op] = lie
         return found
 
     def _lie(self, seen: Tensor, given: list[Tensor | None]) -> Rows | None:

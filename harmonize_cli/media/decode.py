@@ -7,9 +7,9 @@ from typing import Literal, Protocol
 
 from harmonize_cli.media.deadline import Deadline
 from harmonize_cli.media.errors import DeadlinePassed, MediaError
-from harmonize_cli.media.ffmpeg_decoder import FFmpegDecoder
+from harmonize_cli.media.ffmpeg_decoder import FFmpegDecoder, seek_point
 from harmonize_cli.media.info import MediaInfo
-from harmonize_cli.media.requests import Chunk, Kind, Request, Span
+from harmonize_cli.media.requests import Chunk, Kind, Request, Span, unseen
 from harmonize_cli.media.source import check_file
 
 NO_TRACK: dict[Kind, str] = {"video": "no picture track", "audio": "no sound track"}
@@ -45,13 +45,13 @@ class TrackOutcome:
 class FileDecode:
     """Decode `requests` from `path`: iterate `chunks()` once, then look at `outcome`, `info`, `errors`.
 
-    All wanted tracks are decoded in one go. Only when that fails before the first row (a track is missing, or
-    its codec unknown) it starts again with what is there, each track on its own.
+    All wanted tracks are decoded in one go. Only when that fails (a track is missing or empty, its codec
+    unknown) the decode goes on with each track on its own, so that none depends on the other.
 
     `deadline` is in seconds of decoding; the time between two chunks that the caller takes does not count.
     `spent` are those that earlier decodes of the file took, and in the end those of this one as well.
 
-    A file without time stamps can't be seeked in: where nothing is found it is decoded from its start.
+    Some files can't be seeked in: where nothing is found they are decoded from the start.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class FileDecode:
         self._path, self._requests, self._span = path, list(requests), span
         self._threads, self._decoder = threads, decoder
         self._seconds, self.spent = deadline, spent
+        self._given = [0] * len(self._requests)
         self.info: MediaInfo | None = None
         self.errors: list[str] = []
         self.outcome: dict[Kind, TrackOutcome] = {}
@@ -91,51 +92,56 @@ class FileDecode:
         if not numbers or self._deadline.left() <= 0:
             self._end(kinds, "failed", f"not done after {self._seconds:g} s")
             return
+        requests, given = [self._requests[n] for n in numbers], [self._given[n] for n in numbers]
         decoder = self._decoder(
             self._path,
-            [self._requests[n] for n in numbers],
+            requests,
             self._span,
             deadline=self._deadline,
             threads=self._threads,
         )
-        started: set[Kind] = set()
         error: MediaError | None = None
         try:
-            for chunk in decoder.chunks():
-                started.add(self._requests[numbers[chunk.request]].kind)
+            for chunk in unseen(decoder.chunks(), requests, given):
                 with self._deadline.paused():
                     yield Chunk(numbers[chunk.request], chunk.times, chunk.rows)
         except MediaError as e:
             error = e
+        for n, rows in zip(numbers, given, strict=True):
+            self._given[n] = rows
         self.info = decoder.info or self.info
-        self.errors += [e for e in decoder.errors if e not in self.errors]
-        if error is None and not started and self._span.start and self.info and not self.info.duration:
-            self._span = Span(0.0, self._span.end)
-            yield from self._attempt(kinds)
-        elif error is None:
-            self._end(kinds, "ok")
-        elif started or self.info is None or isinstance(error, DeadlinePassed):
-            self._end(kinds, "failed", str(error))
-        else:
-            yield from self._with_what_is_there(kinds, self.info, error)
+        yield from self._after(kinds, error, decoder.errors)
 
-    def _with_what_is_there(
-        self, kinds: Sequence[Kind], info: MediaInfo, error: MediaError
+    def _after(
+        self, kinds: Sequence[Kind], error: MediaError | None, errors: Sequence[str]
     ) -> Iterator[Chunk]:
-        tracks = {"video": info.picture, "audio": info.sound}
-        missing = [k for k in kinds if tracks[k] is None]
-        there = [k for k in kinds if k not in missing]
+        """How an attempt ended, or another one."""
+        tracks = {"video": self.info.picture, "audio": self.info.sound} if self.info else {}
+        missing = [kind for kind in kinds if error and tracks and tracks[kind] is None]
         for kind in missing:
-            cover = kind == "video" and bool(info.video)
+            cover = kind == "video" and self.info and self.info.video
             self._end([kind], "missing", NO_TRACK[kind] + (", only cover art" if cover else ""))
-        self.errors.clear()  # of the attempt that asked for what is not there
-        if missing and there:
-            yield from self._attempt(there)
-        elif len(there) > 1:
-            for kind in there:
+        left = [kind for kind in kinds if kind not in missing]
+        empty = [kind for kind in left if not self._rows(kind)]
+        if missing and left:
+            yield from self._attempt(left)
+        elif error and tracks and len(left) > 1 and not isinstance(error, DeadlinePassed):
+            for kind in left:
                 yield from self._attempt([kind])
-        else:
-            self._end(there, "failed", str(error))
+        elif empty and tracks and not isinstance(error, DeadlinePassed) and self._seeks(empty):
+            self._end([kind for kind in left if kind not in empty], "ok")
+            whole, self._span = self._span, Span(0.0, self._span.end)
+            yield from self._attempt(empty)
+            self._span = whole
+        elif left:
+            self.errors += [e for e in errors if e not in self.errors]
+            self._end(left, "failed" if error else "ok", str(error or ""))
+
+    def _rows(self, kind: Kind) -> int:
+        return sum(rows for rows, r in zip(self._given, self._requests, strict=True) if r.kind == kind)
+
+    def _seeks(self, kinds: Sequence[Kind]) -> bool:
+        return seek_point(self._span, [r for r in self._requests if r.kind in kinds]) > 0
 
     def _end(
         self, kinds: Sequence[Kind], state: Literal["ok", "missing", "failed"], reason: str = ""

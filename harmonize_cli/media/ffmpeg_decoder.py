@@ -5,7 +5,7 @@ import fcntl
 import os
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from math import lcm
 from pathlib import Path
 from typing import IO, Any
@@ -14,11 +14,12 @@ import numpy as np
 
 from harmonize_cli.media.deadline import Deadline
 from harmonize_cli.media.errors import MediaError
-from harmonize_cli.media.filters import filters_for, pixel_format
+from harmonize_cli.media.filters import aligned_width, filters_for, pixel_format
 from harmonize_cli.media.info import MediaInfo, parse_info
-from harmonize_cli.media.requests import Chunk, FrameRequest, Request, Span
-from harmonize_cli.media.run import Running, command, error_lines
-from harmonize_cli.media.source import input_node
+from harmonize_cli.media.probe import first_frame_time
+from harmonize_cli.media.requests import Chunk, FrameRequest, Request, Span, unseen
+from harmonize_cli.media.run import NOISE, Running, command, error_lines
+from harmonize_cli.media.source import UNSEEKABLE, input_node, is_avi
 
 _BLOCK = 1 << 20
 _MOST_ROWS = 256
@@ -26,6 +27,14 @@ _QUEUED = 16
 # a seek pays off when it skips at least this much; before it we land a little early
 _SEEK_FROM = 30.0
 _SEEK_EARLY = 5.0
+# what ffmpeg says of a track without a single frame
+_EMPTY = ("Could not open encoder before EOF", "Nothing was written into output file", *NOISE)
+# frames that a decoder holds back at most
+MOST_LAG = 16
+
+
+class _Unseekable(Exception):
+    """A seek in this container lands anywhere. Comes before the first chunk."""
 
 
 class FFmpegDecoder:
@@ -48,17 +57,49 @@ class FFmpegDecoder:
         Raises:
             MediaError: after the chunks that could be had.
         """
+        given = [0] * len(self._requests)
+        misaligned: set[Request] = set()
         offset = seek_point(self._span, self._requests)
+        while True:
+            try:
+                yield from self._run(offset, given, misaligned)
+                return
+            except _Unseekable:
+                offset, given = 0.0, [0] * len(self._requests)
+            except MediaError:
+                if self.errors and all(e.startswith(_EMPTY) for e in self.errors):
+                    self.errors.clear()
+                    if len({r.kind for r in self._requests}) > 1:
+                        raise  # what came of the other track may be cut short
+                    return
+                found = set(self._misaligned()) - misaligned
+                if not found:
+                    raise
+                misaligned |= found
+
+    def _misaligned(self) -> Iterator[Request]:
+        """Requests that the last run refused for their crop."""
+        for request in self._requests:
+            if isinstance(request, FrameRequest) and any(aligned_width(request) in e for e in self.errors):
+                yield request
+
+    def _run(self, offset: float, given: list[int], misaligned: Set[Request]) -> Iterator[Chunk]:
+        """One child; see `unseen` for `given`."""
         pipes = [_Pipe(r) for r in self._requests]
         readers = _Readers(pipes, offset)
         try:
-            args = self._command(offset, pipes)
+            args = self._command(offset, pipes, misaligned, self._lag(offset))
             keep = [fd for p in pipes for fd in (p.data_write, p.times_write)]
             with Running(args, deadline=self._deadline, keep_open=keep) as running:
                 for pipe in pipes:
                     pipe.close_write()
                 try:
-                    yield from readers.chunks()
+                    for chunk in unseen(readers.chunks(), self._requests, given):
+                        if offset and self.info is None:
+                            self.info = parse_info(running.messages())
+                            if self.info is not None and self.info.container in UNSEEKABLE:
+                                raise _Unseekable
+                        yield chunk
                     running.wait()
                 finally:
                     messages = running.messages()
@@ -72,7 +113,18 @@ class FFmpegDecoder:
             for pipe in pipes:
                 pipe.close()
 
-    def _command(self, offset: float, pipes: Sequence["_Pipe"]) -> list[str]:
+    def _lag(self, offset: float) -> str:
+        """By how much frames come late: where pictures are stored in another order than they are shown, the
+        first one of an AVI file leaves the decoder when some others have been read, and is stamped then."""
+        if not is_avi(self._path) or not any(r.kind == "video" for r in self._requests):
+            return "0"
+        if not offset:
+            return f"if(lte(STARTPTS*TB*FR,{MOST_LAG}),STARTPTS,0)"
+        return f"{first_frame_time(self._path, self._deadline)}/TB"
+
+    def _command(
+        self, offset: float, pipes: Sequence["_Pipe"], misaligned: Set[Request], lag: str
+    ) -> list[str]:
         end = self._span.end
         length = None if end is None else end - offset + 1.0
         source = input_node(self._path, start=offset, length=length, threads=self._threads)
@@ -86,7 +138,10 @@ class FFmpegDecoder:
             if len(wanted) > 1:
                 split = node.filter_multi_output("split" if kind == "video" else "asplit", len(wanted))
                 branches = [split[i] for i in range(len(wanted))]
-            outputs += [_output(branch, p) for branch, p in zip(branches, wanted, strict=True)]
+            outputs += [
+                _output(branch, p, p.request in misaligned, lag)
+                for branch, p in zip(branches, wanted, strict=True)
+            ]
         return command(*outputs)
 
 
@@ -101,9 +156,9 @@ def seek_point(span: Span, requests: Sequence[Request]) -> float:
     return float((span.start - _SEEK_EARLY) // step * step)
 
 
-def _output(node: Any, pipe: "_Pipe") -> Any:
+def _output(node: Any, pipe: "_Pipe", full_chroma: bool, lag: str) -> Any:
     request = pipe.request
-    for name, options in filters_for(request):
+    for name, options in filters_for(request, full_chroma=full_chroma, lag=lag):
         node = node.filter(name, **options)
     mark = "metadata" if request.kind == "video" else "ametadata"
     node = node.filter(mark, mode="add", key="row", value="1")

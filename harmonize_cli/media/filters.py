@@ -9,20 +9,53 @@ from harmonize_cli.media.requests import FrameRequest, Request, SoundRequest
 LATE = 0.005
 
 
-def frame_filters(request: FrameRequest) -> list[tuple[str, dict[str, Any]]]:
-    """Filters as (name, options). `round=up` makes row n the last frame with a time stamp <= n / rate."""
+def frame_filters(
+    request: FrameRequest, *, full_chroma: bool = False, lag: str = "0"
+) -> list[tuple[str, dict[str, Any]]]:
+    """Filters as (name, options). `round=up` makes row n the last frame with a time stamp <= n / rate.
+
+    Every frame is shown `lag` earlier (an expression of ffmpeg's filter `setpts`) than its time stamp says.
+
+    Where the crop is not aligned (see `aligned_width`) the chain does not start, and ffmpeg's message quotes
+    that expression. With `full_chroma` every pixel gets a chroma sample of its own before the crop: always
+    right, but slower and rounded once more.
+    """
     height, width = request.height, request.width
     chain: list[tuple[str, dict[str, Any]]] = [
-        ("setpts", {"expr": f"PTS-{LATE}/TB"}),
+        # whole ticks of many containers are coarser than LATE
+        ("settb", {"expr": "AVTB"}),
+        ("setpts", {"expr": f"PTS-{LATE}/TB-{lag}"}),
         ("fps", {"fps": str(request.exact_rate), "round": "up"}),
     ]
     if request.fit == "crop":
-        # `sar` is 1 where the file does not say; exact keeps odd sizes, 1x1 among them
-        w, h = f"min(iw,ih*{width}/{height}/sar)", f"min(ih,iw*sar*{height}/{width})"
-        chain.append(("crop", {"w": f"max(1,{w})", "h": f"max(1,{h})", "exact": 1}))
+        w, h = _crop_size(request)
+        if full_chroma:
+            chain.append(("format", {"pix_fmts": "yuv444p"}))
+        # exact keeps odd sizes, 1x1 among them
+        chain.append(("crop", {"w": w if full_chroma else aligned_width(request), "h": h, "exact": 1}))
     chain.append(("scale", {"w": width, "h": height, "flags": "bicubic+accurate_rnd+full_chroma_int"}))
     chain.append(("format", {"pix_fmts": pixel_format(request)}))
     return chain
+
+
+def _crop_size(request: FrameRequest) -> tuple[str, str]:
+    """Width and height of the largest part with the request's shape, as ffmpeg's `crop` computes them."""
+    height, width = request.height, request.width
+    # `sar` is 1 where the file does not say
+    return f"max(1,min(iw,ih*{width}/{height}/sar))", f"max(1,min(ih,iw*sar*{height}/{width}))"
+
+
+def aligned_width(request: FrameRequest) -> str:
+    """The crop's width, or an error where its edges, or the picture's, lie inside a chroma sample.
+
+    ffmpeg's `crop` would shift the colours there by up to a pixel, and tear samples of two bytes apart.
+    """
+    aligned = []
+    for whole, part, step in zip(("iw", "ih"), _crop_size(request), ("hsub", "vsub"), strict=True):
+        # offset and size are rounded to the nearest integer, halves to the even one
+        begins, ends = (f"lte(mod({n}+0.5,{step}),1)" for n in (f"({whole}-{part})/2", part))
+        aligned.append(f"(gt({part},{whole}-0.5)+{begins}*{ends}*not(mod({whole},{step})))")
+    return f"if({'*'.join(aligned)},{_crop_size(request)[0]},0/0)"
 
 
 def sound_filters(request: SoundRequest) -> list[tuple[str, dict[str, Any]]]:
@@ -36,9 +69,13 @@ def sound_filters(request: SoundRequest) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def filters_for(request: Request) -> list[tuple[str, dict[str, Any]]]:
-    """The chain for either kind."""
-    return sound_filters(request) if isinstance(request, SoundRequest) else frame_filters(request)
+def filters_for(
+    request: Request, *, full_chroma: bool = False, lag: str = "0"
+) -> list[tuple[str, dict[str, Any]]]:
+    """The chain for either kind; options as in `frame_filters`."""
+    if isinstance(request, SoundRequest):
+        return sound_filters(request)
+    return frame_filters(request, full_chroma=full_chroma, lag=lag)
 
 
 def pixel_format(request: FrameRequest) -> str:

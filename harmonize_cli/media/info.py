@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One picture or sound track. `width` x `height` are the coded pixels, before rotation."""
+    """One picture or sound track. `width` x `height` are the coded pixels, before rotation, of which each is
+    `pixel_shape` times as wide as high."""
 
     index: int
     codec: str
@@ -17,18 +18,20 @@ class Track:
     sample_rate: int = 0
     channels: str = ""
     is_cover: bool = False
+    pixel_shape: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """Container, length in seconds (None where the file does not say), tracks, and the time stamp (s) that
-    counts as 0."""
+    """Container, length in seconds (None where the file does not say), tracks, the time stamp (s) that counts
+    as 0, and whether a track is to be turned or mirrored for display."""
 
     container: str
     duration: float | None
     video: tuple[Track, ...] = field(default=())
     audio: tuple[Track, ...] = field(default=())
     start: float = 0.0
+    turned: bool = False
 
     @property
     def picture(self) -> Track | None:
@@ -45,13 +48,14 @@ class MediaInfo:
 _INPUT = re.compile(r"\[info\] Input #0, (.+?), from ")
 _DURATION = re.compile(r"\[info\]   Duration: (?:(\d+):(\d\d):(\d\d(?:\.\d+)?)|N/A)(?:, start: (-?[\d.]+))?")
 _STREAM = re.compile(r"\[info\]   Stream #0:(\d+)(?:\[0x[0-9a-f]+\])?(?:\([^)]*\))?: (Video|Audio): (.*)")
+_TURNED = re.compile(r"\[info\] +display ?matrix: rotation of ", re.IGNORECASE)
 
 
 def parse_info(messages: Iterable[str]) -> MediaInfo | None:
     """The description of input 0 among ffmpeg's messages, or None where it could not be opened."""
     container: str | None = None
     duration: float | None = None
-    start = 0.0
+    start, turned = 0.0, False
     video: list[Track] = []
     audio: list[Track] = []
     for line in messages:
@@ -63,6 +67,8 @@ def parse_info(messages: Iterable[str]) -> MediaInfo | None:
             if found[1]:
                 duration = int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
             start = float(found[4] or 0)
+        elif _TURNED.match(line):
+            turned = True
         elif found := _STREAM.match(line):
             index, text = int(found[1]), found[3]
             if found[2] == "Video":
@@ -71,12 +77,14 @@ def parse_info(messages: Iterable[str]) -> MediaInfo | None:
                 audio.append(_audio(index, text))
     if container is None:
         return None
-    return MediaInfo(container, duration, tuple(video), tuple(audio), start)
+    return MediaInfo(container, duration, tuple(video), tuple(audio), start, turned)
 
 
 def _video(index: int, text: str) -> Track:
     size = re.search(r", (\d+)x(\d+)", text)
     rate = re.search(r", ([\d.]+)(k?) fps", text)
+    # the container's word comes last and counts
+    shape = re.findall(r"[,\[] ?SAR (\d+):(\d+) ", text)
     return Track(
         index,
         codec=re.split(r"[ ,]", text, maxsplit=1)[0],
@@ -84,6 +92,7 @@ def _video(index: int, text: str) -> Track:
         height=int(size[2]) if size else 0,
         rate=float(rate[1]) * (1000 if rate[2] else 1) if rate else None,
         is_cover="(attached pic)" in text,
+        pixel_shape=int(shape[-1][0]) / max(1, int(shape[-1][1])) if shape else 1.0,
     )
 
 

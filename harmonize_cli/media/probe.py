@@ -1,5 +1,7 @@
-"""Look at a file without decoding it."""
+"""Look at a file without decoding it, or little of it."""
 
+import re
+from fractions import Fraction
 from pathlib import Path
 
 import ffmpeg
@@ -8,7 +10,7 @@ from harmonize_cli.media.binary import find_ffmpeg
 from harmonize_cli.media.deadline import Deadline
 from harmonize_cli.media.errors import MediaError
 from harmonize_cli.media.info import MediaInfo, parse_info
-from harmonize_cli.media.run import LOG, QUIET, Running, reason_from
+from harmonize_cli.media.run import LOG, QUIET, Running, command, reason_from
 from harmonize_cli.media.source import check_file, input_node
 
 
@@ -33,3 +35,19 @@ def probe(path: Path, *, deadline: float | Deadline = 30.0) -> MediaInfo:
             return info
         messages = running.messages()
     raise MediaError(reason_from(messages))
+
+
+def first_frame_time(path: Path, deadline: Deadline) -> float:
+    """The time stamp of the first frame that comes out of the decoder, s.
+
+    Raises:
+        MediaError: none does.
+    """
+    first = input_node(path)["V:0"].output("pipe:1", format="framecrc", vframes=1, fps_mode="passthrough")
+    with Running(command(first), deadline=deadline) as running:
+        said = running.stdout.read().decode()
+        running.wait()
+    base, frame = (re.search(pattern, said, re.M) for pattern in (r"^#tb 0: (\d+/\d+)$", r"^0, +\S+ +(\d+),"))
+    if base is None or frame is None:
+        raise MediaError("no frame could be decoded")
+    return float(int(frame[1]) * Fraction(base[1]))

@@ -14,21 +14,21 @@ import numpy as np
 from harmonize_cli.errors import missing_extra
 from harmonize_cli.media.deadline import Deadline
 from harmonize_cli.media.errors import DeadlinePassed, MediaError
-from harmonize_cli.media.ffmpeg_decoder import seek_point
+from harmonize_cli.media.ffmpeg_decoder import MOST_LAG, FFmpegDecoder, seek_point
 from harmonize_cli.media.filters import filters_for, pixel_format
 from harmonize_cli.media.info import MediaInfo, Track
+from harmonize_cli.media.pyav_frames import FrameTimes, SampleTimes, mix_levels, upright
 from harmonize_cli.media.requests import Chunk, FrameRequest, Request, SoundRequest, Span
-from harmonize_cli.media.source import DEMUXERS, MOST_PIXELS, PROTOCOLS
+from harmonize_cli.media.source import DEMUXERS, MOST_PIXELS, PROTOCOLS, UNSEEKABLE
 
 _BLOCK = 1 << 20
 _MOST_ROWS = 256
 _MOST_ERRORS = 20
-_JUMPS = 0x200  # AVFMT_TS_DISCONT
-_TURN: dict[int, list[tuple[str, Any]]] = {
-    90: [("transpose", "clock")],
-    180: [("hflip", None), ("vflip", None)],
-    270: [("transpose", "cclock")],
-}
+_EXACT = 2**31 - 1
+UNKNOWN = "unknown"
+_GENPTS = 1
+# AVFMT_NOTIMESTAMPS, AVFMT_TS_DISCONT: containers without time stamps, or with such as jump
+_NO_TIMES = 0x0080 | 0x0200
 
 
 class PyAVDecoder:
@@ -61,23 +61,44 @@ class PyAVDecoder:
             "protocol_whitelist": PROTOCOLS,
             "format_whitelist": DEMUXERS,
             "max_streams": "64",
-            "fflags": "+genpts",
         }
-        error = self._av.error.FFmpegError
         try:
             with self._av.open(f"file:{self._path}", options=options, metadata_errors="ignore") as container:
+                # no stamps made up where a container has none: they are wrong where frames are reordered
+                container.flags &= ~_GENPTS
                 self.info = _info(container)
-                yield from self._decode(container)
-        except (error, ValueError, UnicodeDecodeError) as e:
+                if not container.format.flags & _NO_TIMES:
+                    yield from self._decode(container)
+                    return
+        except MediaError:
+            raise
+        except Exception as e:  # whatever PyAV stumbles over is this file's fault
             raise MediaError(_words(e)) from e
+        child = FFmpegDecoder(
+            self._path, self._requests, self._span, deadline=self._deadline, threads=self._threads
+        )
+        try:
+            yield from child.chunks()
+        finally:
+            self.info, self.errors = child.info, child.errors
 
     def _decode(self, container: Any) -> Iterator[Chunk]:
         streams = self._streams(container)
-        start = self._start(container, list(streams.values()))
+        start = float((container.start_time or 0) / self._av.time_base)
         offset = seek_point(self._span, self._requests)
+        lag = self._lag(container, streams.get("video"))
+        if offset and container.format.name in UNSEEKABLE:
+            offset = 0.0
         if offset:
-            container.seek(int((offset + start) * self._av.time_base))
-        lanes = [_Lane(self._av, n, r, streams[r.kind], start) for n, r in enumerate(self._requests)]
+            try:
+                container.seek(int((offset + start) * self._av.time_base))
+            except self._av.error.FFmpegError:  # it can't
+                offset = 0.0
+        times = {
+            kind: FrameTimes(stream, start + lag, offset) if kind == "video" else SampleTimes(start, offset)
+            for kind, stream in streams.items()
+        }
+        lanes = [_Lane(self._av, n, r, streams[r.kind]) for n, r in enumerate(self._requests)]
         end = self._span.end
         open_kinds = {r.kind for r in self._requests}
         for packet in container.demux(list(streams.values())):
@@ -87,7 +108,8 @@ class PyAVDecoder:
             if kind not in open_kinds:
                 continue
             for frame in self._frames(packet):
-                if end is not None and frame.time is not None and frame.time - start > end + 1.0:
+                times[kind].set(frame)
+                if end is not None and frame.time > end + 1.0:
                     open_kinds.discard(kind)
                     break
                 for lane in lanes:
@@ -98,13 +120,17 @@ class PyAVDecoder:
         for lane in lanes:
             yield from lane.finish()
 
-    def _start(self, container: Any, used: Sequence[Any]) -> float:
-        """The time stamp (s) that counts as 0, as in ffmpeg: the file's, or that of the tracks in use where
-        time stamps may jump."""
-        starts = [float(s.start_time * s.time_base) for s in used if s.start_time is not None]
-        if starts and container.format.flags & _JUMPS:
-            return min(starts)
-        return float((container.start_time or 0) / self._av.time_base)
+    def _lag(self, container: Any, stream: Any) -> float:
+        """By how much frames come late, as in `FFmpegDecoder`."""
+        if stream is None or container.format.name != "avi":
+            return 0.0
+        times, lag = FrameTimes(stream, 0.0, 0.0), 0.0
+        with suppress(self._av.error.FFmpegError, StopIteration):
+            frame = next(container.decode(stream))
+            times.set(frame)
+            lag = float(frame.time) if frame.pts <= MOST_LAG else 0.0
+        container.seek(0)
+        return lag
 
     def _frames(self, packet: Any) -> Iterator[Any]:
         try:
@@ -123,6 +149,8 @@ class PyAVDecoder:
             if track is None:
                 raise MediaError(f"no {kind} track")
             stream = container.streams[track.index]
+            if track.codec == UNKNOWN:
+                raise MediaError(f"{kind} track: its codec is not known to this decoder")
             if kind == "video" and stream.width * stream.height > MOST_PIXELS:
                 raise MediaError(f"pictures of {stream.width} x {stream.height} pixels are refused")
             stream.thread_type = "AUTO"
@@ -134,8 +162,8 @@ class PyAVDecoder:
 class _Lane:
     """One request's filter graph, rebuilt where the frames change their shape, and its rows."""
 
-    def __init__(self, av: Any, number: int, request: Request, stream: Any, start: float) -> None:
-        self._av, self._number, self.request, self._start = av, number, request, start
+    def __init__(self, av: Any, number: int, request: Request, stream: Any) -> None:
+        self._av, self._number, self.request = av, number, request
         aspect = getattr(stream, "sample_aspect_ratio", None)
         self._pixel_shape = f"{aspect.numerator}/{aspect.denominator}" if aspect else "1"
         self._graph: Any = None
@@ -150,13 +178,11 @@ class _Lane:
         if shape != self._shape:
             yield from self._drain(last=True)
             self._shape = shape
-            self._graph = self._build(frame)
-        if frame.pts is None:
-            return
-        shift = round(self._start / frame.time_base)
-        frame.pts -= shift
+            try:
+                self._graph = self._build(frame)
+            except ValueError:  # its crop is misaligned, as far as anybody can tell
+                self._graph = self._build(frame, full_chroma=True)
         self._graph.push(frame)
-        frame.pts += shift  # other lanes get the same frame
         yield from self._drain()
 
     def finish(self) -> Iterator[Chunk]:
@@ -164,11 +190,12 @@ class _Lane:
         yield from self._drain(last=True)
         yield from self._chunk()
 
-    def _build(self, frame: Any) -> Any:
+    def _build(self, frame: Any, *, full_chroma: bool = False) -> Any:
         graph = self._av.filter.Graph()
-        filters: list[tuple[str, Any]] = list(filters_for(self.request))
+        filters: list[tuple[str, Any]] = list(filters_for(self.request, full_chroma=full_chroma))
         if isinstance(self.request, SoundRequest):
             layout = frame.layout.name
+            filters[0][1].update(mix_levels(_side_data(frame, "DOWNMIX_INFO")))
             source = graph.add_abuffer(
                 sample_rate=frame.sample_rate,
                 format=frame.format.name,
@@ -180,8 +207,11 @@ class _Lane:
             source = graph.add_buffer(
                 width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
             )
-            turn: list[tuple[str, Any]] = _TURN.get(-round(frame.rotation) % 360, [])
-            filters = [("setsar", self._pixel_shape), *turn, *filters]
+            filters = [
+                ("setsar", {"sar": self._pixel_shape, "max": _EXACT}),
+                *upright(_side_data(frame, "DISPLAYMATRIX")),
+                *filters,
+            ]
             sink = graph.add("buffersink")
         nodes = [source]
         for name, options in filters:
@@ -232,8 +262,14 @@ class _Lane:
 
 def _shape(frame: Any, request: Request) -> tuple[Any, ...]:
     if isinstance(request, SoundRequest):
-        return frame.sample_rate, frame.format.name, frame.layout.name
-    return frame.width, frame.height, frame.format.name, round(frame.rotation)
+        mix = _side_data(frame, "DOWNMIX_INFO")
+        return frame.sample_rate, frame.format.name, frame.layout.name, mix
+    return frame.width, frame.height, frame.format.name, _side_data(frame, "DISPLAYMATRIX")
+
+
+def _side_data(frame: Any, name: str) -> bytes | None:
+    found = frame.side_data.get(name)
+    return None if found is None else bytes(found)
 
 
 def _escape(text: str) -> str:
@@ -248,12 +284,15 @@ def _info(container: Any) -> MediaInfo:
         cover = bool(stream.disposition & Disposition.attached_pic)
         rate = float(stream.average_rate) if stream.average_rate else None
         context = stream.codec_context
-        name = context.name if context is not None else "unknown"
+        name = context.name if context is not None else UNKNOWN
         video.append(Track(stream.index, name, stream.width, stream.height, rate, is_cover=cover))
     for stream in container.streams.audio:
         context = stream.codec_context
-        name = context.name if context is not None else "unknown"
-        audio.append(Track(stream.index, name, sample_rate=stream.rate or 0, channels=stream.layout.name))
+        if context is None:
+            audio.append(Track(stream.index, UNKNOWN))
+        else:
+            layout = context.layout.name
+            audio.append(Track(stream.index, context.name, sample_rate=context.sample_rate, channels=layout))
     duration = container.duration / 1e6 if container.duration else None
     return MediaInfo(container.format.name, duration, tuple(video), tuple(audio))
 

@@ -1,5 +1,6 @@
 """What a decoder is asked for and what it hands back. Every decoder speaks these types."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -75,3 +76,25 @@ class Chunk:
     request: int
     times: npt.NDArray[np.float64]
     rows: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+
+
+def unseen(chunks: Iterable[Chunk], requests: Sequence[Request], given: list[int]) -> Iterator[Chunk]:
+    """What a decode adds to an earlier one of the same requests, of which `given[n]` rows came before.
+
+    `given` counts on.
+    """
+    skip = list(given)
+    for chunk in chunks:
+        n, rows = chunk.request, chunk.rows
+        known = min(skip[n], len(rows))
+        skip[n] -= known
+        given[n] += len(rows) - known
+        request = requests[n]
+        if not known:
+            yield chunk
+        elif known < len(rows):
+            if isinstance(request, SoundRequest):
+                times = chunk.times + known / request.sample_rate
+            else:
+                times = chunk.times[known:]
+            yield Chunk(n, times, rows[known:])

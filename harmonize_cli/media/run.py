@@ -30,7 +30,7 @@ _LOG_HEAD, _LOG_TAIL = 1 << 16, 1 << 20
 # hours of a film with an error in every frame stay below it
 _MOST_LOG = 1 << 28
 # lines that repeat that there was an error, or the file's name, which stands beside the reason anyway
-_NOISE = ("Error opening input file", "Conversion failed", "Task finished with error", "Terminating thread")
+NOISE = ("Error opening input file", "Conversion failed", "Task finished with error", "Terminating thread")
 
 
 def command(*outputs: Any) -> list[str]:
@@ -193,7 +193,7 @@ def error_lines(messages: Iterable[str]) -> Iterator[str]:
 
 def reason_from(messages: Sequence[str], code: int | None = None, *, most: int = 300) -> str:
     """One short line that says why ffmpeg failed."""
-    errors = [e for e in error_lines(messages) if not e.startswith(_NOISE)]
+    errors = [e for e in error_lines(messages) if not e.startswith(NOISE)]
     text = "; ".join(errors[:3]) or (
         f"ffmpeg ended with code {code}" if code is not None else "ffmpeg gave no reason"
     )

@@ -15,6 +15,11 @@ DEMUXERS = (
     "wtv,ivf,h263,h264,hevc,vvc,m4v,obu,av1,mjpeg,yuv4mpegpipe,swf,nsv,amv,wav,w64,rf64,mp3,flac,aac,ac3,eac3,"
     "aiff,au,caf,amr,amrnb,amrwb,ape,wv,tta,opus,loas,dts,truehd,mpc,mpc8,tak,latm,voc"
 )
+# Bare streams without time stamps: a seek would land where their bit rate makes believe.
+UNSEEKABLE = (
+    "ac3", "eac3", "dts", "truehd", "loas", "mpegvideo", "m4v", "h263", "h264", "hevc", "vvc", "obu", "av1",
+    "mjpeg",
+)  # fmt: skip
 PROTOCOLS = "file,pipe"
 # 8192 x 8192: beyond every real video, and small enough that a forged header can't eat the machine
 MOST_PIXELS = 1 << 26
@@ -30,7 +35,6 @@ def input_node(path: Path, *, start: float = 0.0, length: float | None = None, t
         "format_whitelist": DEMUXERS,
         "max_streams": 64,
         "max_pixels": MOST_PIXELS,
-        "fflags": "+genpts",
         "threads": threads,
     }
     if start > 0:
@@ -57,3 +61,13 @@ def check_file(path: Path) -> None:
         raise MediaError("is no regular file")
     if state.st_size == 0:
         raise MediaError("the file is empty (0 bytes)")
+
+
+def is_avi(path: Path) -> bool:
+    """Whether the file begins like an AVI file. Those have no time stamps: frames count from their start."""
+    try:
+        with path.open("rb") as f:
+            head = f.read(12)
+    except OSError:  # the decoder will say why
+        return False
+    return head[:4] == b"RIFF" and head[8:11] == b"AVI"

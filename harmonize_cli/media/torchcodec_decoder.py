@@ -5,7 +5,8 @@ ffmpeg looks at every file first and refuses what is not on the list (`media/sou
 this process can't be killed: like PyAV, it is for files that you trust.
 
 It decodes pictures only; sound comes from an ffmpeg child. Where it gives up (broken packets, pictures that
-change their size), ffmpeg goes on from there, and ffmpeg alone reads containers whose time stamps may jump.
+change their size), ffmpeg goes on from there. ffmpeg alone decodes what torchcodec shows otherwise: mirrored
+pictures (it turns, but does not mirror) and containers whose time stamps need repair.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from harmonize_cli.media.deadline import Deadline
 from harmonize_cli.media.errors import DeadlinePassed, MediaError
 from harmonize_cli.media.ffmpeg_decoder import FFmpegDecoder
 from harmonize_cli.media.filters import LATE
-from harmonize_cli.media.info import MediaInfo
+from harmonize_cli.media.info import MediaInfo, Track
 from harmonize_cli.media.probe import probe
 from harmonize_cli.media.requests import Chunk, FrameRequest, Request, SoundRequest, Span
 from harmonize_cli.media.source import MOST_PIXELS
@@ -32,8 +33,8 @@ _BLOCK = 32 << 20
 _MOST_ROWS = 256
 # a scan that ends so much (s) before the track's stated end stopped at a broken packet
 _SHORT = 0.5
-# ffmpeg mends jumps in their time stamps, and counts from the first of the tracks that are decoded
-_JUMPING = ("mpegts", "mpeg", "ogg", "m4v", "live_flv")
+# containers with a true time stamp for every frame
+_TIMED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 # torchcodec's errors, with those of its FFmpeg inside
 _GIVES_UP = (RuntimeError, ValueError, IndexError)
 
@@ -61,7 +62,7 @@ class TorchcodecDecoder:
             MediaError: after the chunks that could be had.
         """
         self.info = probe(self._path, deadline=self._deadline)
-        if self.info.container in _JUMPING:
+        if self.info.container not in _TIMED or self.info.turned:
             yield from self._ffmpeg(range(len(self._requests)))
             return
         pictures = [n for n, r in enumerate(self._requests) if isinstance(r, FrameRequest)]
@@ -73,17 +74,17 @@ class TorchcodecDecoder:
                 raise MediaError("no picture track")
             if track.width * track.height > MOST_PIXELS:
                 raise MediaError(f"pictures of {track.width} x {track.height} pixels are refused")
-            streams.append(self._pictures(pictures, track.index, self.info.start))
+            streams.append(self._pictures(pictures, track, self.info.start))
         if sounds:
             if self.info.sound is None:
                 raise MediaError("no sound track")
             streams.append(self._ffmpeg(sounds))
         yield from _in_step(streams)
 
-    def _pictures(self, numbers: Sequence[int], stream: int, start: float) -> Iterator[Chunk]:
+    def _pictures(self, numbers: Sequence[int], track: Track, start: float) -> Iterator[Chunk]:
         given = dict.fromkeys(numbers, -np.inf)
         try:
-            for chunk in self._torchcodec(numbers, stream, start):
+            for chunk in self._torchcodec(numbers, track, start):
                 given[chunk.request] = float(chunk.times[-1])
                 yield chunk
         except _GIVES_UP:
@@ -92,15 +93,16 @@ class TorchcodecDecoder:
                 if new.any():
                     yield Chunk(chunk.request, chunk.times[new], chunk.rows[new])
 
-    def _torchcodec(self, numbers: Sequence[int], stream: int, start: float) -> Iterator[Chunk]:
+    def _torchcodec(self, numbers: Sequence[int], track: Track, start: float) -> Iterator[Chunk]:
         decoder = self._open(
             f"file:{self._path}",
-            stream_index=stream,
+            stream_index=track.index,
             num_ffmpeg_threads=self._threads,
             device=device(),
             seek_mode="exact",
         )
         facts = decoder.metadata
+        bt709 = facts.color_space == "bt709"
         first, end = facts.begin_stream_seconds - start, facts.end_stream_seconds - start
         wanted = min(end, np.inf if self._span.end is None else self._span.end + 1.0)
         grids = {n: self._grid(n, max(first, self._span.start), wanted) for n in numbers}
@@ -118,7 +120,7 @@ class TorchcodecDecoder:
                 if len(mine):
                     request = self._requests[n]
                     assert isinstance(request, FrameRequest)
-                    yield Chunk(n, block[mine], _rows(pictures[mine], request, facts))
+                    yield Chunk(n, block[mine], _rows(pictures[mine], request, track.pixel_shape, bt709))
         stated = facts.duration_seconds_from_header
         if wanted == end and stated is not None and end - first < stated - _SHORT:
             raise RuntimeError("the scan stopped early")
@@ -179,25 +181,22 @@ def device() -> str:
         return "cpu"
 
 
-def _rows(pictures: Any, request: FrameRequest, facts: Any) -> npt.NDArray[np.uint8]:
+def _rows(pictures: Any, request: FrameRequest, pixel_shape: float, bt709: bool) -> npt.NDArray[np.uint8]:
     """Pictures [N, 3, H, W] uint8 on any device to rows [N, h, w, c], as the filters make them."""
     import torch
 
     _, _, high, wide = pictures.shape
     if request.fit == "crop":
-        aspect = float(facts.pixel_aspect_ratio or 1)
-        if round(facts.rotation or 0) % 180:
-            aspect = 1 / aspect
-        w = round(max(1, min(wide, high * request.width / request.height / aspect)))
-        h = round(max(1, min(high, wide * aspect * request.height / request.width)))
+        w = max(1, min(wide, high * request.width / request.height / pixel_shape))
+        h = max(1, min(high, wide * pixel_shape * request.height / request.width))
         x, y = round((wide - w) / 2), round((high - h) / 2)
-        pictures = pictures[:, :, y : y + h, x : x + w]
+        pictures = pictures[:, :, y : y + round(h), x : x + round(w)]
     if pictures.is_cuda:  # only the CPU scales uint8
         pictures = pictures.float()
     size = (request.height, request.width)
     small = torch.nn.functional.interpolate(pictures, size, mode="bicubic", antialias=True).float()
     if request.channels == 1:
-        weights = (0.2126, 0.7152, 0.0722) if facts.color_space == "bt709" else (0.299, 0.587, 0.114)
+        weights = (0.2126, 0.7152, 0.0722) if bt709 else (0.299, 0.587, 0.114)
         small = (small * small.new_tensor(weights)[:, None, None]).sum(1, keepdim=True)
     rows = small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     found: npt.NDArray[np.uint8] = rows.cpu().numpy()

@@ -7,23 +7,22 @@ RUN/last, RUN/best                                  links to such folders, set a
 """
 
 import io
-import json
 import os
-import pickle
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from safetensors import SafetensorError
+from pydantic import Field
 from safetensors.torch import load_file, save
 
 from harmonize_cli.config import validate
 from harmonize_cli.errors import BadInput, list_faults
-from harmonize_cli.files import sha256_file, sync_file, sync_folder, write_json
+from harmonize_cli.files import read_json, sha256_file, shaped, sync_file, sync_folder, write_json
 from harmonize_cli.models.config import ModelConfig
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.store.windows import InputSpec
@@ -58,16 +57,35 @@ def load_model(
     manifest = read_manifest(folder)
     if verify and (damage := find_damage(folder, manifest)):
         raise BadInput(f"{folder}: damaged checkpoint ({damage}); choose another with --checkpoint")
-    config = validate(ModelConfig, manifest["config"]["model"], source=f"{folder / MANIFEST}: model")
-    specs = {m: InputSpec.from_dict(spec) for m, spec in manifest["inputs"].items()}
+    specs = dict(manifest.inputs)
+    model = build(manifest.config.get("model"), specs, folder / WEIGHTS, f"{folder / MANIFEST}: model")
+    model = model.to(device).eval()
+    return LoadedModel(model, manifest.config, specs, manifest.files[WEIGHTS], run, manifest.step, folder)
+
+
+def build(
+    settings: Any, specs: Mapping[str, InputSpec], file: Path, source: str, *, with_head: bool = True
+) -> Vatt:
+    """The model of `settings` with the weights of a safetensors file.
+
+    Raises:
+        BadInput: settings that are none (`source` says where they stand), a damaged file, or one of another
+            model. This is found out before the model takes any memory: a file can claim any size.
+    """
+    if not isinstance(settings, dict):
+        raise BadInput(f"{source}: expected the model's settings, found {type(settings).__name__}")
+    config = validate(ModelConfig, settings, source=source)
     # the start values are overwritten: a file of word vectors need not exist any more
     config = config.model_copy(update={"word_vectors": None})
-    model = Vatt(config, specs)
-    put_weights(model, read_weights(folder / WEIGHTS), folder / WEIGHTS)
-    model = model.to(device).eval()
-    return LoadedModel(
-        model, manifest["config"], specs, manifest["files"][WEIGHTS], run, manifest["step"], folder
-    )
+    weights = read_weights(file)
+    try:
+        with torch.device("meta"):
+            check_weights(Vatt(config, specs, with_head=with_head), weights, file)
+        model = Vatt(config, specs, with_head=with_head)
+    except (RuntimeError, ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError, KeyError) as e:
+        raise BadInput(f"{source}: makes no model of these inputs ({e})") from e
+    model.load_state_dict(weights)
+    return model
 
 
 def read_weights(file: Path) -> dict[str, torch.Tensor]:
@@ -78,8 +96,26 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
     """
     try:
         return load_file(file)
-    except (OSError, SafetensorError) as e:
+    except Exception as e:  # whatever safetensors and torch find wrong with bytes
         raise BadInput(f"{file}: can't be read ({e}); take another checkpoint") from e
+
+
+def read_state(file: Path, device: torch.device | str = "cpu", **options: Any) -> dict[str, Any]:
+    """A training state that torch saved: plain values and tensors, nothing else is loaded.
+
+    Raises:
+        BadInput: missing or damaged.
+    """
+    try:
+        state = torch.load(file, map_location=device, weights_only=True, **options)
+    except Exception as e:  # whatever zipfile, pickle and torch find wrong with bytes
+        reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
+        raise BadInput(f"{file}: can't be read ({reason}); take another checkpoint") from e
+    if not isinstance(state, dict):
+        raise BadInput(
+            f"{file}: holds a {type(state).__name__}, not a training state; take another checkpoint"
+        )
+    return state
 
 
 def read_loss_state(folder: Path) -> dict[str, torch.Tensor]:
@@ -91,12 +127,11 @@ def read_loss_state(folder: Path) -> dict[str, torch.Tensor]:
     file = folder / STATE
     if not file.is_file():
         return {}
-    try:
-        # mapped: the optimiser's state beside it, twice the weights in size, is not read
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as e:
-        raise BadInput(f"{file}: can't be read ({e}); take another checkpoint") from e
-    return dict(state.get("loss", {}))
+    # mapped: the optimiser's state beside it, twice the weights in size, is not read
+    loss = read_state(file, mmap=True).get("loss", {})
+    if not isinstance(loss, dict) or not all(isinstance(x, torch.Tensor) for x in loss.values()):
+        raise BadInput(f"{file}: loss: expected tensors by name; take another checkpoint")
+    return dict(loss)
 
 
 def put_weights(model: Vatt, weights: Mapping[str, torch.Tensor], file: Path) -> None:
@@ -104,6 +139,16 @@ def put_weights(model: Vatt, weights: Mapping[str, torch.Tensor], file: Path) ->
 
     Raises:
         BadInput: they are not those of this model; all tensors that differ are named.
+    """
+    check_weights(model, weights, file)
+    model.load_state_dict(weights)
+
+
+def check_weights(model: Vatt, weights: Mapping[str, torch.Tensor], file: Path) -> None:
+    """Whether weights that were read from `file` fit a model.
+
+    Raises:
+        BadInput: as `put_weights`.
     """
     own = model.state_dict()
     faults = [f"{name}: missing in the file" for name in own if name not in weights]
@@ -116,7 +161,6 @@ def put_weights(model: Vatt, weights: Mapping[str, torch.Tensor], file: Path) ->
     if faults:
         head = f"{file}: not the weights of the model that the run's config describes; was it edited?"
         raise BadInput(list_faults(head, faults))
-    model.load_state_dict(weights)
 
 
 def find_checkpoint(run: Path, which: str = "last") -> Path:
@@ -144,29 +188,46 @@ def find_checkpoint(run: Path, which: str = "last") -> Path:
 def list_checkpoints(run: Path) -> list[Path]:
     """Complete checkpoint folders, oldest first."""
     folders = [path.parent for path in (run / "checkpoints").glob(f"step-*/{MANIFEST}")]
-    return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")))
+    named = [path for path in folders if re.fullmatch(r"step-\d{1,18}", path.name)]
+    return sorted(named, key=step_of)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def step_of(folder: Path) -> int:
+    """The step that a checkpoint folder is named by."""
+    return int(folder.name.removeprefix("step-"))
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """manifest.json of a checkpoint. files: SHA-256 by name; config: of the run; inputs by modality."""
+
+    step: Annotated[int, Field(ge=0, strict=True)]
+    files: dict[str, str]
+    config: dict[str, Any]
+    inputs: dict[str, InputSpec]
+
+
+def read_manifest(folder: Path) -> Manifest:
     """A checkpoint's manifest.
 
     Raises:
-        BadInput: unreadable, or of another format.
+        BadInput: unreadable, damaged, or of another format.
     """
-    try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise BadInput(f"{folder / MANIFEST}: can't be read ({e})") from e
-    if manifest.get("format") != FORMAT:
-        raise BadInput(
-            f"{folder / MANIFEST}: checkpoint format {manifest.get('format')}, this version reads {FORMAT}"
-        )
+    file = folder / MANIFEST
+    values = read_json(file, dict[str, Any], hint="take another checkpoint")
+    if values.get("format") != FORMAT:
+        raise BadInput(f"{file}: checkpoint format {values.get('format')}, this version reads {FORMAT}")
+    manifest = shaped(Manifest, values, str(file), advice="; take another checkpoint")
+    if not {WEIGHTS, STATE} >= manifest.files.keys() >= {WEIGHTS}:
+        raise BadInput(f"{file}: files: expected {WEIGHTS} and {STATE}; take another checkpoint")
+    if folder.name.startswith("step-") and folder.name != f"step-{manifest.step:08d}":
+        raise BadInput(f"{file}: step {manifest.step} in the folder {folder.name}; take another checkpoint")
     return manifest
 
 
-def find_damage(folder: Path, manifest: Mapping[str, Any]) -> str | None:
+def find_damage(folder: Path, manifest: Manifest) -> str | None:
     """What is wrong with a checkpoint's files, None if nothing is."""
-    for name, digest in manifest["files"].items():
+    for name, digest in manifest.files.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
         if sha256_file(folder / name) != digest:

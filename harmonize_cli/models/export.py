@@ -1,16 +1,15 @@
 """A trained encoder as a folder to give away: weights, config, model card, loading example."""
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
-from harmonize_cli.config import validate
 from harmonize_cli.errors import BadInput
-from harmonize_cli.files import sha256_file, write_json, write_text
-from harmonize_cli.models.checkpoint import WEIGHTS, LoadedModel, put_weights, read_weights
-from harmonize_cli.models.config import ModelConfig
+from harmonize_cli.files import read_json, sha256_file, shaped, write_json, write_text
+from harmonize_cli.locks import is_lock, one_writer
+from harmonize_cli.models.checkpoint import WEIGHTS, LoadedModel, build
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.store.windows import InputSpec
 
@@ -18,13 +17,14 @@ CONFIG, CARD, EXAMPLE = "config.json", "README.md", "example.py"
 FORMAT = 1
 
 
+@one_writer("out")
 def export_encoder(loaded: LoadedModel, out: Path, *, heads: bool, vocab: list[str] | None) -> int:
     """Write the folder `out`; returns the number of parameters in it.
 
     Raises:
         BadInput: `out` exists and isn't empty.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not all(map(is_lock, out.iterdir()))):
         raise BadInput(f"{out}: exists already; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
     weights = {k: v for k, v in loaded.model.state_dict().items() if heads or not k.startswith("head.")}
@@ -46,6 +46,15 @@ def export_encoder(loaded: LoadedModel, out: Path, *, heads: bool, vocab: list[s
     return count
 
 
+@dataclass(frozen=True, slots=True)
+class _Exported:
+    """config.json of an exported encoder, as far as it is needed to load it."""
+
+    model: dict[str, Any]
+    inputs: dict[str, InputSpec]
+    heads: bool
+
+
 def load_encoder(folder: Path | str) -> Vatt:
     """The model of an exported folder, in eval mode; `encode` gives pooled features.
 
@@ -53,18 +62,14 @@ def load_encoder(folder: Path | str) -> Vatt:
         BadInput: no such folder, one of another version, or weights that do not fit its config.
     """
     folder = Path(folder)
-    try:
-        about: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise BadInput(f"{folder}: no exported encoder ({e}); `harmonize export encoder` makes one") from None
-    if about.get("format") != FORMAT:
-        raise BadInput(f"{folder}: export format {about.get('format')}, this version reads {FORMAT}")
-    config = validate(ModelConfig, about["model"], source=f"{folder / CONFIG}: model")
-    specs = {m: InputSpec.from_dict(spec) for m, spec in about["inputs"].items()}
-    config = config.model_copy(update={"word_vectors": None})
-    model = Vatt(config, specs, with_head=about["heads"])
-    put_weights(model, read_weights(folder / WEIGHTS), folder / WEIGHTS)
-    return model.eval()
+    file = folder / CONFIG
+    if not file.exists():
+        raise BadInput(f"{folder}: no exported encoder; `harmonize export encoder` makes one")
+    values = read_json(file, dict[str, Any])
+    if values.get("format") != FORMAT:
+        raise BadInput(f"{folder}: export format {values.get('format')}, this version reads {FORMAT}")
+    about = shaped(_Exported, values, str(file))
+    return build(about.model, about.inputs, folder / WEIGHTS, f"{file}: model", with_head=about.heads).eval()
 
 
 def _tensors(loaded: LoadedModel) -> dict[str, str]:

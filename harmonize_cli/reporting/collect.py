@@ -1,17 +1,35 @@
 """What a report is made from, read from run folders alone."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import yaml
-
+from harmonize_cli.config import read_yaml
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.questions import Entry, Question
 from harmonize_cli.evaluation.results import FOLDER, Result, find_results
-from harmonize_cli.files import read_log
+from harmonize_cli.files import read_json, read_log, shaped
+from harmonize_cli.models.checkpoint import list_checkpoints, read_manifest
+
+Cell = dict[Literal["value", "low", "high"], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """How well an indicator finds injected noise, as audit.json has it."""
+
+    auroc: Cell
+    ap: Cell
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """audit.json, as far as the page shows it."""
+
+    kinds: dict[str, dict[str, Detection]]
+    samples: int
+    split: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +43,14 @@ class Run:
     config: dict[str, Any]
     metrics: list[dict[str, Any]]
     results: dict[str, Result]
-    audit: dict[str, Any]
+    audit: Audit | None
     pictures: dict[str, Path]
 
     @property
     def mode(self) -> str:
         """Harmonization mode."""
-        return str(self.config.get("harmonize", {}).get("mode", ""))
+        section = self.config.get("harmonize")
+        return str(section.get("mode", "")) if isinstance(section, dict) else ""
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
         """Steps and values of one metric, where it was logged."""
@@ -76,22 +95,23 @@ def _named(folder: Path, runs: Sequence[Path], results: Sequence[Entry]) -> list
     named = [entry for entry in results if entry[1].model.get("run") == folder.name]
     if [run.name for run in runs].count(folder.name) == 1:
         return named
-    manifests = [json.loads(file.read_bytes()) for file in folder.glob("checkpoints/*/manifest.json")]
-    weights = {digest for manifest in manifests for digest in manifest["files"].values()}
+    manifests = [read_manifest(checkpoint) for checkpoint in list_checkpoints(folder)]
+    weights = {digest for manifest in manifests for digest in manifest.files.values()}
     return [entry for entry in named if entry[1].model_hash in weights]
 
 
 def _read(folder: Path, name: str, extra: Sequence[Entry]) -> Run:
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        (folder / "metrics.jsonl").stat()
-    except OSError as e:
-        raise BadInput(f"{folder}: no run folder ({e.strerror}: {Path(e.filename).name})") from e
+    for needed in ("config.yaml", "metrics.jsonl"):
+        if not (folder / needed).exists():
+            raise BadInput(f"{folder}: no run folder ({needed} is missing)")
+    config = read_yaml(folder / "config.yaml")
     metrics = read_log(folder / "metrics.jsonl")
+    for line in metrics:
+        shaped(dict[str, float | None], line, f"{folder / 'metrics.jsonl'}: step {line['step']}")
     own = list(find_results([folder])) if any((folder / FOLDER).glob("*.json")) else []
     own += extra
     audit_file = folder / "audit" / "audit.json"
-    audit = json.loads(audit_file.read_text(encoding="utf-8")) if audit_file.exists() else {}
+    audit = read_json(audit_file, Audit) if audit_file.exists() else None
     results = {path.stem: result for path, result in own}
     pictures = {p.stem: p for path, _ in own for p in sorted(path.parent.glob(f"{path.stem}.*.png"))}
     return Run(name, config or {}, metrics, results, audit, pictures)

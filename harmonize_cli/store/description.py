@@ -1,11 +1,12 @@
 """What a store knows of a sample beside its rows."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harmonize_cli.store.reader import Store
+if TYPE_CHECKING:
+    from harmonize_cli.store.reader import Store
 
 
-def description(store: Store, i: int) -> dict[str, Any]:
+def description(store: "Store", i: int) -> dict[str, Any]:
     """Everything of sample `i` but its rows, as JSON values; the sample's digest covers just this."""
     start, end = store.span(i)
     return {

@@ -49,6 +49,11 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
+def text_checksum(text: str) -> str:
+    """Hex SHA-256 of an attribute's text."""
+    return hashlib.sha256(encode_text(text)).hexdigest()
+
+
 def feature_digest(
     parts: Iterable[NDArray[Any]], times: NDArray[np.float64], row_sizes: NDArray[np.int64] | None = None
 ) -> bytes:

@@ -69,6 +69,7 @@ def to_webdataset(
 
 
 def _members(store: Store, i: int, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    store.check(i, keys)
     yield "json", encode_text(json.dumps(described(store, i), ensure_ascii=False))
     texts = store.texts(i)
     if texts:
@@ -131,6 +132,7 @@ def to_parquet(
 
 
 def _parquet_row(store: Store, i: int, keys: Sequence[str]) -> dict[str, Any]:
+    store.check(i, keys)
     row = described(store, i)
     for name in ("status", "reason", "facts", "start_times"):
         row[name] = json.dumps(row[name], ensure_ascii=False)

@@ -1,6 +1,5 @@
 """Opening a shard that may come from a stranger: only what docs/store-format.md describes is touched."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ import h5py
 import numpy as np
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.files import parse_json
+from harmonize_cli.store.digest import text_checksum
 from harmonize_cli.store.extent import Extent, locate
 from harmonize_cli.store.schema import FORMAT, SCHEMA_VERSION, TEXT_COLUMNS, FeatureSpec, modalities_of
 
@@ -78,6 +79,9 @@ def index_shard(path: Path) -> ShardIndex:
             extents=extents,
         )
         _check_shapes(index)
+        for name in ("features", "attrs"):  # shards of earlier versions have no checksum of them
+            if index.checksums.get(f"@{name}") not in (None, text_checksum(_attribute(file, name))):
+                raise BadInput(f"attribute {name} is not as it was written; copy or extract it again")
         return index
 
 
@@ -122,8 +126,8 @@ def _attribute(file: h5py.File, name: str) -> Any:
 
 def _json_attribute(file: h5py.File, name: str, kind: type) -> Any:
     try:
-        value = json.loads(_attribute(file, name))
-    except (ValueError, RecursionError, TypeError) as e:
+        value = parse_json(_attribute(file, name))
+    except (ValueError, TypeError) as e:
         raise BadInput(f"attribute {name} is damaged ({e})") from None
     if not isinstance(value, kind):
         raise BadInput(f"attribute {name} is damaged (expected a JSON {kind.__name__})")

@@ -9,6 +9,7 @@ from typing import Any
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import sync_file, sync_folder
+from harmonize_cli.locks import locked
 from harmonize_cli.store.schema import FeatureSpec, Sample
 from harmonize_cli.store.writer import ShardWriter
 
@@ -104,23 +105,25 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         BadInput: `out` exists.
     """
-    if out.exists():
-        raise BadInput(f"{out}: exists already; remove it or name another")
-    tmp = out.with_name(f"{out.name}.{os.getpid()}.tmp")
-    try:
-        tmp.mkdir(parents=True)
-        yield tmp
-        for path in tmp.iterdir():
-            sync_file(path)
-        sync_folder(tmp)
-        tmp.rename(out)
-        sync_folder(out.parent)
-    except BaseException:
-        with suppress(OSError):
-            shutil.rmtree(tmp)
-        raise
+    with locked(out):
+        if out.exists():
+            raise BadInput(f"{out}: exists already, and is never overwritten; name another")
+        tmp = out.with_name(f"{out.name}.{os.getpid()}.tmp")
+        try:
+            tmp.mkdir(parents=True)
+            yield tmp
+            for path in tmp.iterdir():
+                sync_file(path)
+            sync_folder(tmp)
+            tmp.rename(out)
+            sync_folder(out.parent)
+        except BaseException:
+            with suppress(OSError):
+                shutil.rmtree(tmp)
+            raise
 
 
 @contextmanager
 def _itself(out: Path) -> Iterator[Path]:
-    yield out
+    with locked(out):
+        yield out

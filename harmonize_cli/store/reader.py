@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.progress import progress
-from harmonize_cli.store.digest import store_digest
+from harmonize_cli.store.description import description
+from harmonize_cli.store.digest import sample_digest, store_digest
 from harmonize_cli.store.jpeg import decode_rows, jpeg_files
 from harmonize_cli.store.kind import check_one_kind, shard_paths
 from harmonize_cli.store.layout import ShardIndex, index_shard
 from harmonize_cli.store.rows import FeatureRows
 from harmonize_cli.store.schema import FeatureSpec, Rows, Sample, Status, modalities_of
-from harmonize_cli.store.shard import Shard
+from harmonize_cli.store.shard import CHANGED, NO_CHECKSUM, Shard
 from harmonize_cli.store.texts import TextColumn
 
 _MANY = 200  # shards that take more than two seconds to look at
@@ -29,10 +30,14 @@ class Store:
 
     Samples are numbered 0..N-1 in the order of the shards' names. Offsets and other small columns are kept
     in memory once used; rows are read from disk by the sample.
+
+    With `verifies` a feature of a sample is compared with its digest the first time that it is read by a
+    process, so that rows that a disk or a copy has damaged are an error and never data.
     """
 
-    def __init__(self, path: Path, shards: list[ShardIndex]) -> None:
+    def __init__(self, path: Path, shards: list[ShardIndex], *, verifies: bool = False) -> None:
         self.path = path
+        self.verifies = verifies
         self._shards = [Shard(index) for index in shards]
         self._starts = [0, *accumulate(index.samples for index in shards)]
         self.features: dict[str, FeatureSpec] = shards[0].features
@@ -40,8 +45,8 @@ class Store:
         """Provenance as the writer gave it (of the first shard)."""
 
     @classmethod
-    def open(cls, path: Path | str) -> "Store":
-        """Open a `.h5` file or a folder of `part-00000.h5`, ...
+    def open(cls, path: Path | str, *, verifies: bool = False) -> "Store":
+        """Open a `.h5` file or a folder of `part-00000.h5`, ...; `verifies` as in the class.
 
         Raises:
             BadInput: no store, another schema version, damaged, shards of different encoders, an id twice.
@@ -51,7 +56,7 @@ class Store:
         many = len(parts) > _MANY
         shards = [index_shard(part) for part in (progress(parts, desc="open store") if many else parts)]
         check_one_kind(shards)
-        store = cls(path, shards)
+        store = cls(path, shards, verifies=verifies)
         store._check_ids()
         return store
 
@@ -62,7 +67,7 @@ class Store:
         return f"Store({str(self.path)!r}, {len(self)} samples, {len(self._shards)} shards)"
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("path", "_shards", "_starts", "features", "attrs")
+        kept = ("path", "verifies", "_shards", "_starts", "features", "attrs")
         return {name: self.__dict__[name] for name in kept}
 
     @property
@@ -117,7 +122,12 @@ class Store:
     def vocab(self) -> list[str] | None:
         """Words that token ids stand for; None if the store has none."""
         shard = self._shards[0]
-        return list(shard.all_texts("vocab")) if "vocab/bytes" in shard.index.extents else None
+        if "vocab/bytes" not in shard.index.extents:
+            return None
+        for name in ("vocab/bytes", "vocab/offsets"):  # no sample's digest covers them
+            if not shard.has_checksum(name):
+                raise shard.damaged(name, NO_CHECKSUM)
+        return list(shard.all_texts("vocab"))
 
     @cached_property
     def content_hash(self) -> str:
@@ -260,8 +270,30 @@ class Store:
         shard, j = self._locate(i)
         return float(shard.rows(f"features/{key}/start_times", j, j + 1)[0])
 
+    def check(self, i: int, keys: Sequence[str] | None = None) -> None:
+        """Compare sample `i`, its description and the features `keys` (None: all), with the digests made when
+        it was written.
+
+        Raises:
+            BadInput: something differs; it names the shard, the feature and the sample.
+        """
+        shard, j = self._locate(i)
+        for key in self.features if keys is None else keys:
+            shard.check_feature(key, j)
+        digests = {key: shard.rows(f"features/{key}/digest", j, j + 1).tobytes() for key in self.features}
+        if sample_digest(description(self, i), digests) != shard.rows("samples/digest", j, j + 1).tobytes():
+            sample = shard.text("samples/id", j)
+            raise shard.damaged(
+                "samples", f"sample {sample!r}: what is known of it beside its rows {CHANGED}"
+            )
+
     def sample(self, i: int) -> Sample:
-        """Sample `i` whole, as a writer takes it."""
+        """Sample `i` whole, as a writer takes it, checked: a copy must not make damaged rows look good.
+
+        Raises:
+            BadInput: it is not as it was written.
+        """
+        self.check(i)
         shard, j = self._locate(i)
         rows: dict[str, Rows] = {}
         times: dict[str, NDArray[np.float64] | float] = {}
@@ -338,7 +370,11 @@ class Store:
         if rows is None:
             self._spec(key)
             rows = self._rows[key, number] = FeatureRows(self._shards[number], key)
-        return rows, i - self._starts[number]
+        j = i - self._starts[number]
+        if self.verifies and not rows.verified[j]:
+            self._shards[number].check_feature(key, j)
+            rows.verified[j] = True
+        return rows, j
 
     def _json(self, column: str, i: int, kind: type) -> Any:
         shard, j = self._locate(i)

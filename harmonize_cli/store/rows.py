@@ -12,13 +12,25 @@ from harmonize_cli.store.shard import Shard
 class FeatureRows:
     """Reads rows of any sample of a shard. Offsets and addresses are at hand as arrays."""
 
-    __slots__ = ("_addresses", "_chunk_rows", "_dtype", "_name", "_run_ends", "_shape", "_shard", "offsets")
+    __slots__ = (
+        "_addresses",
+        "_chunk_rows",
+        "_dtype",
+        "_name",
+        "_run_ends",
+        "_shape",
+        "_shard",
+        "offsets",
+        "verified",
+    )
 
     def __init__(self, shard: Shard, key: str) -> None:
         self._shard = shard
         self._name = f"features/{key}/data"
         self.offsets = shard.offsets(f"features/{key}/offsets")
         """Rows of sample j: offsets[j] to offsets[j + 1]."""
+        self.verified = np.zeros(len(self.offsets) - 1, bool)
+        """Samples whose rows were compared with their digest."""
         extent = shard.index.extents[self._name]
         self._dtype, self._shape, self._chunk_rows = extent.dtype, extent.row_shape, extent.chunk_rows
         self._addresses = extent.addresses

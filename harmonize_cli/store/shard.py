@@ -1,10 +1,11 @@
 """One shard, read lazily: nothing is opened before it is needed, nothing open travels to another process."""
 
-import json
+import hashlib
 import os
 import resource
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import h5py
@@ -12,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.store.digest import decode_text
+from harmonize_cli.files import parse_json
+from harmonize_cli.store.digest import decode_text, feature_digest
 from harmonize_cli.store.layout import ShardIndex, file_stamp
 from harmonize_cli.store.texts import TextColumn
 
 _MAX_TEXT = 256 << 20
+_BLOCK = 16 << 20
+CHANGED, NO_CHECKSUM = "is not as it was written", "does not have its checksum"
 
 
 class Shard:
@@ -95,6 +99,42 @@ class Shard:
             self._offsets[name] = found
         return found
 
+    def blocks(self, name: str, first: int, last: int) -> Iterator[NDArray[Any]]:
+        """Rows [first, last) of a dataset, some MiB at a time."""
+        step = max(1, _BLOCK // max(1, self.index.extents[name].row_bytes))
+        for start in range(first, last, step):
+            yield self.rows(name, start, min(last, start + step))
+
+    def feature_digest(self, key: str, i: int) -> bytes:
+        """Digest of a feature of sample `i`, made from its rows and times as they are in the file now."""
+        first, last = self.offsets(f"features/{key}/offsets")[i : i + 2].tolist()
+        if self.index.features[key].regular:
+            times = self.rows(f"features/{key}/start_times", i, i + 1)
+        else:
+            times = self.rows(f"features/{key}/times", first, last)
+        sizes = None
+        if f"features/{key}/row_offsets" in self.index.extents:
+            ends = self.offsets(f"features/{key}/row_offsets")[first : last + 1]
+            sizes, first, last = np.diff(ends), int(ends[0]), int(ends[-1])
+        return feature_digest(self.blocks(f"features/{key}/data", first, last), times, sizes)
+
+    def check_feature(self, key: str, i: int) -> None:
+        """Compare a feature of sample `i` with the digest made when it was written.
+
+        Raises:
+            BadInput: they differ.
+        """
+        if self.feature_digest(key, i) != self.rows(f"features/{key}/digest", i, i + 1).tobytes():
+            sample = self.text("samples/id", i)
+            raise self.damaged(f"features/{key}/data", f"sample {sample!r}: a row or time {CHANGED}")
+
+    def has_checksum(self, name: str) -> bool:
+        """Whether a whole dataset has the checksum that it was written with."""
+        sha = hashlib.sha256()
+        for block in self.blocks(name, 0, self.index.extents[name].rows):
+            sha.update(block.data)
+        return sha.hexdigest() == self.index.checksums.get(name)
+
     def text(self, column: str, i: int) -> str:
         """Text `i` of a text column such as "samples/texts"."""
         offsets = self.offsets(f"{column}/offsets")
@@ -110,8 +150,8 @@ class Shard:
     def json(self, column: str, text: str, kind: type) -> Any:
         """A text of a JSON column as a `kind` (list of texts, or object)."""
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as e:
+            value = parse_json(text)
+        except ValueError as e:
             raise self.damaged(column, str(e)) from e
         plain = isinstance(value, kind)
         if plain and kind is list:

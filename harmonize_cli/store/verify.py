@@ -1,6 +1,5 @@
 """Checking every byte of a store against the checksums and digests made when it was written."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -8,18 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from harmonize_cli.errors import BadInput
 from harmonize_cli.store.description import description
-from harmonize_cli.store.digest import feature_digest, sample_digest
+from harmonize_cli.store.digest import sample_digest
 from harmonize_cli.store.kind import shard_paths
 from harmonize_cli.store.layout import index_shard
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.shard import Shard
-
-_BLOCK = 16 << 20
+from harmonize_cli.store.shard import CHANGED, NO_CHECKSUM, Shard
 
 
 @dataclass(frozen=True)
@@ -79,11 +73,8 @@ def _shard(part: Path, store: Store, on_sample: Callable[[], Any]) -> Iterator[P
     for name in index.extents:
         if name.endswith("/data"):
             continue
-        expected = index.checksums.get(name)
-        if expected is None:
-            yield Problem(part, name, "has no checksum")
-        elif _sha256(shard, name) != expected:
-            yield Problem(part, name, "does not have its checksum")
+        if not shard.has_checksum(name):
+            yield Problem(part, name, NO_CHECKSUM)
     for name in index.extents:
         if name.rpartition("/")[2] in ("offsets", "row_offsets"):
             try:
@@ -107,45 +98,15 @@ def _sample(part: Path, store: Store, shard: Shard, i: int) -> Iterator[Problem]
         try:
             stored = shard.rows(f"features/{key}/digest", i, i + 1).tobytes()
             digests[key] = stored
-            if _feature(store, shard, key, i) != stored:
-                yield Problem(part, dataset, "rows or times differ from what was written", name)
+            if shard.feature_digest(key, i) != stored:
+                yield Problem(part, dataset, f"a row or time {CHANGED}", name)
         except BadInput as e:
             yield Problem(part, dataset, _plain(e, part, dataset), name)
     try:
         if sample_digest(description(store, i), digests) != shard.rows("samples/digest", i, i + 1).tobytes():
-            yield Problem(part, "samples", "its description differs from what was written", name)
+            yield Problem(part, "samples", f"its description {CHANGED}", name)
     except (BadInput, ValueError, TypeError) as e:
         yield Problem(part, "samples", str(e), name)
-
-
-def _feature(store: Store, shard: Shard, key: str, i: int) -> bytes:
-    spec = store.features[key]
-    offsets = shard.offsets(f"features/{key}/offsets")
-    first, last = int(offsets[i]), int(offsets[i + 1])
-    times = (
-        shard.rows(f"features/{key}/start_times", i, i + 1)
-        if spec.regular
-        else shard.rows(f"features/{key}/times", first, last)
-    )
-    sizes = None
-    if spec.kind == "jpeg":
-        ends = shard.offsets(f"features/{key}/row_offsets")[first : last + 1]
-        sizes = np.diff(ends)
-        first, last = int(ends[0]), int(ends[-1])
-    return feature_digest(_blocks(shard, f"features/{key}/data", first, last), times, sizes)
-
-
-def _blocks(shard: Shard, name: str, first: int, last: int) -> Iterator[NDArray[Any]]:
-    step = max(1, _BLOCK // max(1, shard.index.extents[name].row_bytes))
-    for start in range(first, last, step):
-        yield shard.rows(name, start, min(last, start + step))
-
-
-def _sha256(shard: Shard, name: str) -> str:
-    sha = hashlib.sha256()
-    for block in _blocks(shard, name, 0, shard.index.extents[name].rows):
-        sha.update(block.data)
-    return sha.hexdigest()
 
 
 def _plain(error: BadInput, part: Path, name: str) -> str:

@@ -10,9 +10,10 @@ from pydantic import Field
 from harmonize_cli.config import StageConfig
 from harmonize_cli.errors import BadInput
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.schema import FeatureSpec
+from harmonize_cli.store.schema import FeatureSpec, Kind
 
 Positive = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=1 << 31)]
 MODALITIES = ("video", "audio", "text")
 
 
@@ -63,12 +64,12 @@ class InputSpec:
 
     modality: str
     key: str
-    kind: str
-    rows: int
-    row_shape: tuple[int, ...]
-    stride: int = 1
-    candidates: int = 1
-    vocabulary: int = 0
+    kind: Kind
+    rows: Size
+    row_shape: Annotated[tuple[Size, ...], Field(max_length=4)]
+    stride: Size = 1
+    candidates: Size = 1
+    vocabulary: Annotated[int, Field(ge=0, le=1 << 31)] = 0
     encoder: str = ""
     params_hash: str = ""
 
@@ -83,11 +84,6 @@ class InputSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {**asdict(self), "row_shape": list(self.row_shape)}
-
-    @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> "InputSpec":
-        """Inverse of `to_dict`."""
-        return InputSpec(**{**values, "row_shape": tuple(values["row_shape"])})
 
 
 def resolve_inputs(store: Store, config: InputsConfig) -> dict[str, InputSpec]:

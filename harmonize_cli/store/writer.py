@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 import harmonize_cli
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import atomic_path
-from harmonize_cli.store.digest import ascii_json, encode_text, feature_digest, sample_digest
+from harmonize_cli.store.digest import (
+    ascii_json,
+    encode_text,
+    feature_digest,
+    sample_digest,
+    text_checksum,
+)
 from harmonize_cli.store.growing import BULK_CHUNK, GrowingDataset, GrowingTexts
 from harmonize_cli.store.schema import (
     FORMAT,
@@ -74,9 +80,7 @@ class ShardWriter:
         if len(self._attrs) > _MAX_ATTRS:
             raise ValueError(f"attrs of {len(self._attrs)} bytes; at most {_MAX_ATTRS}")
         if not overwrite and self.path.exists():
-            raise BadInput(
-                f"{self.path}: exists already; shards are never changed. Remove it or name another"
-            )
+            raise BadInput(f"{self.path}: exists already, and stores are never changed; name another file")
         self._ids: set[str] = set()
         self._stack = ExitStack()
 
@@ -175,13 +179,17 @@ class ShardWriter:
         for column in self._columns.values():
             for part in column.parts:
                 checksums[part.path] = part.finish()
+        described = {
+            "features": ascii_json([spec.to_json() for spec in self.features]),
+            "attrs": self._attrs,
+        }
+        checksums |= {f"@{name}": text_checksum(text) for name, text in described.items()}
         head = {
             "format": FORMAT,
             "schema_version": SCHEMA_VERSION,
             "tool_version": harmonize_cli.__version__,
             "n_samples": len(self._ids),
-            "features": ascii_json([spec.to_json() for spec in self.features]),
-            "attrs": self._attrs,
+            **described,
             "checksums": ascii_json({path: sha for path, sha in checksums.items() if sha}),
         }
         for name, value in head.items():

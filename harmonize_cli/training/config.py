@@ -117,6 +117,9 @@ class DataConfig(StageConfig):
     """Batches each worker prepares ahead."""
     cache_gb: Annotated[float, Field(ge=0)] = 1.0
     """Keep samples in memory once read, up to this size per reading process."""
+    verify: bool = True
+    """Compare each sample with its digest the first time that a process reads it: what a disk or a copy has
+    damaged ends the run instead of training the model."""
 
 
 class ValidationConfig(StageConfig):

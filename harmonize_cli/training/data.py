@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from harmonize_cli.errors import BadInput
+from harmonize_cli.errors import BadInput, HarmonizeError
 from harmonize_cli.objectives.trimodal import PAIRS, trained_pairs
-from harmonize_cli.store.batches import Batch, StoreDataset
+from harmonize_cli.store.batches import Batch, Draw, Item, StoreDataset
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.windows import InputSpec, store_name
 from harmonize_cli.training.config import DataConfig, PretrainConfig
@@ -65,17 +65,45 @@ def batches(
             yield dataset.batch(draws)
         return
     # forkserver: the parent's HDF5 handles, threads and CUDA state stay out of the workers
-    loader: DataLoader[Batch] = DataLoader(
-        dataset,  # type: ignore[arg-type]  # yields Items, which collate makes a Batch
+    loader: DataLoader[Batch | HarmonizeError] = DataLoader(
+        _Reported(dataset),  # type: ignore[arg-type]  # yields Items, which collate makes a Batch
         batch_sampler=_Plan(schedule, *span),
-        collate_fn=dataset.collate,
+        collate_fn=_Collate(dataset),
         num_workers=config.workers,
         prefetch_factor=config.prefetch,
         pin_memory=pin,
         multiprocessing_context="forkserver",
         worker_init_fn=_quiet_worker,
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, HarmonizeError):
+            raise batch
+        yield batch
+
+
+class _Reported(Dataset[Item | HarmonizeError]):
+    """A worker hands its error over as it is; raised there, torch would put the worker's traceback in it."""
+
+    def __init__(self, dataset: StoreDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, draw: Draw | int) -> Item | HarmonizeError:
+        try:
+            return self._dataset[draw]
+        except HarmonizeError as e:
+            return e
+
+
+class _Collate:
+    """The batch, or the first error among its items."""
+
+    def __init__(self, dataset: StoreDataset) -> None:
+        self._dataset = dataset
+
+    def __call__(self, items: list[Item | HarmonizeError]) -> Batch | HarmonizeError:
+        good = [item for item in items if isinstance(item, Item)]
+        errors = [item for item in items if isinstance(item, HarmonizeError)]
+        return errors[0] if errors else self._dataset.collate(good)
 
 
 class _Plan:

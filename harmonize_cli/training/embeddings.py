@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from harmonize_cli.errors import BadInput, missing_extra
 from harmonize_cli.files import atomic_path, write_json
+from harmonize_cli.locks import one_writer
 from harmonize_cli.models.checkpoint import LoadedModel
 from harmonize_cli.progress import progress
 from harmonize_cli.store.batches import StoreDataset
@@ -46,6 +47,7 @@ def embed_store(loaded: LoadedModel, store: Store, *, batch: int = 64) -> tuple[
     return list(store.ids), {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
+@one_writer("out")
 def write_embeddings(ids: list[str], table: Table, out: Path) -> list[Path]:
     """Write NAME.parquet, or for NAME.npy a file per embedding (NAME.video_va.npy, ...) and NAME.ids.json.
 

@@ -3,14 +3,16 @@
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harmonize_cli.curriculum.guide import keep_guide, make_guide
 from harmonize_cli.files import rewind_log
+from harmonize_cli.locks import locked
 from harmonize_cli.models.checkpoint import read_manifest
-from harmonize_cli.ranks import check_agreement, pick_device, process_group, rank, ranks
+from harmonize_cli.ranks import check_agreement, is_first, pick_device, process_group, rank, ranks
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.data import training_samples
@@ -58,13 +60,28 @@ def pretrain(
     here on (a run that was started with one keeps it in its folder).
 
     Raises:
-        BadInput: whatever config, store or run folder have wrong, before the first step.
+        BadInput: whatever config, store or run folder have wrong, before the first step; another process
+            trains into `run`.
     """
+    # a run has one writer, whatever the number of its processes
+    with locked(run) if is_first() else nullcontext():
+        return _pretrain(store_path, run, config, recorders=recorders, order=order, curriculum=curriculum)
+
+
+def _pretrain(
+    store_path: Path,
+    run: Path,
+    config: PretrainConfig | None,
+    *,
+    recorders: Sequence[Recorder],
+    order: EpochOrder | None,
+    curriculum: Path | None,
+) -> Finished:
     started = time.perf_counter()
     resume = config is None
     config = config or read_run_config(run)
     device = pick_device(config.device)
-    store = Store.open(store_path)
+    store = Store.open(store_path, verifies=config.data.verify)
     if resume:
         check_store(run, store)
     else:
@@ -77,7 +94,7 @@ def pretrain(
         schedule = Schedule(order or shuffled(rows, config.seed), config.batch, **share)
         steps = planned_steps(config, schedule)
         folder = newest_whole(run, warn) if resume else None
-        first = read_manifest(folder)["step"] if folder else 0
+        first = read_manifest(folder).step if folder else 0
         guide = make_guide(
             curriculum,
             run,

@@ -1,6 +1,5 @@
 """A run's folder: config.yaml, versions.json, metrics.jsonl, vocab.json, checkpoints/, last, best."""
 
-import json
 import platform
 import shutil
 import subprocess
@@ -11,7 +10,8 @@ from typing import Any
 
 from harmonize_cli.config import dump_yaml, load_config
 from harmonize_cli.errors import BadInput
-from harmonize_cli.files import read_log, write_json, write_text
+from harmonize_cli.files import read_json, read_log, write_json, write_text
+from harmonize_cli.locks import is_lock
 from harmonize_cli.models.checkpoint import list_checkpoints
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
@@ -48,7 +48,7 @@ def check_new(run: Path) -> None:
 
 def _strange(path: Path) -> bool:
     """Not what a run leaves that was killed before its config, which is written last."""
-    return path.name not in (VERSIONS, VOCAB) and path.suffix != ".tmp"
+    return path.name not in (VERSIONS, VOCAB) and path.suffix != ".tmp" and not is_lock(path)
 
 
 def read_run_config(run: Path) -> PretrainConfig:
@@ -69,14 +69,23 @@ def check_store(run: Path, store: Store) -> None:
         BadInput: it is another one.
     """
     try:
-        started = json.loads((run / VERSIONS).read_text(encoding="utf-8")).get("store_hash")
-    except (OSError, ValueError):
+        started = read_versions(run).get("store_hash")
+    except BadInput:
         return  # nobody can tell any more
     if started not in (None, store.content_hash):
         raise BadInput(
             f"{store.path}: holds other samples than the store that {run} was started with (see {VERSIONS}); "
             "name that one, or start a new run"
         )
+
+
+def read_versions(run: Path) -> dict[str, Any]:
+    """What a run was started with.
+
+    Raises:
+        BadInput: missing or damaged.
+    """
+    return read_json(run / VERSIONS, dict[str, Any])
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

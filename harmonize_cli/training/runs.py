@@ -1,13 +1,14 @@
 """What runs there are, how far they got, and their last figures."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from harmonize_cli.models.checkpoint import list_checkpoints
-from harmonize_cli.training.run_folder import CONFIG, METRICS, VERSIONS, read_metrics
+from harmonize_cli.config import read_yaml
+from harmonize_cli.errors import BadInput
+from harmonize_cli.files import shaped
+from harmonize_cli.models.checkpoint import list_checkpoints, step_of
+from harmonize_cli.training.run_folder import CONFIG, METRICS, VERSIONS, read_metrics, read_versions
 
 SHOWN = ("loss", "conflict_share", "val/text-to-video/R@10", "val/audio-to-video/R@10")
 ALIVE = 120.0
@@ -27,6 +28,11 @@ class RunInfo:
     metrics: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class _Versions:
+    planned_steps: int | None = None
+
+
 def find_runs(places: list[Path]) -> list[RunInfo]:
     """Run folders among and below `places`, by path."""
     found = {
@@ -36,13 +42,19 @@ def find_runs(places: list[Path]) -> list[RunInfo]:
 
 
 def read_run(path: Path) -> RunInfo:
-    """One run's state: done, running, stopped (resumable), or not started (no checkpoint yet)."""
-    about = _json(path / VERSIONS)
-    lines = read_metrics(path)
+    """One run's state: done, running, stopped (resumable), no checkpoint (yet), or damaged."""
     checkpoints = list_checkpoints(path)
-    step = int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
-    planned = about.get("planned_steps")
-    last: dict[str, Any] = {}
+    step = step_of(checkpoints[-1]) if checkpoints else 0
+    try:
+        mode = str(read_yaml(path / CONFIG).get("harmonize", {}).get("mode", "?"))
+        planned = shaped(_Versions, read_versions(path), f"{path / VERSIONS}").planned_steps
+        lines = read_metrics(path)
+        shaped(
+            dict[str, float | None], {k: v for line in lines for k, v in line.items()}, f"{path / METRICS}"
+        )
+    except (BadInput, AttributeError):  # one damaged run of many
+        return RunInfo(path, "?", step, None, "damaged", None, {})
+    last: dict[str, float] = {}
     for line in lines:
         last |= {key: value for key, value in line.items() if value is not None}
     log = path / METRICS
@@ -54,7 +66,7 @@ def read_run(path: Path) -> RunInfo:
     else:
         state = "stopped" if checkpoints else "no checkpoint"
     return RunInfo(
-        path, _mode(path), step, planned, state, last.get("seconds"), {k: last[k] for k in SHOWN if k in last}
+        path, mode, step, planned, state, last.get("seconds"), {k: last[k] for k in SHOWN if k in last}
     )
 
 
@@ -71,18 +83,3 @@ def show_runs(runs: list[RunInfo]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
-
-
-def _mode(path: Path) -> str:
-    for line in (path / CONFIG).read_text(encoding="utf-8").splitlines():
-        if line.strip().startswith("mode:"):
-            return line.partition(":")[2].strip()
-    return "?"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values

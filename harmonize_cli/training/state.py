@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from harmonize_cli.errors import BadInput
@@ -17,6 +16,8 @@ from harmonize_cli.models.checkpoint import (
     list_checkpoints,
     put_weights,
     read_manifest,
+    read_state,
+    read_weights,
     write_checkpoint,
 )
 from harmonize_cli.models.vatt import Vatt
@@ -72,22 +73,28 @@ class TrainingState:
         """Put a checkpoint's state back; returns its step.
 
         Raises:
-            BadInput: weights of another model than the config describes.
+            BadInput: damaged files, or those of another model than the config describes.
         """
-        weights = load_file(folder / WEIGHTS)
-        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        own = state.get("weights", weights) | state.get("statistics", {})
-        put_weights(self.gradients.model, own, folder / WEIGHTS)
-        if self.ema is not None:
-            put_weights(self.evaluated, weights, folder / WEIGHTS)
-        self.gradients.loss.load_state_dict(state["loss"])
-        self.gradients.scaler.load_state_dict(state["scaler"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        if self.gradients.harmonizer is not None:
-            self.gradients.harmonizer.load_state_dict(state.get("harmonizer", {}))
-        self.best, self.bad_steps = state["best"], state["bad_steps"]
-        step: int = read_manifest(folder)["step"]
-        return step
+        weights = read_weights(folder / WEIGHTS)
+        state = read_state(folder / STATE)
+        try:
+            own = state.get("weights", weights) | state.get("statistics", {})
+            put_weights(self.gradients.model, own, folder / WEIGHTS)
+            if self.ema is not None:
+                put_weights(self.evaluated, weights, folder / WEIGHTS)
+            self.gradients.loss.load_state_dict(state["loss"])
+            self.gradients.scaler.load_state_dict(state["scaler"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            if self.gradients.harmonizer is not None:
+                self.gradients.harmonizer.load_state_dict(state.get("harmonizer", {}))
+            best = state["best"]
+            self.best, self.bad_steps = None if best is None else float(best), int(state["bad_steps"])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as e:
+            raise BadInput(
+                f"{folder / STATE}: is not the state of this run ({type(e).__name__}: {e}); remove {folder} "
+                "to go on from the checkpoint before"
+            ) from e
+        return read_manifest(folder).step
 
 
 def newest_whole(run: Path, warn: Callable[[str], None]) -> Path | None:

@@ -75,7 +75,7 @@ def test_the_same_evaluation_is_taken_as_it_is_another_one_is_not_overwritten(re
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no readable JSON"),
+        ("{", "invalid JSON"),
         ("[]", "not a result"),
         ('{"format": "harmonize-result/9"}', "not a result"),
         ('{"format": "harmonize-result/1", "task": "x", "spam": 1}', r"unknown: \['spam'\]"),

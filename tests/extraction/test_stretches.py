@@ -75,7 +75,7 @@ def test_far_segments_get_the_same_rows_from_decodes_of_their_own(long, tmp_path
             assert np.allclose(got.features[key], rows_alone, atol=1e-3)
     over = far.sample(far.index("over"))
     assert over.status["video"] == over.status["audio"] == Status.FAILED
-    assert over.reason["video"] == "the segment starts at 300 s, but the file ends at 100.00 s"
+    assert over.reason["video"] == "the segment starts at 300 s, but the picture track ends at 100.00 s"
 
 
 def test_all_decodes_of_a_file_share_its_deadline(long):

@@ -1,4 +1,4 @@
-"""DistributedDataParallel and FSDP2: exact inside record() and at scope representation, refused elsewhere."""
+"""Models in DistributedDataParallel and FSDP2: exact, or refused with the reason."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -8,6 +8,7 @@ import pytest
 import torch
 import zoo_calls
 import zoo_layers
+import zoo_more
 import zoo_real
 import zoo_routing
 import zoo_towers
@@ -20,7 +21,7 @@ from zoo_check import Step, assert_says, check, flat_grad, later_step, reference
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony import Harmonizer
 
-FILES = [zoo_calls, zoo_layers, zoo_real, zoo_routing, zoo_towers, zoo_weights]
+FILES = [zoo_calls, zoo_layers, zoo_more, zoo_real, zoo_routing, zoo_towers, zoo_weights]
 """They register their cases."""
 
 SCOPES = ["backbone", "shared", "all", "representation"]
@@ -73,14 +74,8 @@ def test_exact_or_refused(name: str, scope: str) -> None:
 
 @pytest.mark.parametrize("scope", rarely(SCOPES, but="all"))
 @pytest.mark.parametrize("name", ALL)
-def test_the_sum_is_the_plain_gradient(name: str, scope: str) -> None:
-    check(Step(name), scope=scope, rule="sum")
-
-
-@pytest.mark.parametrize("scope", rarely(SCOPES, but="all"))
-@pytest.mark.parametrize("name", ALL)
-def test_exact_in_single_precision(name: str, scope: str) -> None:
-    check(Step(name, torch.float32), scope=scope, rule="realign")
+def test_the_sum_is_the_plain_gradient_in_single_precision(name: str, scope: str) -> None:
+    check(Step(name, torch.float32), scope=scope, rule="sum")
 
 
 @pytest.mark.parametrize("name", AUTOCAST)
@@ -103,6 +98,21 @@ def test_exact_at_a_later_step(name: str) -> None:
     later_step(Step(name), scope="all", rule="realign")
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("name", ALL)
+def test_the_sum_is_the_plain_gradient(name: str, scope: str) -> None:
+    check(Step(name), scope=scope, rule="sum")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("name", ALL)
+def test_exact_in_single_precision(name: str, scope: str) -> None:
+    check(Step(name, torch.float32), scope=scope, rule="realign")
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("name", ALL)
 def test_exact_for_microbatches(name: str) -> None:
     """The gradients of two samples are added before they are compared."""

@@ -12,7 +12,7 @@ from zoo_reference import reference_of
 
 from harmonize_cli.harmony import Harmonizer
 
-SCOPES = ["backbone", "all"]
+SCOPES = [pytest.param("backbone", marks=pytest.mark.long), "all"]
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ def step(net: Net, harmonizer: Harmonizer, B: int, L: int = 6, *, text: bool = T
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("sizes", [(4, 6, 4), (8, 3, 5), (7, 14, 7), (2, 1, 2), (1, 4, 1), (5, 5, 10)])
+@pytest.mark.parametrize("sizes", [(4, 6, 4), (7, 14, 7), (2, 1, 2), (1, 5)])
 def test_batches_of_other_sizes(sizes: tuple[int, ...], scope: str) -> None:
     """The last batch of an epoch is smaller, and its size may be that of another axis."""
     net = model()
@@ -87,7 +87,7 @@ def test_batches_of_other_sizes(sizes: tuple[int, ...], scope: str) -> None:
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("lengths", [(6, 4, 6), (4, 3, 7), (3, 8, 15)])
+@pytest.mark.parametrize("lengths", [(6, 4, 3), (3, 7)])
 def test_sequences_of_other_lengths(lengths: tuple[int, ...], scope: str) -> None:
     """Such as those where the length and one more are a batch."""
     net = model()

@@ -246,3 +246,15 @@ around(
     lambda: {"gain": nn.Parameter(torch.zeros(())), "one": nn.Linear(D, D)},
     T=B,
 )
+around(
+    "a mean of the batch under a gain that starts at zero",
+    lambda m, h: m.one(h + m.gain * h.mean(0, keepdim=True)),
+    lambda: {"gain": nn.Parameter(torch.zeros(())), "one": nn.Linear(D, D)},
+    refusable="sample|batch|row",
+)
+around(
+    "the batch reversed under a gain that starts at zero",
+    lambda m, h: m.one(h + m.gain * m.two(h).flip(0)),
+    lambda: {"gain": nn.Parameter(torch.zeros(D)), **linear("one", "two")()},
+    refusable="sample|batch|row",
+)

@@ -262,7 +262,9 @@ def test_results_of_runs_with_one_name_go_to_the_weights_they_judge(
     for run in runs:
         manifest = run / "checkpoints" / "step-00000001" / "manifest.json"
         manifest.parent.mkdir(parents=True)
-        manifest.write_text(json.dumps({"files": {"weights.safetensors": f"hash of {run.parent.name}"}}))
+        files = {"weights.safetensors": f"hash of {run.parent.name}"}
+        about = {"format": 1, "step": 1, "config": {}, "inputs": {}}
+        manifest.write_text(json.dumps({**about, "files": files}))
         name = run.parent.name
         _result(
             tmp_path / "results" / f"{name}.json", 0.5, model={"run": "run"}, model_hash=f"hash of {name}"

@@ -210,11 +210,11 @@ def test_an_error_on_the_way_leaves_nothing(store: Store, tmp_path: Path) -> Non
             merge([store], tmp_path / "out" / out, on_sample=fail)
     with pytest.raises(KeyError):
         to_webdataset(store, tmp_path / "out" / "tar", on_sample=fail)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
     made = [make_sample("a"), make_sample("a")]
     with pytest.raises(BadInput, match=r"sample 'a' is in this shard already.*store verify"):
         _write(tmp_path / "out" / "twice", made)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def _write(out: Path, samples: list[Sample]) -> None:
