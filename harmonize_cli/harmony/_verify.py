@@ -62,37 +62,35 @@ def verify(harmonizer: Harmonizer, forward: Forward, *, units: int | None = None
         for p, _ in saved:
             p.grad = None
         losses, pooled = forward()
-        with torch.no_grad():
-            for b, before in buffers.items():
-                b.copy_(before)
+        up = upstream(listed(pooled), [], [])
+        # before the second pass, which changes buffers that autograd keeps for the first (BatchNorm's)
+        up.delta = [
+            list(torch.autograd.grad(loss, up.pooled, retain_graph=True, allow_unused=True))
+            for loss in losses.values()
+        ]
+        _restore(buffers)
         with state.replayed(), harmonizer.record():
             again, pooled_again = forward()
         cut = harmonizer.cut(again, pooled_again, read_heads=False)
         report = harmonizer.run(cut, One(cut.up), step=0, valid=None, reduce=False)
-        return _compare(harmonizer, dict(losses), listed(pooled), report, units)
+        return _compare(harmonizer, up, report, units)
     finally:
         harmonizer.policy = policy
         for p, grad in saved:
             p.grad = grad
-        with torch.no_grad():
-            for b, before in buffers.items():
-                b.copy_(before)
+        _restore(buffers)
 
 
-def _compare(
-    harmonizer: Harmonizer,
-    losses: dict[str, Tensor],
-    pooled: list[Tensor],
-    report: HarmonyReport,
-    units: int | None,
-) -> Verification:
-    up = upstream(pooled, [], [])
-    up.delta = [
-        list(torch.autograd.grad(loss, up.pooled, retain_graph=True, allow_unused=True))
-        for loss in losses.values()
-    ]
+@torch.no_grad()
+def _restore(buffers: Mapping[Tensor, Tensor]) -> None:
+    for b, before in buffers.items():
+        if not torch.equal(b, before):  # autograd counts every write
+            b.copy_(before)
+
+
+def _compare(harmonizer: Harmonizer, up: Upstream, report: HarmonyReport, units: int | None) -> Verification:
     inside = _inside(harmonizer)
-    share, K = max(1, harmonizer.granularity.share), len(losses)
+    share, K = max(1, harmonizer.granularity.share), len(up.delta)
     count = up.samples // share
     worst, looped = 0.0, min(count, units or count)
     for u in range(looped):

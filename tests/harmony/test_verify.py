@@ -63,3 +63,22 @@ def test_there_is_nothing_to_verify_for_whole_batches() -> None:
     model = TriModal()
     with pytest.raises(BadInput, match="batch"):
         verify(Harmonizer(model, granularity="batch"), forward_of(model))
+
+
+def test_batch_norm_in_the_heads_and_frozen_in_the_encoder_can_be_checked() -> None:
+    torch.manual_seed(0)
+    body, norm, head = (
+        nn.Linear(4, 6),
+        nn.BatchNorm1d(6).eval(),
+        nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5)),
+    )
+    x = torch.randn(7, 4)
+
+    def forward() -> tuple[dict[str, Tensor], Tensor]:
+        z = norm(body(x))
+        return {"one": head(z)[:, 0].square().sum(), "two": z.sum()}, z
+
+    harmonizer = Harmonizer({"body": body, "norm": norm, "head": head})
+    before = head[1].running_mean.clone()
+    assert verify(harmonizer, forward).worst < 1e-4
+    assert torch.equal(head[1].running_mean, before)
