@@ -94,13 +94,13 @@ class PyAVDecoder:
         start = float((container.start_time or 0) / self._av.time_base)
         offset = seek_point(self._span, self._requests)
         lag = self._lag(container, streams.get("video"))
-        if offset and container.format.name in UNSEEKABLE:
-            offset = 0.0
-        if offset:
-            try:
-                container.seek(int((offset + start) * self._av.time_base))
-            except self._av.error.FFmpegError:  # it can't
+        try:
+            if container.format.name in UNSEEKABLE:
                 offset = 0.0
+            if offset:
+                container.seek(int((offset + start) * self._av.time_base))
+        except self._av.error.FFmpegError:  # it can't
+            offset = 0.0
         times = {
             kind: FrameTimes(stream, start + lag, offset) if kind == "video" else SampleTimes(start, offset)
             for kind, stream in streams.items()
@@ -115,17 +115,19 @@ class PyAVDecoder:
             if kind not in open_kinds:
                 continue
             for frame in self._frames(packet):
-                times[kind].set(frame)
+                jump = times[kind].set(frame)
                 if end is not None and frame.time > end + 1.0:
                     open_kinds.discard(kind)
                     break
+                if jump:
+                    yield from _finish(lanes)
+                    raise MediaError(jump)
                 for lane in lanes:
                     if lane.request.kind == kind:
                         yield from lane.push(frame)
             if not open_kinds:
                 break
-        for lane in lanes:
-            yield from lane.finish()
+        yield from _finish(lanes)
 
     def _lag(self, container: Any, stream: Any) -> float:
         """By how much frames come late, as in `FFmpegDecoder`."""
@@ -265,6 +267,11 @@ class _Lane:
             yield Chunk(
                 self._number, np.array(times[:1]), np.concatenate(rows).astype(np.float32, copy=False)
             )
+
+
+def _finish(lanes: Sequence[_Lane]) -> Iterator[Chunk]:
+    for lane in lanes:
+        yield from lane.finish()
 
 
 def _shape(frame: Any, request: Request) -> tuple[Any, ...]:
