@@ -204,7 +204,7 @@ class _Lane:
         filters: list[tuple[str, Any]] = list(filters_for(self.request, full_chroma=full_chroma))
         if isinstance(self.request, SoundRequest):
             layout = frame.layout.name
-            filters[0][1].update(mix_levels(_side_data(frame, "DOWNMIX_INFO")))
+            dict(filters)["aresample"].update(mix_levels(_side_data(frame, "DOWNMIX_INFO")))
             source = graph.add_abuffer(
                 sample_rate=frame.sample_rate,
                 format=frame.format.name,
