@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from harmonize_cli.cli.say import say, say_line
+from harmonize_cli.cli.stops import kept
 from harmonize_cli.errors import BadInput, TooManyFailed
 
 EXAMPLE = """
@@ -38,6 +40,7 @@ class Mode(StrEnum):
     retry_failed = "retry-failed"
 
 
+@kept("complete shards are kept, the same command goes on from there")
 def extract(
     manifest: Annotated[
         Path | None, typer.Argument(help="Manifest: CSV, JSONL or Parquet.", show_default=False)
@@ -161,7 +164,7 @@ def extract(
     elif manifest is None and dataset is not None:
         inputs = from_dataset(dataset, root, data or (), window=window, allow_outside=allow_outside)
         there, expected = inputs.coverage["present"], inputs.coverage["expected"]
-        typer.echo(f"{dataset}: {there} of {expected} samples are there", err=True)
+        say(f"{dataset}: {there} of {expected} samples are there", err=True)
     else:
         raise BadInput("name either a manifest or a data set: clips.csv, or --dataset msrvtt --root DIR")
     if out is None or check:
@@ -182,11 +185,11 @@ def extract(
         },
     )
     report = run_extract(inputs.rows, out, settings, options)
-    typer.echo(f"extract: {report.line()}")
+    say(f"extract: {report.line()}")
     if report_file is not None:
         _write_quality(out, report_file)
     for reason, count in report.counts.reasons.most_common(5):
-        typer.echo(f"  {count} x {reason}", err=True)
+        say_line(f"  {count} x {reason}", err=True)
     if report.counts.failed > limit(report.counts.samples):
         raise TooManyFailed(
             f"{report.counts.failed} of {report.counts.samples} samples failed; the reasons are in the store "
@@ -203,7 +206,7 @@ def _write_quality(store: Path, path: Path) -> None:
     found = quality_of(Store.open(store))
     write_json(path, found)
     draw_quality(found, path.with_suffix(".png"))
-    typer.echo(f"report: {path}, {path.with_suffix('.png')}")
+    say(f"report: {path}, {path.with_suffix('.png')}")
 
 
 def _check(rows, settings, workers, limit) -> None:  # type: ignore[no-untyped-def]
@@ -211,9 +214,9 @@ def _check(rows, settings, workers, limit) -> None:  # type: ignore[no-untyped-d
 
     report = check(rows, settings, workers=workers)
     for line in report.bad:
-        typer.echo(f"bad: {line}")
+        say_line(f"bad: {line}")
     for line in report.lines():
-        typer.echo(line)
+        say(line)
     if report.bad_samples > limit(report.samples):
         raise TooManyFailed(f"{report.bad_samples} of {report.samples} samples will fail")
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from harmonize_cli.config import read_yaml
 from harmonize_cli.errors import BadInput
@@ -12,7 +12,14 @@ from harmonize_cli.evaluation.results import FOLDER, Result, find_results
 from harmonize_cli.files import read_json, read_log, shaped
 from harmonize_cli.models.checkpoint import list_checkpoints, read_manifest
 
-Cell = dict[Literal["value", "low", "high"], float | None]
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A figure with its interval; None where it is undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,6 @@ def _audit(run: Run) -> dict[str, Any]:
     assert run.audit is not None
     kinds = {}
     for kind, indicators in run.audit.kinds.items():
-        rows = sorted(indicators.items(), key=lambda item: -(item[1].auroc.get("value") or 0))
+        rows = sorted(indicators.items(), key=lambda item: -(item[1].auroc.value or 0))
         kinds[kind] = [(name, found.auroc, found.ap) for name, found in rows]
     return {"name": run.name, "kinds": kinds, "samples": run.audit.samples, "split": run.audit.split}
