@@ -112,6 +112,17 @@ def read_bytes(path: Path, *, most: int = MOST_BYTES) -> bytes:
         raise BadInput(f"{path}: can't be read ({e.strerror})") from e
 
 
+def inside(folder: Path, path: Path) -> Path:
+    """`path`, if it leads to something in `folder`: what a link shows of the rest of a machine is nobody's.
+
+    Raises:
+        BadInput: it leads out.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BadInput(f"{path}: is a link that leads out of {folder}; put the file itself there")
+    return path
+
+
 def read_json(path: Path, kind: "type[T]", *, most: int = MOST_BYTES, hint: str = "") -> "T":
     """A JSON file that holds a `kind`: what pydantic can check, such as `dict[str, int]` or a dataclass.
 

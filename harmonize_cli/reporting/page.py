@@ -10,10 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import harmonize_cli
 from harmonize_cli.curriculum.hints import HintShare
 from harmonize_cli.curriculum.scores import Scores
-from harmonize_cli.files import write_text
+from harmonize_cli.errors import BadInput
+from harmonize_cli.files import read_bytes, write_text
 from harmonize_cli.reporting.charts import CHARTS, svg
 from harmonize_cli.reporting.collect import Run, comparable
 
+_MOST_PICTURE = 16 << 20
 MAIN = ("text-to-video/R@1", "text-to-video/R@10", "audio-to-video/R@10", "video/top-1")
 
 
@@ -85,7 +87,10 @@ def _table(run: Run) -> dict[str, Any]:
 
 
 def _image(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    raw = read_bytes(path, most=_MOST_PICTURE)
+    if not raw.startswith(b"\x89PNG\r\n"):
+        raise BadInput(f"{path}: is not a PNG file")
+    return "data:image/png;base64," + base64.b64encode(raw).decode()
 
 
 def _audit(run: Run) -> dict[str, Any]:
