@@ -165,10 +165,14 @@ def extract(
         inputs = from_dataset(dataset, root, data or (), window=window, allow_outside=allow_outside)
         there, expected = inputs.coverage["present"], inputs.coverage["expected"]
         say(f"{dataset}: {there} of {expected} samples are there", err=True)
+        for line in inputs.problem_lines():
+            say_line(line, err=True)
     else:
         raise BadInput("name either a manifest or a data set: clips.csv, or --dataset msrvtt --root DIR")
+    # where nobody set a limit, a data set is taken as far as it goes
+    problems = inputs.problems if max_failed is not None else 0
     if out is None or check:
-        _check(inputs.rows, settings, workers, limit)
+        _check(inputs.rows, settings, workers, limit, problems)
         return
     options = RunOptions(
         workers=workers,
@@ -190,10 +194,11 @@ def extract(
         _write_quality(out, report_file)
     for reason, count in report.counts.reasons.most_common(5):
         say_line(f"  {count} x {reason}", err=True)
-    if report.counts.failed > limit(report.counts.samples):
+    if report.counts.failed + problems > limit(report.counts.samples):
+        more = f", and there are {problems} problems in the data set" if problems else ""
         raise TooManyFailed(
-            f"{report.counts.failed} of {report.counts.samples} samples failed; the reasons are in the store "
-            f"(`harmonize store info {out}`)"
+            f"{report.counts.failed} of {report.counts.samples} samples failed{more}; the reasons are in the "
+            f"store (`harmonize store info {out}`)"
         )
 
 
@@ -209,7 +214,7 @@ def _write_quality(store: Path, path: Path) -> None:
     say(f"report: {path}, {path.with_suffix('.png')}")
 
 
-def _check(rows, settings, workers, limit) -> None:  # type: ignore[no-untyped-def]
+def _check(rows, settings, workers, limit, problems) -> None:  # type: ignore[no-untyped-def]
     from harmonize_cli.extraction.check import check
 
     report = check(rows, settings, workers=workers)
@@ -217,8 +222,9 @@ def _check(rows, settings, workers, limit) -> None:  # type: ignore[no-untyped-d
         say_line(f"bad: {line}")
     for line in report.lines():
         say(line)
-    if report.bad_samples > limit(report.samples):
-        raise TooManyFailed(f"{report.bad_samples} of {report.samples} samples will fail")
+    if report.bad_samples + problems > limit(report.samples):
+        more = f", and there are {problems} problems in the data set" if problems else ""
+        raise TooManyFailed(f"{report.bad_samples} of {report.samples} samples will fail{more}")
 
 
 def _limit(text: str | None):  # type: ignore[no-untyped-def]
