@@ -19,7 +19,7 @@ from harmonize_cli.datasets.manifest import ManifestRow
 from harmonize_cli.datasets.tables import read_lines, read_table
 from harmonize_cli.errors import BadInput
 
-_MAX_JSON = 2 << 30
+_MAX_JSON = 256 << 20
 _MISSING_KEPT = 1000
 
 
@@ -204,7 +204,7 @@ class Source:
             BadInput: no valid JSON, or too large.
         """
         if path.stat().st_size > _MAX_JSON:
-            raise BadInput(f"{path}: more than {_MAX_JSON >> 30} GiB of JSON")
+            raise BadInput(f"{path}: more than {_MAX_JSON >> 20} MiB of JSON")
         try:
             return json.loads(path.read_bytes())
         except (ValueError, RecursionError) as e:
