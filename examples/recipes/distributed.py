@@ -7,6 +7,7 @@ over the ranks. So every rank's losses are its share: here of the mean over all 
 """
 
 import sys
+import time
 
 import torch
 import torch.distributed as dist
@@ -46,6 +47,7 @@ def main(file: str = "", rule: str = "realign", steps: int = 20) -> None:
         optimizer.step()
     if file and rank == 0:
         torch.save(model.state_dict(), file)
+    time.sleep(0.2)  # gloo's threads may still be letting go of the last tensors
     dist.destroy_process_group()
 
 

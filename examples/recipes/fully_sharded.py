@@ -7,6 +7,7 @@ losses are its share, and the harmonizer lets FSDP add gradients up; heads stay 
 """
 
 import sys
+import time
 
 import torch
 import torch.distributed as dist
@@ -47,6 +48,7 @@ def main(file: str = "", rule: str = "realign", steps: int = 20) -> None:
     weights = {name: getattr(x, "full_tensor", lambda x=x: x)() for name, x in model.state_dict().items()}
     if file and rank == 0:
         torch.save(weights, file)
+    time.sleep(0.2)  # gloo's threads may still be letting go of the last tensors
     dist.destroy_process_group()
 
 

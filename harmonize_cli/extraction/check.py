@@ -32,6 +32,8 @@ class CheckReport:
     bad: list[str] = field(default_factory=list)
     """Files that can't be opened and segments that lie outside, each with its place in the manifest."""
     bad_samples: int = 0
+    estimated: int = 0
+    """Files that don't state their length: what depends on it is a guess."""
     without_video: int = 0
     without_audio: int = 0
     without_text: int = 0
@@ -48,6 +50,7 @@ class CheckReport:
             f"{self.bad_samples} samples will fail; {self.without_video} have no pictures, "
             f"{self.without_audio} no sound, {self.without_text} no text",
             f"expected: a store of {size:.2f} GiB in about {time_text}",
+            *([f"estimated: {self.estimated} files don't state their length"] if self.estimated else []),
         ]
 
 
@@ -60,6 +63,7 @@ def check(rows: Sequence[ManifestRow], config: ExtractConfig, *, workers: int = 
     with ThreadPoolExecutor(max(2, workers)) as pool:
         looks = progress(pool.map(_look, files), desc="check", total=len(files), unit="file")
         seen: dict[Path, MediaInfo | str] = dict(zip(files, looks, strict=True))
+    report.estimated = sum(isinstance(look, MediaInfo) and look.stated is None for look in seen.values())
     runner = UnitRunner(Job(config, ("word",) if "tokens" in config.encoders else None, None))
     good: list[FileGroup] = []
     for group in groups:
@@ -110,14 +114,14 @@ def _judge_group(
         report.bad.append(f"{where}: {path}: {' and '.join(NO_TRACK.values())}")
     for row in group.rows:
         end = row.end if row.end is not None else info.duration
-        if info.duration is not None and row.start >= info.duration:
+        if info.stated is not None and row.start >= info.stated:
             report.bad_samples += 1
-            where, length = row.source or row.id, info.duration
+            where, length = row.source or row.id, info.stated
             report.bad.append(f"{where}: start: {row.start:g} s lies behind the end of {path} ({length:g} s)")
             continue
         report.bad_samples += lost
-        if end is not None and info.duration is not None:
-            end = min(end, info.duration)
+        if end is not None and info.stated is not None:
+            end = min(end, info.stated)
         length = max(0.0, (end if end is not None else row.start + _GUESS) - row.start)
         report.seconds += length
         report.store_bytes += _bytes(row, length, features, has_video, has_audio)

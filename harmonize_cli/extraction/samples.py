@@ -29,7 +29,7 @@ class FileFacts:
     ends: Mapping[int, float]
     """Request number -> time up to which rows came, s."""
     durations: Mapping[Kind, float]
-    """How long the file of each kind says that it is, s."""
+    """How long the file of each kind states that it is, s."""
     digest: str
     errors: int
     first_error: str = ""

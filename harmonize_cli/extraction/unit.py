@@ -252,8 +252,8 @@ def _file_facts(group: FileGroup, decodes: Sequence[_Numbered], cutter: Cutter, 
         outcome["video"] = TrackOutcome("missing", NO_FILE)
     durations: dict[Kind, float] = {}
     for d in decodes:
-        if d.decode.info and d.decode.info.duration:
-            durations |= dict.fromkeys(d.decode.outcome, d.decode.info.duration)
+        if d.decode.info and d.decode.info.stated:
+            durations |= dict.fromkeys(d.decode.outcome, d.decode.info.stated)
     return FileFacts(
         outcome=outcome,
         ends=dict(cutter.last),

@@ -9,7 +9,7 @@ from harmonize_cli.datasets.captions import MOST_SECONDS, window_segments
 from harmonize_cli.datasets.faults import Faults
 from harmonize_cli.datasets.manifest import ManifestRow
 from harmonize_cli.media.errors import MediaError
-from harmonize_cli.media.probe import probe
+from harmonize_cli.media.probe import length_of
 
 
 def cut_in_windows(rows: Sequence[ManifestRow], seconds: float, *, workers: int = 4) -> list[ManifestRow]:
@@ -51,7 +51,7 @@ def cut_in_windows(rows: Sequence[ManifestRow], seconds: float, *, workers: int 
 
 def _length(path: Path) -> float | None:
     try:
-        length = probe(path).duration
+        length = length_of(path)
     except MediaError:
         return None
     return length if length is not None and length <= MOST_SECONDS else None

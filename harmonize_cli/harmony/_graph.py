@@ -1,6 +1,6 @@
 """The graph of a step, cut at the pooled vectors: what they were made from, and what was made from them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -28,6 +28,8 @@ class Reach:
     leaves: dict[int, Tensor] = field(default_factory=dict)
     shuffled: set[Op] = field(default_factory=set)
     nodes: set[Node] = field(default_factory=set)
+    form: list[Hashable] = field(default_factory=list)
+    """The way taken: the same for graphs that do the same."""
 
 
 class Graph:
@@ -66,11 +68,25 @@ class Graph:
             if isinstance(leaf, Tensor):
                 found.leaves[id(leaf)] = leaf
                 continue
+            found.form.append(_form(node))
             shuffled = shuffled or picks_rows(node)
             todo.extend((below, shuffled) for below, _ in node.next_functions if below is not None)
         found.nodes = set(seen)
         return found
 
+
+def _form(node: Node) -> Hashable:
+    """What a node does, and where, if it cuts or rolls."""
+    name = node.name()
+    return (
+        (name, *(str(getattr(node, f"_saved_{at}", "")) for at in PLACES))
+        if name.startswith(CUTTING)
+        else name
+    )
+
+
+CUTTING = ("Slice", "Select", "Narrow", "Split", "Roll", "Flip", "AsStrided")
+PLACES = ("dim", "dims", "start", "index", "shifts", "storage_offset")
 
 PICKING = (
     "MaskedSelect",

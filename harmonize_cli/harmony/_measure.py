@@ -67,9 +67,22 @@ class Measurement:
     inside: list[set[int]]
 
 
-def walk(up: Upstream, graph: Graph, rows: OpRows) -> tuple[Layers, list[set[Op]], set[Op]]:
-    """What each pooled vector was made from: layers without their uses yet, the operations read for each, and
-    those above a step that picks rows by their values."""
+@dataclass(slots=True)
+class Walk:
+    """What the pooled vectors were made from.
+
+    layers: without their uses yet. ops: per pooled vector, the operations read. shuffled: those above a step
+    that picks rows by their values. form: of the graph.
+    """
+
+    layers: Layers
+    ops: list[set[Op]]
+    shuffled: set[Op]
+    form: Hashable
+
+
+def walk(up: Upstream, graph: Graph, rows: OpRows) -> Walk:
+    """Up from each pooled vector, over the operations in `rows`."""
     reaches = [graph.walk([z.grad_fn], jump=set(rows)) for z in up.pooled]
     pooled = {id(z) for z in up.pooled}
     layers = Layers([], {}, [], set())
@@ -83,7 +96,8 @@ def walk(up: Upstream, graph: Graph, rows: OpRows) -> tuple[Layers, list[set[Op]
                 layers.parameters[id(side.tensor)] = side.tensor
         found = set(outside).union(*(layers.behind(side) for side in inner))
         layers.leaves.append(found)
-    return layers, [reach.ops for reach in reaches], set[Op]().union(*(r.shuffled for r in reaches))
+    shuffled = set[Op]().union(*(reach.shuffled for reach in reaches))
+    return Walk(layers, [r.ops for r in reaches], shuffled, hash(tuple(tuple(r.form) for r in reaches)))
 
 
 def cotangents(up: Upstream, ops: Sequence[set[Op]], *, keep_graph: bool) -> dict[Op, Cotangents]:
@@ -336,7 +350,8 @@ def update(layers: Layers, up: Upstream, unit_weights: Tensor) -> None:
     sink, buffers, quick = Sink(skipped=layers.slow), Buffers(), layers.quick()
     while layers.uses:
         layers.uses.pop().add_to(sink, unit_weights, buffers)
-    for p, grad in zip(quick, sink.pull_back(quick, keep_graph=False), strict=True):
+    # under autocast the copies of parameters in 16 bits are shared with what the slow ones need
+    for p, grad in zip(quick, sink.pull_back(quick, keep_graph=bool(layers.slow)), strict=True):
         if grad is not None:
             add_grad(p, grad)
     slow = [p for i, p in layers.parameters.items() if i in layers.slow]

@@ -1,9 +1,9 @@
 """How a model is read: where the samples lie in every operation's output, found and checked on real numbers.
 
-On the first step, and whenever the operations or their shapes change, one ordinary backward pass with random
-weights on two units shows where each unit's cotangents lie (batch-first, sequence-first, flattened, or
-nowhere: mixed) and what the gradients must be. Parameters whose gradients, read by units, differ from it are
-left to ordinary backward passes: slow, but exact.
+On the first step, whenever operations, shapes or the graph change, and after 2, 4, 8, ... steps, one
+ordinary backward pass with a random weight for every unit and loss shows where each unit's cotangents lie
+(batch-first, sequence-first, flattened, or nowhere: mixed) and what the gradients must be. Parameters whose
+gradients, read by units, differ from it are left to ordinary backward passes: slow, but exact.
 """
 
 import logging
@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony._graph import Cotangents, Graph, Upstream, weighted_sum
-from harmonize_cli.harmony._kinds import readable
+from harmonize_cli.harmony._kinds import BLIND, readable
 from harmonize_cli.harmony._measure import (
     Choose,
     Layers,
     Measurement,
     OpRows,
+    Walk,
     add_grams,
     cotangents,
     dense,
@@ -43,22 +45,42 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 hundredth of the largest of all, for parameters whose gradient is all but rounding)."""
 NEAR = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference of an operation's cotangents from those that were seen, as vectors."""
-LOOSE = 0.05
-"""Both in 16-bit types and under autocast."""
+LOOSE, LOOSELY_NEAR = 0.05, 0.1
+"""The same in 16-bit types and under autocast."""
+
+
+@dataclass(slots=True)
+class Known:
+    """What a trial found out, to be used again.
+
+    rows: per operation, in the order of the recording. form: of the graph. zeros: gains and weights that were
+    all zero: a path that mixes samples may lie behind them. uses: how often it was asked for.
+    """
+
+    rows: list[list[Rows | None] | None]
+    form: Hashable
+    zeros: list[Tensor]
+    uses: int = 1
+
+    def holds(self, form: Hashable) -> bool:
+        """Whether it can be used once more; after 2, 4, 8, ... times it is found out anew."""
+        self.uses += 1
+        due = self.uses & (self.uses - 1) == 0
+        return form == self.form and not due and not any(bool(t.any()) for t in self.zeros)
 
 
 @dataclass(slots=True)
 class Reader:
     """Reads the graphs of one model. check: see the module; without it the samples are taken to lie first.
 
-    names: per parameter id, its paths. known: per signature of a pass, what was found in it, in the order of
-    the operations. slow: paths of the parameters that took extra backward passes in the last measurement.
+    names: per parameter id, its paths. known: per signature of a pass, what was found out of it. slow: paths
+    of the parameters that took extra backward passes in the last measurement.
     """
 
     names: Mapping[int, Sequence[str]]
     check: bool = True
     sketch: Sketch | None = None
-    known: dict[Hashable, list[list[Rows | None] | None]] = field(default_factory=dict)
+    known: dict[Hashable, Known] = field(default_factory=dict)
     slow: tuple[str, ...] = ()
     seconds: float = 0.0
     """What the checks have taken so far."""
@@ -72,48 +94,72 @@ class Reader:
             BadInput: the samples can't be told apart.
         """
         signature, graph = _signature(up), Graph(up.ops)
-        found = self.known.get(signature)
-        rows: OpRows = {}
-        if found is not None:
-            rows = {op: r for op, r in zip(up.ops, found, strict=True) if r is not None and readable(op)}
-        else:
+        known = self.known.get(signature)
+        if known is None and not self.check:
             refuse(up, graph)
-            if not self.check:
-                rows = assumed(up)
-                self.known[signature] = [rows.get(op) for op in up.ops]
-        trial = None
-        if found is None and self.check:
-            began = time.perf_counter()
-            ops = [graph.walk([z.grad_fn]).ops for z in up.pooled]
-            trial = Trial.make(up, [op for op in up.ops if any(op in own for own in ops)], units)
-            self.seconds += time.perf_counter() - began
+            rows = assumed(up)
+            known = self.known[signature] = Known([rows.get(op) for op in up.ops], None, [])
+        if known is not None:
+            rows = {op: r for op, r in zip(up.ops, known.rows, strict=True) if r is not None and readable(op)}
+            seen = walk(up, graph, rows)
+            if not self.check or known.holds(seen.form):
+                found = self._read(up, graph, seen, rows, units, choose, keep_graph=keep_graph)
+                if found is not None:
+                    return found
+        return self._tried(up, graph, units, choose, signature)
+
+    def _read(
+        self,
+        up: Upstream,
+        graph: Graph,
+        seen: Walk,
+        rows: OpRows,
+        units: int,
+        choose: Choose,
+        *,
+        keep_graph: bool,
+    ) -> Measurement | None:
+        """As it was read before; None (the graph is kept then) where that can't be done."""
+        if seen.shuffled:
+            moved = Trial.make(up, [op for op in up.ops if op in seen.shuffled], units, parameters=False)
+            given = cotangents(up, seen.ops, keep_graph=True)
+            rows = {op: r for op, r in rows.items() if op not in moved.seen} | moved.rows(given)
+            seen = walk(up, graph, rows)
         else:
-            layers, ops, shuffled = walk(up, graph, rows)
-            keep_graph |= bool(layers.slow)
-            if shuffled:
-                trial = Trial.make(up, [op for op in up.ops if op in shuffled], units, parameters=False)
-            ops = [{op for op in own if owns(op, set(rows))} for own in ops]
-        quiet = [op for op, r in rows.items() if None in r]
-        given = cotangents(up, ops, keep_graph=keep_graph or trial is not None or bool(quiet))
-        if found is not None and any(_speaks(given, op, rows[op]) for op in quiet):
-            del self.known[signature]  # cotangents where there were none when it was read
-            return self.measure(up, units, choose, keep_graph=keep_graph)
-        if trial is None:
-            return self._measured(up, layers, given, rows, units, choose)
+            quiet = [op for op, r in rows.items() if None in r]
+            ops = [{op for op in own if owns(op, set(rows))} for own in seen.ops]
+            given = cotangents(up, ops, keep_graph=keep_graph or bool(seen.layers.slow) or bool(quiet))
+            if any(_speaks(given, op, rows[op]) for op in quiet):
+                return None
+        read = {op: d for op, d in given.items() if any(op in own for own in seen.ops)}
+        return self._measured(up, seen.layers, read, rows, units, choose)
+
+    def _tried(
+        self, up: Upstream, graph: Graph, units: int, choose: Choose, signature: Hashable
+    ) -> Measurement:
+        """Found out by a trial, and kept for the next time; keeps the graph."""
         began = time.perf_counter()
-        rows = {op: r for op, r in rows.items() if op not in trial.seen} | trial.rows(given)
+        refuse(up, graph)
+        touched = [graph.walk([z.grad_fn]).ops for z in up.pooled]
+        trial = Trial.make(up, [op for op in up.ops if any(op in own for own in touched)], units)
+        self.seconds += time.perf_counter() - began
+        given = cotangents(up, touched, keep_graph=True)
+        began = time.perf_counter()
+        rows = trial.rows(given)
         while True:
-            layers, ops, _ = walk(up, graph, rows)
-            read = {op: d for op, d in given.items() if any(op in own for own in ops)}
-            measured = self._measured(up, layers, read, rows, units, choose)
+            seen = walk(up, graph, rows)
+            read = {op: d for op, d in given.items() if any(op in own for own in seen.ops)}
+            self.seconds += time.perf_counter() - began
+            measured = self._measured(up, seen.layers, read, rows, units, choose)
+            began = time.perf_counter()
             wrong = trial.wrong(measured, exact=self.sketch is None)
             if not wrong:
                 break
             behind = measured.layers.behind
             rows = {op: r for op, r in rows.items() if not any(wrong & behind(side) for side in op.sides)}
-        if found is None:
-            self.seconds += time.perf_counter() - began
-            self.known[signature] = [rows.get(op) for op in up.ops]
+        uses = self.known[signature].uses if signature in self.known else 1
+        self.known[signature] = Known([rows.get(op) for op in up.ops], seen.form, zeros(up.ops), uses)
+        self.seconds += time.perf_counter() - began
         return measured
 
     def _measured(
@@ -171,6 +217,20 @@ def _signature(up: Upstream) -> Hashable:
     )
     reached = tuple(d is not None for of in up.delta for d in of)
     return ops, reached, up.samples, tuple(z.shape for z in up.pooled), len(up.delta)
+
+
+def zeros(ops: Sequence[Op]) -> list[Tensor]:
+    """Gains and weights that are all zero at the moment; biases aside, which nothing lies behind."""
+    found = {}
+    for op in ops:
+        biases = {id(op.kwargs.get("bias")), *(id(a) for a in op.args[2:3] if op.func in WITH_BIAS)}
+        for side in op.sides:
+            if op.func not in BLIND and id(side.tensor) not in biases and not bool(side.tensor.any()):
+                found[id(side.tensor)] = side.tensor
+    return [t.detach() for t in found.values() if isinstance(t, nn.Parameter)]
+
+
+WITH_BIAS = (F.linear, torch.conv1d, torch.conv2d, torch.conv3d)
 
 
 def assumed(up: Upstream) -> OpRows:
@@ -259,7 +319,7 @@ class Trial:
 
     def _lie(self, seen: Tensor, given: list[Tensor | None]) -> Rows | None:
         """Where the units lie: there, weighted cotangents are those that were seen; None: the units mix."""
-        tolerance = NEAR.get(seen.dtype, LOOSE)
+        tolerance = NEAR.get(seen.dtype, LOOSELY_NEAR)
         seen, units = dense(seen), len(self.weights)
         given = [None if d is None else dense(d) for d in given]
         for axis, n in enumerate(seen.shape):

@@ -15,6 +15,12 @@ from harmonize_cli.media.source import check_file
 NO_TRACK: dict[Kind, str] = {"video": "no picture track", "audio": "no sound track"}
 
 
+# A file may last so long whatever its size, and longer by its bits at the lowest rate that real ones have:
+# pictures that hardly change, silence.
+_FREE_SECONDS = 300.0
+_LEAST_BIT_RATE = 32.0
+
+
 class Decoder(Protocol):
     """One decode of one file. `info` and `errors` are final once `chunks()` ended."""
 
@@ -77,10 +83,11 @@ class FileDecode:
         """Rows of the requests. Never raises MediaError: see `outcome`."""
         kinds = sorted({r.kind for r in self._requests})
         try:
-            check_file(self._path)
+            self._size = check_file(self._path)
         except MediaError as e:
             self._end(kinds, "failed", str(e))
             return
+        self._most_seconds = _FREE_SECONDS + self._size * 8 / _LEAST_BIT_RATE
         self._deadline = Deadline(self._seconds, self.spent)
         try:
             yield from self._attempt(kinds)
@@ -103,6 +110,11 @@ class FileDecode:
         error: MediaError | None = None
         try:
             for chunk in unseen(decoder.chunks(), requests, given):
+                seconds = given[chunk.request] / requests[chunk.request].per_second
+                if seconds > self._most_seconds:
+                    raise MediaError(
+                        f"more than {self._most_seconds:.0f} s come out of {self._size} bytes: not credible"
+                    )
                 with self._deadline.paused():
                     yield Chunk(numbers[chunk.request], chunk.times, chunk.rows)
         except MediaError as e:

@@ -14,7 +14,7 @@ import numpy as np
 
 from harmonize_cli.media.deadline import Deadline
 from harmonize_cli.media.errors import MediaError
-from harmonize_cli.media.filters import aligned_width, filters_for, pixel_format
+from harmonize_cli.media.filters import aligned_width, filters_for, jump_in, pixel_format
 from harmonize_cli.media.info import MediaInfo, parse_info
 from harmonize_cli.media.probe import first_frame_time
 from harmonize_cli.media.requests import Chunk, FrameRequest, Request, Span, unseen
@@ -105,6 +105,8 @@ class FFmpegDecoder:
                     messages = running.messages()
                     self.info = parse_info(messages)
                     self.errors = list(error_lines(messages))
+                if jump := jump_in(self.errors):
+                    raise MediaError(jump)
         finally:
             # the child is gone: the threads come to the ends of their pipes, which may be closed after that
             for pipe in pipes:

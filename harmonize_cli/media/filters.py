@@ -1,5 +1,7 @@
 """ffmpeg-python filter chains for a request."""
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from harmonize_cli.media.requests import FrameRequest, Request, SoundRequest
@@ -7,6 +9,9 @@ from harmonize_cli.media.requests import FrameRequest, Request, SoundRequest
 # Containers round time stamps (Matroska to 1 ms) and tracks start a little late; a frame that comes up to
 # this many seconds after a grid point still counts as shown there.
 LATE = 0.005
+# Seconds without a frame, or without sound, that are filled in. Time stamps further apart are damaged, or
+# forged to fill the disk.
+MOST_GAP = 120.0
 
 
 def frame_filters(
@@ -24,7 +29,7 @@ def frame_filters(
     chain: list[tuple[str, dict[str, Any]]] = [
         # whole ticks of many containers are coarser than LATE
         ("settb", {"expr": "AVTB"}),
-        ("setpts", {"expr": f"PTS-{LATE}/TB-{lag}"}),
+        ("setpts", {"expr": _without_jump(f"PTS-{LATE}/TB-{lag}")}),
         ("fps", {"fps": str(request.exact_rate), "round": "up"}),
     ]
     if request.fit == "crop":
@@ -58,9 +63,34 @@ def aligned_width(request: FrameRequest) -> str:
     return f"if({'*'.join(aligned)},{_crop_size(request)[0]},0/0)"
 
 
+def _without_jump(expression: str) -> str:
+    """A time stamp for `setpts`. Behind a gap above `MOST_GAP` time stands still: nothing is filled in.
+
+    Where it begins is printed as an error, see `jump_in`.
+    """
+    gap = f"gt(PTS-PREV_INPTS,{MOST_GAP}/TB)"
+    return f"if(ld(0),PREV_OUTPTS,if({gap},st(0,1)*0+0*print(PTS*TB,16)+PREV_OUTPTS,{expression}))"
+
+
+def jump_in(errors: Iterable[str]) -> str:
+    """What to say of a gap that ffmpeg found, or ""."""
+    for line in errors:
+        if re.fullmatch(r"\d+\.\d{6}", line):
+            return jump_to(float(line))
+    return ""
+
+
+def jump_to(seconds: float) -> str:
+    """What to say of time stamps that jump to `seconds`."""
+    return (
+        f"time stamps jump by more than {MOST_GAP:g} s, to {seconds:.2f} s; what lies before is not filled in"
+    )
+
+
 def sound_filters(request: SoundRequest) -> list[tuple[str, dict[str, Any]]]:
     """Resample to mono float; gaps between time stamps are filled so that sample n stays at n / rate."""
     return [
+        ("asetpts", {"expr": _without_jump("PTS")}),
         (
             "aresample",
             {"osr": request.sample_rate, "ochl": "mono", "osf": "flt", "async": 1, "rematrix_maxval": 1},

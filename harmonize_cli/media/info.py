@@ -24,7 +24,7 @@ class Track:
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
     """Container, length in seconds (None where the file does not say), tracks, the time stamp (s) that counts
-    as 0, and whether a track is to be turned or mirrored for display."""
+    as 0, whether a track is to be turned or mirrored for display, and whether the length is a guess."""
 
     container: str
     duration: float | None
@@ -32,6 +32,15 @@ class MediaInfo:
     audio: tuple[Track, ...] = field(default=())
     start: float = 0.0
     turned: bool = False
+    estimated: bool = False
+
+    @property
+    def stated(self) -> float | None:
+        """The length in seconds where the file states it, None where it does not or where that is a guess."""
+        # where its time stamps don't begin at 0, Matroska's length counts from 0 all the same
+        late = self.container == _MATROSKA and self.start > _LATE
+        guess = self.estimated or late or self.container in _BY_STAMPS
+        return None if guess else self.duration
 
     @property
     def picture(self) -> Track | None:
@@ -44,10 +53,16 @@ class MediaInfo:
         return self.audio[0] if self.audio else None
 
 
+_MATROSKA = "matroska,webm"
+# containers whose length is the difference of two time stamps, which may have jumped in between
+_BY_STAMPS = ("mpegts", "mpeg", "ogg")
+_LATE = 0.1
+
 # A file's own tags are indented by four blanks or more, so they can't pose as one of these lines.
 _INPUT = re.compile(r"\[info\] Input #0, (.+?), from ")
 _DURATION = re.compile(r"\[info\]   Duration: (?:(\d+):(\d\d):(\d\d(?:\.\d+)?)|N/A)(?:, start: (-?[\d.]+))?")
 _STREAM = re.compile(r"\[info\]   Stream #0:(\d+)(?:\[0x[0-9a-f]+\])?(?:\([^)]*\))?: (Video|Audio): (.*)")
+_ESTIMATED = re.compile(r"(?:\[[^\]]*\] )*\[warning\] Estimating duration from bitrate")
 _TURNED = re.compile(r"\[info\] +display ?matrix: rotation of ", re.IGNORECASE)
 
 
@@ -55,7 +70,7 @@ def parse_info(messages: Iterable[str]) -> MediaInfo | None:
     """The description of input 0 among ffmpeg's messages, or None where it could not be opened."""
     container: str | None = None
     duration: float | None = None
-    start, turned = 0.0, False
+    start, turned, estimated = 0.0, False, False
     video: list[Track] = []
     audio: list[Track] = []
     for line in messages:
@@ -67,6 +82,8 @@ def parse_info(messages: Iterable[str]) -> MediaInfo | None:
             if found[1]:
                 duration = int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
             start = float(found[4] or 0)
+        elif _ESTIMATED.match(line):
+            estimated = True
         elif _TURNED.match(line):
             turned = True
         elif found := _STREAM.match(line):
@@ -77,7 +94,7 @@ def parse_info(messages: Iterable[str]) -> MediaInfo | None:
                 audio.append(_audio(index, text))
     if container is None:
         return None
-    return MediaInfo(container, duration, tuple(video), tuple(audio), start, turned)
+    return MediaInfo(container, duration, tuple(video), tuple(audio), start, turned, estimated)
 
 
 def _video(index: int, text: str) -> Track:

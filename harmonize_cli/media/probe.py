@@ -37,6 +37,38 @@ def probe(path: Path, *, deadline: float | Deadline = 30.0) -> MediaInfo:
     raise MediaError(reason_from(messages))
 
 
+def length_of(path: Path, *, deadline: float = 600.0) -> float | None:
+    """Seconds that `path` lasts: as it states, or measured where it does not; None where nothing can be read.
+
+    Raises:
+        MediaError: it is no media file that can be opened.
+    """
+    info = probe(path)
+    return info.stated if info.stated is not None else _measured(path, Deadline(deadline))
+
+
+def _measured(path: Path, deadline: Deadline) -> float | None:
+    """The end of the last packet: all are read, none is decoded."""
+    source = input_node(path)
+    tracks = ffmpeg.output(source["V:0?"], source["a:0?"], "pipe:1", format="framecrc", c="copy")
+    ticks: dict[bytes, Fraction] = {}
+    end = Fraction(0)
+    try:
+        with Running(command(tracks), deadline=deadline) as running:
+            for line in running.stdout:
+                if line.startswith(b"#tb "):
+                    track, base = line[4:].split(b": ")
+                    ticks[track] = Fraction(base.decode().strip())
+                elif not line.startswith(b"#"):
+                    track, dts, pts, length = (field.strip() for field in line.split(b",")[:4])
+                    shown = max(int(dts), int(pts))  # a time stamp that is missing is far below 0
+                    end = max(end, (shown + int(length)) * ticks[track])
+            running.wait()
+    except MediaError:
+        return None
+    return float(end) or None
+
+
 def first_frame_time(path: Path, deadline: Deadline) -> float:
     """The time stamp of the first frame that comes out of the decoder, s.
 

@@ -6,6 +6,7 @@ the default: use it for files that you trust.
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from harmonize_cli.media.errors import DeadlinePassed, MediaError
 from harmonize_cli.media.ffmpeg_decoder import MOST_LAG, FFmpegDecoder, seek_point
 from harmonize_cli.media.filters import filters_for, pixel_format
 from harmonize_cli.media.info import MediaInfo, Track
+from harmonize_cli.media.probe import probe
 from harmonize_cli.media.pyav_frames import FrameTimes, SampleTimes, mix_levels, upright
 from harmonize_cli.media.requests import Chunk, FrameRequest, Request, SoundRequest, Span
 from harmonize_cli.media.source import DEMUXERS, MOST_PIXELS, PROTOCOLS, UNSEEKABLE
@@ -26,6 +28,8 @@ _MOST_ROWS = 256
 _MOST_ERRORS = 20
 _EXACT = 2**31 - 1
 UNKNOWN = "unknown"
+# formats of which some files have no length, and PyAV does not tell those that it guessed
+_GUESSES = ("mp3", "aac", "amr", "w64", "caf", "voc", "swf", "dts", *UNSEEKABLE)
 _GENPTS = 1
 # AVFMT_NOTIMESTAMPS, AVFMT_TS_DISCONT: containers without time stamps, or with such as jump
 _NO_TIMES = 0x0080 | 0x0200
@@ -67,6 +71,9 @@ class PyAVDecoder:
                 # no stamps made up where a container has none: they are wrong where frames are reordered
                 container.flags &= ~_GENPTS
                 self.info = _info(container)
+                if container.format.name in _GUESSES:
+                    stated = probe(self._path, deadline=self._deadline)
+                    self.info = replace(self.info, duration=stated.duration, estimated=stated.estimated)
                 if not container.format.flags & _NO_TIMES:
                     yield from self._decode(container)
                     return
@@ -87,13 +94,13 @@ class PyAVDecoder:
         start = float((container.start_time or 0) / self._av.time_base)
         offset = seek_point(self._span, self._requests)
         lag = self._lag(container, streams.get("video"))
-        if offset and container.format.name in UNSEEKABLE:
-            offset = 0.0
-        if offset:
-            try:
-                container.seek(int((offset + start) * self._av.time_base))
-            except self._av.error.FFmpegError:  # it can't
+        try:
+            if container.format.name in UNSEEKABLE:
                 offset = 0.0
+            if offset:
+                container.seek(int((offset + start) * self._av.time_base))
+        except self._av.error.FFmpegError:  # it can't
+            offset = 0.0
         times = {
             kind: FrameTimes(stream, start + lag, offset) if kind == "video" else SampleTimes(start, offset)
             for kind, stream in streams.items()
@@ -108,17 +115,19 @@ class PyAVDecoder:
             if kind not in open_kinds:
                 continue
             for frame in self._frames(packet):
-                times[kind].set(frame)
+                jump = times[kind].set(frame)
                 if end is not None and frame.time > end + 1.0:
                     open_kinds.discard(kind)
                     break
+                if jump:
+                    yield from _finish(lanes)
+                    raise MediaError(jump)
                 for lane in lanes:
                     if lane.request.kind == kind:
                         yield from lane.push(frame)
             if not open_kinds:
                 break
-        for lane in lanes:
-            yield from lane.finish()
+        yield from _finish(lanes)
 
     def _lag(self, container: Any, stream: Any) -> float:
         """By how much frames come late, as in `FFmpegDecoder`."""
@@ -195,7 +204,7 @@ class _Lane:
         filters: list[tuple[str, Any]] = list(filters_for(self.request, full_chroma=full_chroma))
         if isinstance(self.request, SoundRequest):
             layout = frame.layout.name
-            filters[0][1].update(mix_levels(_side_data(frame, "DOWNMIX_INFO")))
+            dict(filters)["aresample"].update(mix_levels(_side_data(frame, "DOWNMIX_INFO")))
             source = graph.add_abuffer(
                 sample_rate=frame.sample_rate,
                 format=frame.format.name,
@@ -260,6 +269,11 @@ class _Lane:
             )
 
 
+def _finish(lanes: Sequence[_Lane]) -> Iterator[Chunk]:
+    for lane in lanes:
+        yield from lane.finish()
+
+
 def _shape(frame: Any, request: Request) -> tuple[Any, ...]:
     if isinstance(request, SoundRequest):
         mix = _side_data(frame, "DOWNMIX_INFO")
@@ -294,7 +308,8 @@ def _info(container: Any) -> MediaInfo:
             layout = context.layout.name
             audio.append(Track(stream.index, context.name, sample_rate=context.sample_rate, channels=layout))
     duration = container.duration / 1e6 if container.duration else None
-    return MediaInfo(container.format.name, duration, tuple(video), tuple(audio))
+    start = float((container.start_time or 0) / 1e6)
+    return MediaInfo(container.format.name, duration, tuple(video), tuple(audio), start)
 
 
 def _words(error: BaseException) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+from harmonize_cli.media.filters import MOST_GAP, jump_to
+
 Filters = list[tuple[str, Any]]
 
 
@@ -24,8 +26,8 @@ class FrameTimes:
         self._last_pts = self._last_dts = -math.inf
         self._wrong_pts = self._wrong_dts = 0
 
-    def set(self, frame: Any) -> None:
-        """Repair one frame; frames come in the order of the decoder."""
+    def set(self, frame: Any) -> str:
+        """Repair one frame, in the order of the decoder; a gap before it that is too large is returned."""
         pts = self._best(frame.pts, frame.dts)
         if pts is not None:
             pts -= round(self._start / frame.time_base)
@@ -33,9 +35,11 @@ class FrameTimes:
             pts = self._last + self._length
         else:
             pts = round(self._first / frame.time_base)
+        gap = 0 if self._last is None else (pts - self._last) * frame.time_base
         self._length = self._duration(frame, pts)
         self._last = frame.pts = pts
         frame.duration = self._length
+        return jump_to(frame.time) if gap > MOST_GAP else ""
 
     def _best(self, pts: int | None, dts: int | None) -> int | None:
         """`pts`, or `dts` where that one was out of order less often (libavcodec's best effort)."""
@@ -75,8 +79,8 @@ class SampleTimes:
         self._next: int | None = None
         self._rate = 0
 
-    def set(self, frame: Any) -> None:
-        """Repair one frame; frames come in the order of the decoder."""
+    def set(self, frame: Any) -> str:
+        """Repair one frame, in the order of the decoder; a gap before it that is too large is returned."""
         rate = frame.sample_rate
         if self._next is not None and rate != self._rate:
             self._next = round(Fraction(self._next * rate, self._rate))
@@ -86,9 +90,11 @@ class SampleTimes:
         else:
             ticks = frame.pts - round(self._start / frame.time_base)
             pts = self._counted(ticks, frame.time_base * rate)
+        gap = 0 if self._next is None else pts - self._next
         self._next = pts + frame.samples
         frame.time_base = Fraction(1, rate)
         frame.pts = pts
+        return jump_to(frame.time) if gap > MOST_GAP * rate else ""
 
     def _counted(self, ticks: int, samples_per_tick: Fraction) -> int:
         """The sample at `ticks`: the one that comes next by count, if it rounds to that tick (libavutil's

@@ -37,6 +37,11 @@ class FrameRequest:
         return Fraction(self.rate).limit_denominator(1000)
 
     @property
+    def per_second(self) -> float:
+        """Rows of a second."""
+        return self.rate
+
+    @property
     def row_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of one frame."""
         return (self.height, self.width, self.channels)
@@ -48,6 +53,11 @@ class SoundRequest:
 
     sample_rate: int
     kind: Kind = "audio"
+
+    @property
+    def per_second(self) -> float:
+        """Rows of a second."""
+        return self.sample_rate
 
     @property
     def row_shape(self) -> tuple[()]:

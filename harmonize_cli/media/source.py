@@ -45,8 +45,8 @@ def input_node(path: Path, *, start: float = 0.0, length: float | None = None, t
     return ffmpeg.input(Path(f"file:{path}"), **options)
 
 
-def check_file(path: Path) -> None:
-    """Refuse what is no readable, non-empty, regular file, in words of our own.
+def check_file(path: Path) -> int:
+    """The size in bytes. Refuses what is no readable, non-empty, regular file, in words of our own.
 
     Raises:
         MediaError: with the reason.
@@ -61,6 +61,7 @@ def check_file(path: Path) -> None:
         raise MediaError("is no regular file")
     if state.st_size == 0:
         raise MediaError("the file is empty (0 bytes)")
+    return state.st_size
 
 
 def is_avi(path: Path) -> bool:

@@ -21,7 +21,7 @@ from harmonize_cli.errors import BadInput, missing_extra
 from harmonize_cli.media.deadline import Deadline
 from harmonize_cli.media.errors import DeadlinePassed, MediaError
 from harmonize_cli.media.ffmpeg_decoder import FFmpegDecoder
-from harmonize_cli.media.filters import LATE
+from harmonize_cli.media.filters import LATE, MOST_GAP
 from harmonize_cli.media.info import MediaInfo, Track
 from harmonize_cli.media.probe import probe
 from harmonize_cli.media.requests import Chunk, FrameRequest, Request, SoundRequest, Span
@@ -114,7 +114,10 @@ class TorchcodecDecoder:
                 raise DeadlinePassed(f"not done after {self._deadline.seconds:g} s")
             # a frame counts as shown LATE before its time; the last one is shown to the end
             seconds = np.clip(block + LATE, first, end - 1e-6) + start
-            pictures = decoder.get_frames_played_at(seconds.tolist()).data
+            found = decoder.get_frames_played_at(seconds.tolist())
+            pictures = found.data
+            if found.duration_seconds.max() > MOST_GAP:
+                raise RuntimeError("time stamps jump")  # ffmpeg tells where
             for n in numbers:
                 mine = np.flatnonzero(np.isin(block, grids[n]))
                 if len(mine):

@@ -1,7 +1,7 @@
 """Films whose every frame shows its number as a binary code of 12 black and white blocks."""
 
 import numpy as np
-from independent import ffmpeg
+from independent_media import ffmpeg
 
 from harmonize_cli.media.decode import FileDecode
 from harmonize_cli.media.decoders import decoder_for

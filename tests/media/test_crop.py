@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 from decoder_comparison import decode
-from independent import ffmpeg, psnr, shown, whole_frames
+from independent_media import ffmpeg, psnr, shown, whole_frames
 
 from harmonize_cli.media.requests import FrameRequest
 

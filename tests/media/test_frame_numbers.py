@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from independent import ffmpeg
+from independent_media import ffmpeg
 from numbered import film, numbers, shown_at, stamps
 
 from harmonize_cli.errors import BadInput

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from decoder_comparison import decode
-from independent import ffmpeg
+from independent_media import ffmpeg
 from test_frame_numbers import DECODERS
 
 from harmonize_cli.media.requests import SoundRequest, Span

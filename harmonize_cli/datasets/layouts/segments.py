@@ -32,15 +32,15 @@ def caption_entries(base: Entry, captions: Sequence[Caption], video: Path, sourc
 
 
 def _seconds(video: Path, source: Source) -> float | None:
-    from harmonize_cli.media.probe import probe
+    from harmonize_cli.media.probe import length_of
 
     try:
-        length = probe(video).duration
+        length = length_of(video)
     except HarmonizeError as e:
         source.problems.add(str(video), "", f"can't be cut in windows: {e}")
         return None
     if not length or length > MOST_SECONDS:
-        told = "the file does not say how long it is" if not length else f"it claims to last {length:g} s"
+        told = f"it claims to last {length:g} s" if length else "it has no packets that tell how long it is"
         source.problems.add(str(video), "", f"can't be cut in windows: {told}")
         return None
     return length
