@@ -1,12 +1,13 @@
 """Files of ours: written whole or not at all, and read right or refused with their name."""
 
+import errno
 import hashlib
 import io
 import json
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 T = TypeVar("T")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a full disk."""
 MOST_BYTES = 1 << 30
 _DEPTH = 64
 
@@ -63,6 +66,27 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_array(path: Path, array: "NDArray[Any]") -> None:
+    """Write a .npy file, atomically."""
+    import numpy as np
+
+    with atomic_path(path) as tmp, tmp.open("wb") as file:
+        # numpy's own way to a file tells nothing of a full disk but that there was less room than it wanted
+        array = np.ascontiguousarray(array)
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.reshape(-1).view(np.uint8).data)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any], *, compressed: bool = False) -> None:
+    """Write a .npz file, atomically."""
+    import numpy as np
+
+    buffer = io.BytesIO()  # a zip file that fails half-way complains when it is dropped
+    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
+    with atomic_path(path) as tmp:
+        tmp.write_bytes(buffer.getbuffer())
+
+
 def read_bytes(path: Path, *, most: int = MOST_BYTES) -> bytes:
     """A file's content.
 
@@ -86,6 +110,17 @@ def read_bytes(path: Path, *, most: int = MOST_BYTES) -> bytes:
         raise BadInput(f"{path}: no such file") from None
     except OSError as e:
         raise BadInput(f"{path}: can't be read ({e.strerror})") from e
+
+
+def inside(folder: Path, path: Path) -> Path:
+    """`path`, if it leads to something in `folder`: what a link shows of the rest of a machine is nobody's.
+
+    Raises:
+        BadInput: it leads out.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BadInput(f"{path}: is a link that leads out of {folder}; put the file itself there")
+    return path
 
 
 def read_json(path: Path, kind: "type[T]", *, most: int = MOST_BYTES, hint: str = "") -> "T":

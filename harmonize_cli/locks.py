@@ -27,7 +27,6 @@ from typing import ParamSpec, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.files import naming
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -131,12 +130,14 @@ def _place(real: Path) -> tuple[Path, str]:
 def _take(lock: Path, text: str, target: Path) -> None:
     tmp = lock.with_name(f"{lock.name or '.lock'}.{os.getpid()}.tmp")
     try:
-        with naming(lock):
-            tmp.write_text(text, encoding="utf-8")
+        tmp.write_text(text, encoding="utf-8")
         while not _link(tmp, lock, text):
             if (holder := _holder(lock, now=tmp.stat().st_mtime)) is not None:
                 raise _refusal(target, lock, holder)
             _break(lock)
+    except OSError as e:  # the user knows of no lock: it is the target that can't be written
+        e.filename, e.filename2 = str(target), None
+        raise
     finally:
         with suppress(OSError):
             tmp.unlink()

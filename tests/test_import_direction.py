@@ -8,7 +8,18 @@ import pytest
 import harmonize_cli
 
 PACKAGE = Path(harmonize_cli.__file__).parent
-HELPERS = {"errors", "files", "config", "heap", "interrupts", "locks", "processes", "progress", "ranks"}
+HELPERS = {
+    "errors",
+    "files",
+    "config",
+    "heap",
+    "interrupts",
+    "locks",
+    "printing",
+    "processes",
+    "progress",
+    "ranks",
+}
 
 # room -> rooms that it may import (itself and the helpers always)
 MAY_IMPORT = {

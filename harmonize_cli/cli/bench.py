@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from harmonize_cli.cli.options import JsonFile
+from harmonize_cli.cli.say import say
 
 app = typer.Typer(help="Measure speed here, as ratios to the obvious alternative.", no_args_is_help=True)
 
@@ -51,7 +52,7 @@ def train(
         store=store,
     )
     _keep(found, json_file)
-    typer.echo(show_bench(found))
+    say(show_bench(found))
 
 
 @app.command()
@@ -164,7 +165,7 @@ def harmony(
 
     rows = bench_harmony(preset, device, seconds, threads)
     _keep(rows, json_file)
-    typer.echo(show_harmony(rows))
+    say(show_harmony(rows))
 
 
 def _show(found: Iterable[dict[str, Any]], json_file: Path | None) -> None:
@@ -172,7 +173,7 @@ def _show(found: Iterable[dict[str, Any]], json_file: Path | None) -> None:
     rows = []
     for row in found:
         ratio = f"  {row['ratio']:.3f}" if row["ratio"] is not None else ""
-        typer.echo(f"{row['name']:<64} {row['value']:>10.3f} {row['unit']:<5}{ratio}")
+        say(f"{row['name']:<64} {row['value']:>10.3f} {row['unit']:<5}{ratio}")
         rows.append(row)
     _keep(rows, json_file)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harmonize_cli.cli.say import say
+
 if TYPE_CHECKING:
     from harmonize_cli.config import StageConfig
 
@@ -44,7 +46,7 @@ def show(stage: StageArg, file: FileOpt = None, overrides: SetOpt = None) -> Non
     """
     from harmonize_cli.config import dump_yaml, load_config
 
-    typer.echo(dump_yaml(load_config(_kind(stage), file, overrides or [])), nl=False)
+    say(dump_yaml(load_config(_kind(stage), file, overrides or [])).removesuffix("\n"))
 
 
 @app.command("validate")
@@ -56,7 +58,7 @@ def validate(stage: StageArg, file: Annotated[Path, typer.Argument(help="YAML fi
     from harmonize_cli.config import load_config
 
     load_config(_kind(stage), file)
-    typer.echo(f"{file}: valid")
+    say(f"{file}: valid")
 
 
 @app.command("explain")
@@ -68,4 +70,4 @@ def explain(stage: StageArg) -> None:
     from harmonize_cli.config import describe
 
     for key, default, meaning in describe(_kind(stage)):
-        typer.echo(f"{key} = {default}\n    {meaning}" if meaning else f"{key} = {default}")
+        say(f"{key} = {default}\n    {meaning}" if meaning else f"{key} = {default}")

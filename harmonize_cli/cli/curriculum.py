@@ -7,6 +7,8 @@ import typer
 
 from harmonize_cli.cli.eval_common import pick_device
 from harmonize_cli.cli.options import Checkpoint, Device, RunFolder, Set, StorePath
+from harmonize_cli.cli.say import say
+from harmonize_cli.cli.stops import kept
 
 Indicators = Annotated[
     list[str] | None,
@@ -19,6 +21,7 @@ app = typer.Typer(
 
 
 @app.command()
+@kept("complete parts are kept, the same command goes on from there")
 def score(
     run: RunFolder,
     store: StorePath,
@@ -74,7 +77,7 @@ def score(
         known = cosine[np.isfinite(cosine)]
         conflict = f", {np.mean(known < 0):.0%} of {len(known)} in conflict" if len(known) else ""
     rate = f" ({report.scored / report.seconds:.0f} clips/s)" if report.scored else " (all done before)"
-    typer.echo(
+    say(
         f"{report.samples} samples, {len(report.columns)} indicators{conflict}; "
         f"{report.scored} scored now{rate}: {out}"
     )
@@ -129,10 +132,11 @@ def audit(
     )
     folder = out or run / "audit"
     result = run_audit(run, store, folder, settings)
-    typer.echo(f"{table(result)}\n{folder / 'audit.json'}")
+    say(f"{table(result)}\n{folder / 'audit.json'}")
 
 
 @app.command()
+@kept("finished runs are kept, the same command goes on from there")
 def compare(
     store: Annotated[Path, typer.Argument(help="Feature store whose noise is known.")],
     truth: Annotated[Path, typer.Option(help="JSONL with id and caption_misaligned.")],
@@ -177,8 +181,8 @@ def compare(
     base = load_config(PretrainConfig, config, set_ or ())
     result = run_compare(store, truth, out, base, settings, jobs=jobs)
     for name in metric or ("text-to-video/R@1", "text-to-video/R@10"):
-        typer.echo(table(result, name) + "\n")
-    typer.echo(f"{out / 'compare.json'}")
+        say(table(result, name) + "\n")
+    say(f"{out / 'compare.json'}")
 
 
 @app.command()
@@ -230,14 +234,14 @@ def plan(
     made = validate(Plan, values, source="plan")
     read.suspicion(indicator)  # refuses an unknown one
     groups = [""] * len(read)
-    if Path(read.about["store"]).exists():
+    if "store" in read.about and Path(read.about["store"]).exists():
         store = Store.open(Path(read.about["store"]))
         check_rows(read, store)
         groups = [store.groups[i] for i in read.index]
     outcomes = simulate(made, read, read.ids.tolist(), groups)
-    write_plan(made, out / "plan.yaml")
     draw(made, outcomes, read, out / "plan.png")
-    typer.echo(f"{table(made, outcomes)}\n{out / 'plan.yaml'}, {out / 'plan.png'}")
+    write_plan(made, out / "plan.yaml")  # last: a plan is complete
+    say(f"{table(made, outcomes)}\n{out / 'plan.yaml'}, {out / 'plan.png'}")
 
 
 @app.command()
@@ -259,7 +263,7 @@ def ledger(
     scores = write_dynamics(run, store, out)
     if table is not None:
         write_table(scores, table)
-    typer.echo(
+    say(
         f"{len(scores)} samples, {int(scores.columns['visits'].sum())} visits, "
         f"{len(scores.columns)} columns: {out}" + (f", {table}" if table else "")
     )

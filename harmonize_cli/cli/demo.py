@@ -6,12 +6,16 @@ from typing import Annotated
 
 import typer
 
+from harmonize_cli.cli.say import say
+from harmonize_cli.cli.stops import kept
+
 app = typer.Typer(
     help="A small tri-modal data set made on the spot, and the whole pipeline on it.", no_args_is_help=True
 )
 
 
 @app.command("make-data")
+@kept("finished files are kept, the same command goes on from there")
 def make_data(
     out: Annotated[Path, typer.Argument(help="New folder for videos, captions, manifest and truth.")],
     *,
@@ -60,13 +64,14 @@ def make_data(
     }
     settings = load_config(DialpadSettings, config, set_ or (), flags)
     report = make(out, settings, jobs=jobs)
-    typer.echo(
+    say(
         f"{report.clips} clips in {report.files} files ({report.hours:.1f} h, {report.made} files made now): "
         f"{out / MANIFEST}; which captions are wrong: {out / TRUTH}"
     )
 
 
 @app.command()
+@kept("finished steps are kept, the same command goes on from there")
 def run(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for everything.")] = Path("runs/demo"),
     *,
@@ -87,10 +92,10 @@ def run(
     from harmonize_cli.demo.config import DemoConfig
     from harmonize_cli.demo.pipeline import run_demo
 
-    def say(line: str) -> None:
-        typer.echo(line)
+    def tell(line: str) -> None:
+        say(line)
         sys.stdout.flush()
 
     settings = load_config(DemoConfig, config, set_ or ())
-    report = run_demo(out, settings, fresh=fresh, jobs=jobs, say=say)
-    typer.echo(f"\n{report.table}\n{out / 'summary.json'}, {out / 'summary.png'}")
+    report = run_demo(out, settings, fresh=fresh, jobs=jobs, say=tell)
+    say(f"\n{report.table}\n{out / 'summary.json'}, {out / 'summary.png'}")

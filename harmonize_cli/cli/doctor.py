@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from harmonize_cli.cli.say import say
+
 
 def doctor(
     folder: Annotated[Path, typer.Option(help="Folder whose free disk is shown.")] = Path(),
@@ -21,12 +23,12 @@ def doctor(
         import json
 
         rows = [{"name": f.name, "value": f.value, "fix": f.fix} for f in findings]
-        typer.echo(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2))
         return
     width = max(len(f.name) for f in findings)
     for finding in findings:
-        typer.echo(f"{finding.name:<{width}}  {finding.value}")
+        say(f"{finding.name:<{width}}  {finding.value}")
     missing = [f for f in findings if f.fix]
-    typer.echo("\nnothing is missing" if not missing else "\nmissing:")
+    say("\nnothing is missing" if not missing else "\nmissing:")
     for finding in missing:
-        typer.echo(f"  {finding.name}: {finding.fix}")
+        say(f"  {finding.name}: {finding.fix}")

@@ -30,6 +30,8 @@ from harmonize_cli.cli.options import (
     Untrained,
     VerifyStore,
 )
+from harmonize_cli.cli.say import say
+from harmonize_cli.cli.stops import kept
 
 app = typer.Typer(help="Evaluate a run: retrieval, probes, comparisons, tables.", no_args_is_help=True)
 
@@ -37,6 +39,7 @@ app = typer.Typer(help="Evaluate a run: retrieval, probes, comparisons, tables."
 @app.command(
     epilog="Example: harmonize eval retrieval runs/mine features --split test --protocol vatt",
 )
+@kept("embeddings are kept under RUN/cache, the same command goes on from there")
 def retrieval(
     run: RunOrStore,
     store: StorePath,
@@ -92,6 +95,7 @@ def retrieval(
 
 
 @app.command(epilog="Example: harmonize eval probe runs/mine features --modality audio --label 0")
+@kept("embeddings are kept under RUN/cache, the same command goes on from there")
 def probe(
     run: RunOrStore,
     store: StorePath,
@@ -161,6 +165,7 @@ def probe(
 @app.command(
     epilog="Example: harmonize eval zeroshot runs/mine features --templates prompts.txt --modality video"
 )
+@kept("embeddings are kept under RUN/cache, the same command goes on from there")
 def zeroshot(
     run: RunFolder,
     store: StorePath,
@@ -210,6 +215,7 @@ def zeroshot(
 
 
 @app.command(epilog="Example: harmonize eval finetune runs/mine features -o runs/mine-tuned --set steps=5000")
+@kept("the last checkpoint is kept, the same command goes on from there")
 def finetune(
     run: RunFolder,
     store: StorePath,
@@ -255,7 +261,7 @@ def finetune(
             options=Options(draws, seed, by_group, overwrite=overwrite),
         )
     if result is None:
-        typer.echo(f"stopped; the same command goes on from {out}")
+        say(f"stopped; the same command goes on from {out}")
     else:
         show_result(result, path)
 

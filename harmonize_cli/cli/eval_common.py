@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
+from harmonize_cli.cli.say import say
 from harmonize_cli.errors import BadInput
 
 if TYPE_CHECKING:
@@ -71,4 +70,4 @@ def show_result(result: "Result", path: Path) -> None:
     """Print a result's table."""
     from harmonize_cli.evaluation.show import summary
 
-    typer.echo(summary(result, path))
+    say(summary(result, path))

@@ -25,6 +25,7 @@ from harmonize_cli.cli.options import (
     Untrained,
     VerifyStore,
 )
+from harmonize_cli.cli.say import say
 from harmonize_cli.errors import BadInput
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def compare(
     from harmonize_cli.files import write_json
 
     found = compare_results(spread(a), spread(b), patterns=metric or MAIN, draws=draws, seed=seed)
-    typer.echo("\n\n".join(show(one, _form(form)) for one in found))
+    say("\n\n".join(show(one, _form(form)) for one in found))
     if out:
         write_json(out, {"format": FORMAT, "comparisons": [one.as_dict() for one in found]})
 
@@ -88,7 +89,7 @@ def table(
     if out:
         write_text(out, text + "\n")
     else:
-        typer.echo(text)
+        say(text)
 
 
 def export(
@@ -141,7 +142,7 @@ def export(
         "store_hash": opened.content_hash,
     }
     written = export_tasks(source.pool(opened, rows, settled), settled, out, about)
-    typer.echo(f"export: {len(written)} directions of {len(rows)} samples ({', '.join(written)}) -> {out}")
+    say(f"export: {len(written)} directions of {len(rows)} samples ({', '.join(written)}) -> {out}")
 
 
 def list_(
@@ -165,7 +166,7 @@ def list_(
     missing = [folder for folder in folders if not folder.is_dir()]
     if missing:
         raise BadInput(f"{missing[0]}: no such folder")
-    typer.echo(show(availability(LAYOUTS, folders, find_list, count)))
+    say(show(availability(LAYOUTS, folders, find_list, count)))
 
 
 def _form(name: str) -> "Format":

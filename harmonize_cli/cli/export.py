@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from harmonize_cli.cli.say import say
+
 app = typer.Typer(help="Export a run's encoder, or embeddings of a store.", no_args_is_help=True)
 
 Run = Annotated[Path, typer.Argument(help="Run folder.", show_default=False)]
@@ -31,7 +33,7 @@ def encoder(
     words = run / "vocab.json"
     vocab = read_json(words, list[str]) if words.exists() else None
     count = export_encoder(loaded, out, heads=heads, vocab=vocab)
-    typer.echo(f"export: {count / 1e6:.1f} M parameters of {loaded.checkpoint.name} -> {out}")
+    say(f"export: {count / 1e6:.1f} M parameters of {loaded.checkpoint.name} -> {out}")
 
 
 @app.command()
@@ -57,4 +59,4 @@ def embeddings(
     ids, table = embed_store(loaded, Store.open(store, verifies=True), batch=batch)
     written = write_embeddings(ids, table, out)
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in table.items())
-    typer.echo(f"export: {len(ids)} samples, {shapes} -> {', '.join(str(path) for path in written)}")
+    say(f"export: {len(ids)} samples, {shapes} -> {', '.join(str(path) for path in written)}")

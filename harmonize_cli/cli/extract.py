@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from harmonize_cli.cli.say import say, say_line
+from harmonize_cli.cli.stops import kept
 from harmonize_cli.errors import BadInput, TooManyFailed
 
 EXAMPLE = """
@@ -38,6 +40,7 @@ class Mode(StrEnum):
     retry_failed = "retry-failed"
 
 
+@kept("complete shards are kept, the same command goes on from there")
 def extract(
     manifest: Annotated[
         Path | None, typer.Argument(help="Manifest: CSV, JSONL or Parquet.", show_default=False)
@@ -161,11 +164,15 @@ def extract(
     elif manifest is None and dataset is not None:
         inputs = from_dataset(dataset, root, data or (), window=window, allow_outside=allow_outside)
         there, expected = inputs.coverage["present"], inputs.coverage["expected"]
-        typer.echo(f"{dataset}: {there} of {expected} samples are there", err=True)
+        say(f"{dataset}: {there} of {expected} samples are there", err=True)
+        for line in inputs.problem_lines():
+            say_line(line, err=True)
     else:
         raise BadInput("name either a manifest or a data set: clips.csv, or --dataset msrvtt --root DIR")
+    # where nobody set a limit, a data set is taken as far as it goes
+    problems = inputs.problems if max_failed is not None else 0
     if out is None or check:
-        _check(inputs.rows, settings, workers, limit)
+        _check(inputs.rows, settings, workers, limit, problems)
         return
     options = RunOptions(
         workers=workers,
@@ -182,15 +189,16 @@ def extract(
         },
     )
     report = run_extract(inputs.rows, out, settings, options)
-    typer.echo(f"extract: {report.line()}")
+    say(f"extract: {report.line()}")
     if report_file is not None:
         _write_quality(out, report_file)
     for reason, count in report.counts.reasons.most_common(5):
-        typer.echo(f"  {count} x {reason}", err=True)
-    if report.counts.failed > limit(report.counts.samples):
+        say_line(f"  {count} x {reason}", err=True)
+    if report.counts.failed + problems > limit(report.counts.samples):
+        more = f", and there are {problems} problems in the data set" if problems else ""
         raise TooManyFailed(
-            f"{report.counts.failed} of {report.counts.samples} samples failed; the reasons are in the store "
-            f"(`harmonize store info {out}`)"
+            f"{report.counts.failed} of {report.counts.samples} samples failed{more}; the reasons are in the "
+            f"store (`harmonize store info {out}`)"
         )
 
 
@@ -203,19 +211,20 @@ def _write_quality(store: Path, path: Path) -> None:
     found = quality_of(Store.open(store))
     write_json(path, found)
     draw_quality(found, path.with_suffix(".png"))
-    typer.echo(f"report: {path}, {path.with_suffix('.png')}")
+    say(f"report: {path}, {path.with_suffix('.png')}")
 
 
-def _check(rows, settings, workers, limit) -> None:  # type: ignore[no-untyped-def]
+def _check(rows, settings, workers, limit, problems) -> None:  # type: ignore[no-untyped-def]
     from harmonize_cli.extraction.check import check
 
     report = check(rows, settings, workers=workers)
     for line in report.bad:
-        typer.echo(f"bad: {line}")
+        say_line(f"bad: {line}")
     for line in report.lines():
-        typer.echo(line)
-    if report.bad_samples > limit(report.samples):
-        raise TooManyFailed(f"{report.bad_samples} of {report.samples} samples will fail")
+        say(line)
+    if report.bad_samples + problems > limit(report.samples):
+        more = f", and there are {problems} problems in the data set" if problems else ""
+        raise TooManyFailed(f"{report.bad_samples} of {report.samples} samples will fail{more}")
 
 
 def _limit(text: str | None):  # type: ignore[no-untyped-def]

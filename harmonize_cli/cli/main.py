@@ -1,6 +1,6 @@
 """The command `harmonize`: puts the subcommands together and turns errors into one clear message."""
 
-import errno
+import os
 import sys
 from typing import Annotated
 
@@ -22,10 +22,14 @@ from harmonize_cli.cli import (
     runs,
     store,
 )
+from harmonize_cli.cli.say import say
+from harmonize_cli.cli.stops import Group, Interrupted, listen
 from harmonize_cli.errors import HarmonizeError
+from harmonize_cli.files import FULL
 
 app = typer.Typer(
     name="harmonize",
+    cls=Group,
     help="Pre-train video-audio-text models on noisy web video with harmonized gradients.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -49,7 +53,7 @@ app.add_typer(bench.app, name="bench")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"harmonize {harmonize_cli.__version__}")
+        say(f"harmonize {harmonize_cli.__version__}")
         raise typer.Exit
 
 
@@ -64,23 +68,26 @@ def _options(
 
 def main() -> None:
     """Entry point. Exit codes are documented in `harmonize_cli.errors`."""
+    listen()
     try:
         app()
+    except Interrupted as e:
+        say(e, err=True)
+        sys.exit(e.exit_code)
     except HarmonizeError as e:
         _die(str(e), e.exit_code)
-    except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            _die(
-                f"{e.filename or 'output'}: no room left to write ({e.strerror}); free some and run again",
-                1,
-            )
-        raise
     except BrokenPipeError:
         sys.exit(1)
-    except KeyboardInterrupt:
-        _die("interrupted", 130)
+    except OSError as e:
+        if e.errno in FULL:
+            where = e.filename or "output"
+            _die(f"{where}: no room left to write ({os.strerror(e.errno)}); free some and run again", 1)
+        if e.filename is None or e.errno is None:
+            raise
+        place = f"{e.filename} -> {e.filename2}" if e.filename2 else e.filename
+        _die(f"{place}: {e.strerror}; choose another place, or change its rights", 2)
 
 
 def _die(message: str, code: int) -> None:
-    typer.echo(f"error: {message}", err=True)
+    say(f"error: {message}", err=True)
     sys.exit(code)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from harmonize_cli.cli.say import say
+
 
 def plan(
     config: Annotated[Path, typer.Argument(help="YAML file for `harmonize pretrain`.", show_default=False)],
@@ -27,4 +29,4 @@ def plan(
     from harmonize_cli.training.plan import make_plan, show_plan
 
     found = make_plan(store, load_config(PretrainConfig, config, overrides or []), probe_steps)
-    typer.echo(json.dumps(asdict(found), indent=2) if as_json else show_plan(found))
+    say(json.dumps(asdict(found), indent=2) if as_json else show_plan(found))

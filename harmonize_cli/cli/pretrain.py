@@ -5,9 +5,12 @@ from typing import Annotated
 
 import typer
 
+from harmonize_cli.cli.say import say
+from harmonize_cli.cli.stops import kept
 from harmonize_cli.errors import BadInput
 
 
+@kept("the last checkpoint is kept; go on with: harmonize pretrain STORE -o RUN --resume")
 def pretrain(
     store: Annotated[Path, typer.Argument(help="Store that `harmonize extract` made.", show_default=False)],
     *,
@@ -73,7 +76,7 @@ def pretrain(
     if verify:
         from harmonize_cli.training.verify import verify_gradients
 
-        typer.echo(f"verify: {verify_gradients(store, settings or PretrainConfig())}")
+        say(f"verify: {verify_gradients(store, settings or PretrainConfig())}")
         return
     if out is None:
         raise BadInput("-o is missing: name the run folder, for example -o runs/first")
@@ -84,7 +87,7 @@ def pretrain(
         rate = done.clips / max(done.seconds, 1e-9)
         state = "" if done.steps == done.planned else f" of {done.planned} (stopped; go on with --resume)"
         bad = f", {done.bad_steps} bad steps left out" if done.bad_steps else ""
-        typer.echo(
+        say(
             f"pretrain: {done.steps} steps{state}, {done.clips} clips in {done.seconds:.1f} s "
             f"({rate:.0f} clips/s){bad} -> {out}"
         )
@@ -98,4 +101,4 @@ def _print_model(store: Path, settings: object) -> None:
 
     assert isinstance(settings, PretrainConfig)
     rows = describe_model(resolve_inputs(Store.open(store), settings.inputs), settings)
-    typer.echo(show_model(rows, settings.harmonize.scope))
+    say(show_model(rows, settings.harmonize.scope))

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from harmonize_cli.cli.say import say
+
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
@@ -26,6 +28,7 @@ def report(
     """
     from harmonize_cli.curriculum.hints import explain_worst
     from harmonize_cli.curriculum.scores import check_rows, read_scores
+    from harmonize_cli.errors import BadInput
     from harmonize_cli.reporting.charts import write_figures
     from harmonize_cli.reporting.collect import read_runs
     from harmonize_cli.reporting.page import write_page
@@ -36,6 +39,8 @@ def report(
     read, rows, hints = None, [], []
     if scores is not None:
         read = read_scores(scores)
+        if "store" not in read.about:
+            raise BadInput(f"{scores}: does not say which store was scored; score it again")
         store = Store.open(Path(read.about["store"]))
         check_rows(read, store)
         name = indicator if indicator in read.columns else next(iter(read.columns))
@@ -46,4 +51,4 @@ def report(
     )
     written = write_figures(found, figures) if figures is not None else []
     more = f"; {len(written)} figures in {figures}" if written else ""
-    typer.echo(f"{len(found)} runs, {len(rows)} samples: {out} ({out.stat().st_size / 1e6:.1f} MB){more}")
+    say(f"{len(found)} runs, {len(rows)} samples: {out} ({out.stat().st_size / 1e6:.1f} MB){more}")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from harmonize_cli.cli.say import say
+
 
 def runs(
     places: Annotated[
@@ -28,8 +30,8 @@ def runs(
             raise BadInput(f"{place}: no such folder")
     found = find_runs(wanted)
     if as_json:
-        typer.echo(json.dumps([{**asdict(run), "path": str(run.path)} for run in found], indent=2))
+        say(json.dumps([{**asdict(run), "path": str(run.path)} for run in found], indent=2))
     elif found:
-        typer.echo(show_runs(found))
+        say(show_runs(found))
     else:
-        typer.echo(f"no runs in {', '.join(str(place) for place in wanted)}")
+        say(f"no runs in {', '.join(str(place) for place in wanted)}")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from harmonize_cli.cli.say import say, say_line
 from harmonize_cli.errors import BadInput, HarmonizeError
 
 app = typer.Typer(
@@ -53,10 +54,10 @@ def ls_(store: StorePath, *, json: AsJson = False) -> None:
         _print_json(rows)
         return
     for row in rows:
-        typer.echo(f"{row['file']}  {row['samples']:>8} samples  {row['bytes'] / 2**20:>9.1f} MiB")
+        say_line(f"{row['file']}  {row['samples']:>8} samples  {row['bytes'] / 2**20:>9.1f} MiB")
     total = sum(row["samples"] for row in rows)
     size = sum(row["bytes"] for row in rows)
-    typer.echo(f"{len(rows)} shard(s), {total} samples, {size / 2**20:.1f} MiB")
+    say(f"{len(rows)} shard(s), {total} samples, {size / 2**20:.1f} MiB")
 
 
 @app.command()
@@ -81,7 +82,7 @@ def info(
         _print_json(describe_store(opened))
     else:
         for line in summary_lines(describe_store(opened)):
-            typer.echo(line)
+            say_line(line)
 
 
 @app.command()
@@ -107,12 +108,12 @@ def verify(
         for problem in run(store, on_sample=counted):
             count += 1
             if count <= most:
-                typer.echo(f"damaged: {problem}")
+                say_line(f"damaged: {problem}")
     if count:
         raise HarmonizeError(
             f"{store}: {count} problem(s) in {samples} samples; copy or extract what is damaged again"
         )
-    typer.echo(f"{store}: {samples} samples are as they were written")
+    say(f"{store}: {samples} samples are as they were written")
 
 
 @app.command()
@@ -139,7 +140,7 @@ def merge(
             opened, out, duplicates=duplicates.value, shard_samples=shard_samples,
             compression="lzf" if lzf else None, on_sample=step,
         )  # fmt: skip
-    typer.echo(f"{out}: {count} samples of {len(opened)} store(s)")
+    say(f"{out}: {count} samples of {len(opened)} store(s)")
 
 
 @app.command()
@@ -175,7 +176,7 @@ def split(
             opened, out, chosen, shard_samples=shard_samples, compression="lzf" if lzf else None,
             on_sample=step,
         )  # fmt: skip
-    typer.echo(f"{out}: " + ", ".join(f"{name} {count}" for name, count in written.items()))
+    say(f"{out}: " + ", ".join(f"{name} {count}" for name, count in written.items()))
 
 
 @app.command()
@@ -207,8 +208,8 @@ def diff(
             f"differs: {sample}: {', '.join(what)}" for sample, what in list(found.changed.items())[:most]
         ]
         for line in lines:
-            typer.echo(line)
-        typer.echo(
+            say_line(line)
+        say(
             f"{len(one)} and {len(other)} samples: {len(found.only_a)} only in the first, "
             f"{len(found.only_b)} only in the second, {len(found.changed)} differ"
         )
@@ -248,7 +249,7 @@ def export(
             count = to_parquet(
                 opened, out, features=feature, file_samples=file_samples or 100_000, on_sample=step
             )
-    typer.echo(f"{out}: {len(opened)} samples in {count} file(s)")
+    say(f"{out}: {len(opened)} samples in {count} file(s)")
 
 
 @contextmanager
@@ -263,4 +264,4 @@ def _bar(desc: str, total: int | None = None) -> Iterator[Callable[[], object]]:
 def _print_json(value: object) -> None:
     import json
 
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    say(json.dumps(value, indent=2, ensure_ascii=False))

@@ -29,7 +29,8 @@ class Combination:
         ranks = _ranks([suspicions[name] for name in self.names], self.grids)
         logit = ranks @ self.weights + self.bias
         nowhere = np.all([np.isnan(suspicions[name]) for name in self.names], axis=0)
-        return np.where(nowhere, np.nan, logit).astype(np.float32)
+        most = float(np.finfo(np.float32).max)
+        return np.where(nowhere, np.nan, np.clip(logit, -most, most)).astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -193,10 +193,12 @@ def make(task: Task, name: str) -> None:
     plan_file = folder / "plan.yaml" if plan is not None else None
     if method.plan in ("cut:best", "cut:random"):
         _branch(task, run)
-        pretrain(task.store, run, curriculum=plan_file)
+        done = pretrain(task.store, run, curriculum=plan_file)
     else:
         shutil.rmtree(run, ignore_errors=True)  # of an interrupted call
-        pretrain(task.store, run, _config(task, method), curriculum=plan_file)
+        done = pretrain(task.store, run, _config(task, method), curriculum=plan_file)
+    if done.steps < done.planned:  # SIGTERM: the run is no result
+        raise KeyboardInterrupt
     seconds = time.perf_counter() - began
     result, _ = evaluate_retrieval(
         RunSource(load_model(run)),

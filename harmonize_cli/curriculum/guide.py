@@ -23,7 +23,7 @@ from harmonize_cli.curriculum.scores import read_scores
 from harmonize_cli.curriculum.view import BatchView
 from harmonize_cli.curriculum.weights import PhaseWeights, phase_weights
 from harmonize_cli.errors import BadInput
-from harmonize_cli.files import atomic_path, read_arrays
+from harmonize_cli.files import read_arrays, write_arrays
 from harmonize_cli.harmony import Gate as CosineGate
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.objectives.trimodal import trained_pairs
@@ -198,13 +198,12 @@ def new_entry(plan_file: Path, store: Store, rows: Rows, first: int) -> Entry:
 
 def _write_entry(entry: Entry, folder: Path, ids: Sequence[str]) -> None:
     stem = folder / f"step-{entry.first:08d}"
-    with atomic_path(stem.with_suffix(".npz")) as tmp, tmp.open("wb") as f:
-        arrays = {
-            f"{name}/{k}": getattr(phase, name)
-            for k, phase in enumerate(entry.weights)
-            for name in ("draw", "caption", "sound")
-        }
-        np.savez_compressed(f, id=np.array(ids), **arrays)
+    arrays = {
+        f"{name}/{k}": getattr(phase, name)
+        for k, phase in enumerate(entry.weights)
+        for name in ("draw", "caption", "sound")
+    }
+    write_arrays(stem.with_suffix(".npz"), {"id": np.array(ids), **arrays}, compressed=True)
     write_plan(entry.plan, stem.with_suffix(".yaml"))
 
 

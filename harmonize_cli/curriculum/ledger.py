@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.files import atomic_path, read_arrays
+from harmonize_cli.files import read_arrays, write_arrays
 from harmonize_cli.harmony import HarmonyReport
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.ranks import rank, ranks
@@ -75,8 +75,7 @@ class Ledger:
 
     def _write(self, owner: int, step: int, visits: Visits) -> None:
         path = self.folder / f"rank-{owner:03d}-{int(visits['step'][0]):08d}-{step:08d}.npz"
-        with atomic_path(path) as tmp, tmp.open("wb") as f:
-            np.savez(f, **visits)  # type: ignore[arg-type]
+        write_arrays(path, visits)
 
 
 def read_ledger(run: Path) -> Visits:

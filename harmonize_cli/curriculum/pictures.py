@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from harmonize_cli.curriculum.scores import column_values, read_about
 from harmonize_cli.files import atomic_path
+from harmonize_cli.printing import printable
 
 
 def draw_histograms(folder: Path, path: Path) -> None:
@@ -34,7 +35,8 @@ def draw_histograms(folder: Path, path: Path) -> None:
         ax.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=colours)
         ax.tick_params(labelsize=7)
         ax.set_xlabel(f"{columns[name]['noisy']} = suspect", fontsize=7)
-    figure.suptitle(f"{about['samples']} samples of {about['store']}", fontsize=9)
+    title = f"{about.get('samples', '?')} samples of {about.get('store', '?')}"
+    figure.suptitle(printable(title, lines=False).replace("$", r"\$"), fontsize=9)
     save(figure, path)
 
 

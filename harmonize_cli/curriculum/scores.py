@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.files import Arrays, atomic_path, read_arrays, read_json, shaped, write_json
+from harmonize_cli.files import Arrays, read_arrays, read_json, shaped, write_arrays, write_json
 from harmonize_cli.locks import one_writer
 from harmonize_cli.store.reader import Store
 
@@ -60,8 +60,7 @@ def write_part(
     path: Path, ids: Sequence[str], index: NDArray[np.int64], columns: Mapping[str, Any], key: str
 ) -> None:
     """Write one part, atomically."""
-    with atomic_path(path) as tmp, tmp.open("wb") as f:
-        np.savez(f, id=np.array(ids), index=index, key=np.array(key), **columns)
+    write_arrays(path, {"id": np.array(ids), "index": index, "key": np.array(key), **columns})
 
 
 def part_key(path: Path) -> str | None:
@@ -151,8 +150,7 @@ def column_values(folder: Path, name: str) -> NDArray[np.float32]:
 def add_column(folder: Path, name: str, values: NDArray[np.float32], *, noisy: str, about: str) -> None:
     """Add a column [N], in the order of `read_scores`, to complete scores; an older one is replaced."""
     scores = read_scores(folder)
-    with atomic_path(_added(folder, name)) as tmp, tmp.open("wb") as f:
-        np.savez(f, index=scores.index, column=values)
+    write_arrays(_added(folder, name), {"index": scores.index, "column": values})
     added = {**scores.about.get("added", {}), name: {"noisy": noisy, "about": about}}
     write_about(folder, {**scores.about, "added": added})
 

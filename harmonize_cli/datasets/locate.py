@@ -24,8 +24,8 @@ class MediaIndex:
         self._rank = {suffix: rank for rank, suffix in enumerate(suffixes)}
         self._outside = allow_outside
         self._by_stem: dict[str, list[str]] = {}
-        self.left_out = 0
-        """Files not taken because they lie outside the root."""
+        self.left_out: list[str] = []
+        """Links to files and folders outside the root, which are not followed."""
         for path in self._walk():
             self._by_stem.setdefault(os.path.splitext(os.path.basename(path))[0], []).append(path)  # noqa: PTH119, PTH122
 
@@ -59,13 +59,16 @@ class MediaIndex:
         for folder, below, files in os.walk(self.root, followlinks=self._outside):
             if self._outside:  # a link to a folder above would lead round in circles
                 below[:] = [name for name in below if self._is_new(os.path.join(folder, name), seen)]  # noqa: PTH118
+            else:
+                links = (path for name in below if os.path.islink(path := os.path.join(folder, name)))  # noqa: PTH114, PTH118
+                self.left_out += [path for path in links if not self._inside(path)]
             below.sort()
             for name in files:
                 if os.path.splitext(name)[1].lower() not in self._rank:  # noqa: PTH122
                     continue
                 path = os.path.join(folder, name)  # noqa: PTH118
                 if not self._outside and os.path.islink(path) and not self._inside(path):  # noqa: PTH114
-                    self.left_out += 1
+                    self.left_out.append(path)
                     continue
                 yield os.path.relpath(path, self.root)
 

@@ -11,7 +11,12 @@ from harmonize_cli.errors import BadInput, missing_extra
 
 MAX_LINE_BYTES = 4 << 20
 MAX_COLUMNS = 1000
-_MAX_ROW_GROUP_BYTES = 2 << 30
+# of Parquet, whose few bytes may stand for many
+_MAX_ROW_GROUP_BYTES = 1 << 30
+_MAX_VALUES = 16 << 20
+_MAX_ROW_BYTES = 64 << 20
+_MAX_BATCH_ROWS = 4096
+_VALUE = 64
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
@@ -148,20 +153,112 @@ def _read_parquet(
         raise missing_extra("pyarrow", "parquet", f"{path}: a Parquet file") from None
     try:
         with pyarrow.parquet.ParquetFile(path) as table:
-            for g in range(table.metadata.num_row_groups):
-                size = table.metadata.row_group(g).total_byte_size
-                if size > _MAX_ROW_GROUP_BYTES:
-                    raise BadInput(
-                        f"{path}: row group {g} unpacks to {size >> 20} MiB; rewrite with smaller ones"
-                    )
+            names = table.schema_arrow.names
             if check:
-                check(path, table.schema_arrow.names)
-            wanted = [name for name in table.schema_arrow.names if name in columns]
-            number = 0
-            for batch in table.iter_batches(batch_size=4096, columns=wanted):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, {name: value for name, value in row.items() if value is not None}
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, UnicodeDecodeError) as e:
+                check(path, names)
+            wanted = [name for name in names if name in columns]
+            groups = [
+                _group_rows(path, table.metadata.row_group(g), g, columns)
+                for g in range(table.num_row_groups)
+            ]
+            texts = [
+                column.path
+                for column in map(table.schema.column, range(len(table.schema)))
+                if column.physical_type == "BYTE_ARRAY" and column.path.partition(".")[0] in columns
+            ]
+            # texts stay as numbers of dictionary entries until a row is made of them: a text of megabytes may
+            # stand in every one of a million rows and take a few bytes in the file
+            with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as coded:
+                number = 0
+                for g, (rows, fewer) in enumerate(groups):
+                    first = number
+                    options = {"row_groups": [g], "columns": wanted, "use_threads": False}
+                    try:
+                        for batch in coded.iter_batches(batch_size=rows, **options):
+                            for row in _rows(path, batch, number):
+                                number += 1
+                                yield number, row
+                    except pyarrow.ArrowNotImplementedError:  # lists whose texts have several dictionaries
+                        done = number - first
+                        for k, batch in enumerate(table.iter_batches(batch_size=fewer, **options)):
+                            skip = min(max(0, done - k * fewer), len(batch))
+                            for row in _rows(path, batch.slice(skip), number):
+                                number += 1
+                                yield number, row
+    except BadInput:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError, UnicodeDecodeError) as e:
         reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
         raise BadInput(f"{path}: no readable Parquet file ({reason})") from e
+
+
+def _group_rows(path: Path, group: Any, number: int, columns: frozenset[str]) -> tuple[int, int]:
+    """How many rows of a row group to read at a time: with texts as numbers of entries, and as they are.
+
+    Raises:
+        BadInput: a row group that would take too much memory in any case.
+    """
+    chunks = [group.column(c) for c in range(group.num_columns)]
+    chunks = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in columns]
+    size = sum(chunk.total_uncompressed_size for chunk in chunks)
+    values = max((chunk.num_values for chunk in chunks), default=0)
+    if size > _MAX_ROW_GROUP_BYTES:
+        raise BadInput(f"{path}: row group {number} unpacks to {size >> 20} MiB; rewrite with smaller ones")
+    if values > group.num_rows and values > _MAX_VALUES:
+        raise BadInput(f"{path}: row group {number} has lists of {values} values; rewrite with smaller ones")
+    a_row = max(1, values // max(1, group.num_rows))
+    coded = max(1, 16 * _MAX_BATCH_ROWS // a_row)
+    # each value may be as long as all that is there
+    plain = max(1, _MAX_ROW_GROUP_BYTES // (a_row * max(1, size)))
+    return min(coded, _MAX_BATCH_ROWS), min(plain, coded, _MAX_BATCH_ROWS)
+
+
+def _rows(path: Path, batch: Any, before: int) -> Iterator[dict[str, Any]]:
+    for piece in _pieces(path, batch, before):
+        for row in piece.to_pylist():
+            yield {name: value for name, value in row.items() if value is not None}
+
+
+def _pieces(path: Path, batch: Any, before: int) -> Iterator[Any]:
+    """A batch in parts that unpack to a few MiB each. before: rows that came before the batch."""
+    import numpy as np
+
+    sizes = sum((_row_bytes(column) for column in batch.columns), np.zeros(batch.num_rows, np.int64))
+    if batch.num_rows and sizes.max() > _MAX_ROW_BYTES:
+        row = int(sizes.argmax())
+        raise BadInput(
+            f"{path}: row {before + row + 1} unpacks to {int(sizes[row]) >> 20} MiB; at most "
+            f"{_MAX_ROW_BYTES >> 20} MiB are read"
+        )
+    ends = np.cumsum(sizes)
+    start = 0
+    while start < batch.num_rows:
+        reached = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, reached + _MAX_ROW_BYTES, side="right")))
+        yield batch.slice(start, stop - start)
+        start = stop
+
+
+def _row_bytes(column: Any) -> Any:
+    """About how many bytes each value of an Arrow array takes as a Python value, int64 [N]."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        entries = _row_bytes(column.dictionary)
+        codes = column.indices.fill_null(0).to_numpy(zero_copy_only=False)
+        return entries[codes] if len(entries) else np.full(len(column), _VALUE, np.int64)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
+        offsets = column.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+        values = column.keys if pa.types.is_map(kind) else column.values
+        inner = _row_bytes(values.slice(offsets[0], offsets[-1] - offsets[0]))
+        ends = np.concatenate([[0], np.cumsum(inner)])[offsets - offsets[0]]
+        return np.diff(ends) + _VALUE
+    if pa.types.is_struct(kind):
+        fields = (_row_bytes(column.field(k)) for k in range(kind.num_fields))
+        return sum(fields, np.full(len(column), _VALUE, np.int64))
+    if any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)):
+        return pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64) + _VALUE
+    return np.full(len(column), column.nbytes // max(1, len(column)) + _VALUE, np.int64)

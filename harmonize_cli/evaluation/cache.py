@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.files import atomic_path, read_arrays, sha256_json
+from harmonize_cli.files import read_arrays, sha256_json, write_arrays
 from harmonize_cli.progress import progress
 
 Arrays = dict[str, NDArray[Any]]
@@ -62,8 +62,7 @@ def _read(file: Path) -> Arrays | None:
 
 def _write(file: Path, arrays: Arrays) -> bool:
     try:
-        with atomic_path(file) as tmp, tmp.open("wb") as f:
-            np.savez(f, **arrays)  # type: ignore[arg-type]
+        write_arrays(file, arrays)
     except PermissionError:
         return False
     except OSError as e:

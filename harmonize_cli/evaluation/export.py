@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
 from harmonize_cli.evaluation.retrieval import DIRECTIONS, Direction, Embedded, relevance_of, sides_of
-from harmonize_cli.files import atomic_path, write_json, write_text
+from harmonize_cli.files import atomic_path, write_array, write_json, write_text
 from harmonize_cli.locks import is_lock, one_writer
 
 CARD = """---
@@ -68,8 +68,8 @@ def export_tasks(
         _lines(folder / "qrels.jsonl", ({"query-id": q, "corpus-id": g, "score": 1} for q, g in pairs))
         tsv = "".join(f"{q}\t{g}\t1\n" for q, g in pairs)
         write_text(folder / "qrels" / "test.tsv", f"query-id\tcorpus-id\tscore\n{tsv}")
-        _array(folder / "queries.npy", query)
-        _array(folder / "corpus.npy", gallery)
+        write_array(folder / "queries.npy", query)
+        write_array(folder / "corpus.npy", gallery)
         write_text(folder / "README.md", CARD)
         write_json(folder / "about.json", {**about, **_described(direction)})
         written.append(direction.name)
@@ -106,8 +106,3 @@ def _lines(file: Path, rows: Iterator[dict[str, object]] | Iterator[dict[str, st
     with atomic_path(file) as tmp, tmp.open("w", encoding="utf-8") as f:
         for row in rows:
             f.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _array(file: Path, x: NDArray[np.float32]) -> None:
-    with atomic_path(file) as tmp, tmp.open("wb") as f:
-        np.save(f, x, allow_pickle=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
@@ -184,8 +185,10 @@ def _save(out: Path, model: Tuned, optimiser: torch.optim.Optimizer, step: int, 
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
     }
+    buffer = io.BytesIO()  # torch's own way to a file hides that a disk is full
+    torch.save(state, buffer)
     with atomic_path(out / STATE) as tmp:
-        torch.save(state, tmp)
+        tmp.write_bytes(buffer.getbuffer())
 
 
 def _restore(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from harmonize_cli.evaluation.results import Result, existing, versions, write_result
 from harmonize_cli.evaluation.sources import Source
 from harmonize_cli.evaluation.statistics import DRAWS
-from harmonize_cli.files import atomic_path, sha256_file
+from harmonize_cli.files import sha256_file, write_arrays
 from harmonize_cli.locks import one_writer
 from harmonize_cli.store.reader import Store
 
@@ -56,8 +56,7 @@ def finish(
     started = time.perf_counter()
     result, queries = work()
     file = path.with_suffix(".queries.npz")
-    with atomic_path(file) as tmp, tmp.open("wb") as f:
-        np.savez_compressed(f, **dict(queries))  # type: ignore[arg-type]
+    write_arrays(file, queries, compressed=True)
     result = replace(
         result,
         seconds=round(time.perf_counter() - started, 3),

@@ -9,6 +9,7 @@ from harmonize_cli.datasets.layouts import LAYOUTS
 from harmonize_cli.datasets.manifest import ManifestRow, read_manifest
 from harmonize_cli.errors import BadInput
 from harmonize_cli.extraction.windows import cut_in_windows
+from harmonize_cli.store.summary import problem_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,12 @@ class Inputs:
     name: str
     coverage: dict[str, Any]
     """Of a data set: expected and present samples by split."""
-    problems: str = ""
+    problems: int = 0
+    """Of a data set: files of it that can't be used, and links that are not followed."""
+
+    def problem_lines(self) -> list[str]:
+        """What can't be used, for people: counts, and the first ones by name."""
+        return problem_lines(self.coverage)
 
 
 def from_manifest(
@@ -61,4 +67,5 @@ def from_dataset(
     if allow_outside:
         chosen["allow_outside"] = True
     found = LAYOUTS[name].find(root, **chosen)
-    return Inputs(found.rows, root, name, found.coverage())
+    problems = found.problems.count + len(found.left_out)
+    return Inputs(found.rows, root, name, found.coverage(), problems)

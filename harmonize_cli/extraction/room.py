@@ -1,14 +1,12 @@
 """A full disk, in words."""
 
-import errno
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from harmonize_cli.errors import HarmonizeError, list_faults
 from harmonize_cli.extraction.tasks import Task
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from harmonize_cli.files import FULL
 
 
 @contextmanager
@@ -21,7 +19,7 @@ def named_when_full(tasks: Sequence[Task]) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        if e.errno not in _FULL:
+        if e.errno not in FULL:
             raise
         # a shard that exists is complete, unless it is the old one that was to be replaced
         missing = [

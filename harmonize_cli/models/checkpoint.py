@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 
 from harmonize_cli.config import validate
 from harmonize_cli.errors import BadInput, list_faults
-from harmonize_cli.files import read_json, sha256_file, shaped, sync_file, sync_folder, write_json
+from harmonize_cli.files import naming, read_json, sha256_file, shaped, sync_file, sync_folder, write_json
 from harmonize_cli.models.config import ModelConfig
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.store.windows import InputSpec
@@ -247,10 +247,10 @@ def write_checkpoint(
     tmp = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         tmp.mkdir(parents=True)
-        _write(tmp / WEIGHTS, save({k: v.detach().cpu().contiguous() for k, v in weights.items()}))
+        write_file(tmp / WEIGHTS, save({k: v.detach().cpu().contiguous() for k, v in weights.items()}))
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        _write(tmp / STATE, buffer.getbuffer())
+        write_file(tmp / STATE, buffer.getbuffer())
         files = {name: sha256_file(tmp / name) for name in (WEIGHTS, STATE)}
         write_json(tmp / MANIFEST, {"format": FORMAT, "step": step, "files": files, **about})
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was rewound
@@ -263,14 +263,11 @@ def write_checkpoint(
     return folder
 
 
-def _write(path: Path, data: bytes | memoryview) -> None:
+def write_file(path: Path, data: bytes | memoryview) -> None:
     """By Python's own write: on a full disk an OSError, where both libraries raise errors of their own."""
-    try:
+    with naming(path):
         path.write_bytes(data)
         sync_file(path)
-    except OSError as e:
-        e.filename = e.filename or str(path)
-        raise
 
 
 def point(run: Path, name: str, folder: Path) -> None:

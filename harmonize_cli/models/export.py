@@ -1,15 +1,16 @@
 """A trained encoder as a folder to give away: weights, config, model card, loading example."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import read_json, sha256_file, shaped, write_json, write_text
 from harmonize_cli.locks import is_lock, one_writer
-from harmonize_cli.models.checkpoint import WEIGHTS, LoadedModel, build
+from harmonize_cli.models.checkpoint import WEIGHTS, LoadedModel, build, write_file
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.store.windows import InputSpec
 
@@ -26,9 +27,17 @@ def export_encoder(loaded: LoadedModel, out: Path, *, heads: bool, vocab: list[s
     """
     if out.exists() and (not out.is_dir() or not all(map(is_lock, out.iterdir()))):
         raise BadInput(f"{out}: exists already; name a new folder")
+    try:
+        return _write(loaded, out, heads=heads, vocab=vocab)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def _write(loaded: LoadedModel, out: Path, *, heads: bool, vocab: list[str] | None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     weights = {k: v for k, v in loaded.model.state_dict().items() if heads or not k.startswith("head.")}
-    save_file({k: v.cpu().contiguous() for k, v in weights.items()}, out / WEIGHTS)
+    write_file(out / WEIGHTS, save({k: v.cpu().contiguous() for k, v in weights.items()}))
     write_json(
         out / CONFIG,
         {

@@ -1,18 +1,26 @@
 """What a report is made from, read from run folders alone."""
 
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from harmonize_cli.config import read_yaml
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.questions import Entry, Question
 from harmonize_cli.evaluation.results import FOLDER, Result, find_results
-from harmonize_cli.files import read_json, read_log, shaped
+from harmonize_cli.files import inside, read_json, read_log, shaped
 from harmonize_cli.models.checkpoint import list_checkpoints, read_manifest
 
-Cell = dict[Literal["value", "low", "high"], float | None]
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A figure with its interval; None where it is undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +112,22 @@ def _read(folder: Path, name: str, extra: Sequence[Entry]) -> Run:
     for needed in ("config.yaml", "metrics.jsonl"):
         if not (folder / needed).exists():
             raise BadInput(f"{folder}: no run folder ({needed} is missing)")
+        inside(folder, folder / needed)
     config = read_yaml(folder / "config.yaml")
     metrics = read_log(folder / "metrics.jsonl")
     for line in metrics:
         shaped(dict[str, float | None], line, f"{folder / 'metrics.jsonl'}: step {line['step']}")
-    own = list(find_results([folder])) if any((folder / FOLDER).glob("*.json")) else []
+    files = [inside(folder, file) for file in (folder / FOLDER).glob("*.json")]
+    own = list(find_results([folder])) if files else []
     own += extra
     audit_file = folder / "audit" / "audit.json"
-    audit = read_json(audit_file, Audit) if audit_file.exists() else None
+    audit = read_json(inside(folder, audit_file), Audit) if audit_file.exists() else None
     results = {path.stem: result for path, result in own}
-    pictures = {p.stem: p for path, _ in own for p in sorted(path.parent.glob(f"{path.stem}.*.png"))}
+    pictures = {
+        picture.stem: inside(path.parent, picture)
+        for path, _ in own
+        for picture in sorted(path.parent.glob(f"{glob.escape(path.stem)}.*.png"))
+    }
     return Run(name, config or {}, metrics, results, audit, pictures)
 
 

@@ -10,10 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import harmonize_cli
 from harmonize_cli.curriculum.hints import HintShare
 from harmonize_cli.curriculum.scores import Scores
-from harmonize_cli.files import write_text
+from harmonize_cli.errors import BadInput
+from harmonize_cli.files import read_bytes, write_text
 from harmonize_cli.reporting.charts import CHARTS, svg
 from harmonize_cli.reporting.collect import Run, comparable
 
+_MOST_PICTURE = 16 << 20
 MAIN = ("text-to-video/R@1", "text-to-video/R@10", "audio-to-video/R@10", "video/top-1")
 
 
@@ -85,13 +87,16 @@ def _table(run: Run) -> dict[str, Any]:
 
 
 def _image(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    raw = read_bytes(path, most=_MOST_PICTURE)
+    if not raw.startswith(b"\x89PNG\r\n"):
+        raise BadInput(f"{path}: is not a PNG file")
+    return "data:image/png;base64," + base64.b64encode(raw).decode()
 
 
 def _audit(run: Run) -> dict[str, Any]:
     assert run.audit is not None
     kinds = {}
     for kind, indicators in run.audit.kinds.items():
-        rows = sorted(indicators.items(), key=lambda item: -(item[1].auroc.get("value") or 0))
+        rows = sorted(indicators.items(), key=lambda item: -(item[1].auroc.value or 0))
         kinds[kind] = [(name, found.auroc, found.ap) for name, found in rows]
     return {"name": run.name, "kinds": kinds, "samples": run.audit.samples, "split": run.audit.split}

@@ -11,7 +11,7 @@ import numpy as np
 
 from harmonize_cli.errors import BadInput, missing_extra
 from harmonize_cli.store.description import description
-from harmonize_cli.store.digest import encode_text
+from harmonize_cli.store.digest import encode_json, encode_text
 from harmonize_cli.store.output import new_folder
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec, Status
@@ -55,6 +55,7 @@ def to_webdataset(
     How many shards there are. Keys are numbers: ids may hold characters that WebDataset splits at.
     """
     keys = chosen_features(store, features)
+    check_texts(store)
     numbers = range(0, len(store), shard_samples)
     with new_folder(out) as folder:
         for shard, first in enumerate(numbers):
@@ -112,6 +113,7 @@ def to_parquet(
     except ImportError:
         raise missing_extra("pyarrow", "parquet", "an export to Parquet") from None
     keys = chosen_features(store, features)
+    check_texts(store)
     schema = _schema(pa, store, keys)
     numbers = range(0, len(store), file_samples) if len(store) else range(1)
     with new_folder(out) as folder:
@@ -174,6 +176,33 @@ def _item(pa: Any, spec: FeatureSpec) -> Any:
         return pa.binary()
     number = pa.from_numpy_dtype(np.dtype(spec.dtype))
     return pa.list_(number, spec.row_shape[0]) if spec.row_shape else number
+
+
+def check_texts(store: Store) -> None:
+    """Whether the texts of a store can be written as UTF-8, as JSON and Parquet have to be; the name of a
+    source file alone may be something else, and is exported with escapes.
+
+    Raises:
+        BadInput: naming the sample and the field.
+    """
+    for i in range(len(store)):
+        known = {name: value for name, value in description(store, i).items() if name != "source"}
+        try:
+            encode_json(known).decode("utf-8")
+        except UnicodeDecodeError:
+            field = next(n for n, value in known.items() if not _is_utf8(value))
+            raise BadInput(
+                f"{store.path}: sample {known['id']!r}: {field} is not UTF-8, which the format asks for; "
+                "extract it again from a manifest in UTF-8, or leave it out with `harmonize store split --ids`"
+            ) from None
+
+
+def _is_utf8(value: Any) -> bool:
+    try:
+        encode_json(value).decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def chosen_features(store: Store, features: Sequence[str] | None) -> list[str]:

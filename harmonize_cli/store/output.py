@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.files import sync_file, sync_folder
+from harmonize_cli.files import naming, sync_file, sync_folder
 from harmonize_cli.locks import locked
 from harmonize_cli.store.schema import FeatureSpec, Sample
 from harmonize_cli.store.writer import ShardWriter
@@ -110,12 +110,13 @@ def new_folder(out: Path) -> Iterator[Path]:
             raise BadInput(f"{out}: exists already, and is never overwritten; name another")
         tmp = out.with_name(f"{out.name}.{os.getpid()}.tmp")
         try:
-            tmp.mkdir(parents=True)
-            yield tmp
-            for path in tmp.iterdir():
-                sync_file(path)
-            sync_folder(tmp)
-            tmp.rename(out)
+            with naming(out):
+                tmp.mkdir(parents=True)
+                yield tmp
+                for path in tmp.iterdir():
+                    sync_file(path)
+                sync_folder(tmp)
+                tmp.rename(out)
             sync_folder(out.parent)
         except BaseException:
             with suppress(OSError):

@@ -9,6 +9,7 @@ from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import Status
 
 _REASONS = 10
+_PROBLEMS = 20
 
 
 def shard_rows(store: Store) -> list[dict[str, Any]]:
@@ -62,6 +63,26 @@ def _modality(store: Store, modality: str) -> dict[str, Any]:
     return {**counts, "reasons": dict(reasons.most_common(_REASONS))}
 
 
+def problem_lines(coverage: Any) -> list[str]:
+    """What the data set's coverage says of files that were not used: counts, and the first ones by name.
+
+    coverage: as an extraction keeps it in the store's attributes; a stranger's may hold anything.
+    """
+    lines = []
+    for count, first, what in (
+        ("problems", "first_problems", "problem(s) in the data set's files"),
+        ("links_left_out", "first_links_left_out", "link(s) out of the data set's folder, not followed"),
+    ):
+        found = coverage.get(count) if isinstance(coverage, dict) else None
+        if isinstance(found, int) and found > 0:
+            names = coverage.get(first)
+            shown = [str(name) for name in names] if isinstance(names, list) else []
+            lines += [f"{found} {what}:", *(f"  {name}" for name in shown[:_PROBLEMS])]
+            if found > len(shown[:_PROBLEMS]):
+                lines.append(f"  ... and {found - len(shown[:_PROBLEMS])} more")
+    return lines
+
+
 def summary_lines(summary: dict[str, Any]) -> list[str]:
     """The description of `describe_store` for a terminal."""
     lines = [
@@ -86,4 +107,5 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
             lines.append(f"  {name}: {told}")
     words = f", {summary['vocabulary']} words" if summary["vocabulary"] is not None else ""
     lines.append(f"  {summary['labels']} labels, {summary['groups']} groups{words}")
+    lines += [f"  {line}" for line in problem_lines(summary["attrs"].get("coverage"))]
     return lines

@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from harmonize_cli.errors import BadInput, missing_extra
-from harmonize_cli.files import atomic_path, write_json
+from harmonize_cli.files import atomic_path, write_array, write_json
 from harmonize_cli.locks import one_writer
 from harmonize_cli.models.checkpoint import LoadedModel
 from harmonize_cli.progress import progress
@@ -58,14 +58,16 @@ def write_embeddings(ids: list[str], table: Table, out: Path) -> list[Path]:
         return [_write_parquet(ids, table, out)]
     if out.suffix != ".npy":
         raise BadInput(f"{out}: the name must end in .parquet or .npy")
-    written = [out.with_suffix(".ids.json")]
-    write_json(written[0], ids)
-    for name, array in table.items():
-        path = out.with_suffix(f".{name}.npy")
-        with atomic_path(path) as tmp, tmp.open("wb") as file:
-            np.save(file, array)
-        written.append(path)
-    return written
+    arrays = {out.with_suffix(f".{name}.npy"): array for name, array in table.items()}
+    try:
+        for path, array in arrays.items():
+            write_array(path, array)
+        write_json(out.with_suffix(".ids.json"), ids)
+    except BaseException:
+        for path in arrays:
+            path.unlink(missing_ok=True)
+        raise
+    return [out.with_suffix(".ids.json"), *arrays]
 
 
 def _write_parquet(ids: list[str], table: Table, out: Path) -> Path:

@@ -12,6 +12,7 @@ from harmonize_cli.curriculum.guide import keep_guide, make_guide
 from harmonize_cli.files import rewind_log
 from harmonize_cli.locks import locked
 from harmonize_cli.models.checkpoint import read_manifest
+from harmonize_cli.printing import printable
 from harmonize_cli.ranks import check_agreement, is_first, pick_device, process_group, rank, ranks
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
@@ -137,7 +138,7 @@ def _pretrain(
 def warn(message: str) -> None:
     """A warning on stderr, from rank 0 alone."""
     if rank() == 0:
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {printable(message, lines=False)}", file=sys.stderr)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

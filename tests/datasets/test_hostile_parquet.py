@@ -5,7 +5,9 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from harmonize_cli.datasets.manifest import read_manifest
@@ -61,6 +63,114 @@ def test_a_row_group_that_unpacks_to_gigabytes_is_refused(
     monkeypatch.setattr("harmonize_cli.datasets.tables._MAX_ROW_GROUP_BYTES", 1 << 20)
     with pytest.raises(BadInput, match=r"m.parquet: row group 0 unpacks to 9 MiB"):
         read_manifest(tmp_path / "m.parquet")
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from harmonize_cli.datasets.manifest import read_manifest
+from harmonize_cli.errors import BadInput
+import pyarrow.parquet
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    print(len(read_manifest(Path(sys.argv[1]))))
+except BadInput as e:
+    print(str(e)[:300])
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+def measured(path: Path) -> tuple[str, int]:
+    """What reading a manifest says, and the MiB that it took."""
+    command = [sys.executable, "-c", MEASURED, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    *said, memory = done.stdout.splitlines()
+    return "\n".join(said), int(memory)
+
+
+def _same(count: int, text: str, code: Any) -> Any:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, code)), pa.array([text]))
+
+
+def test_few_bytes_that_stand_for_gigabytes_take_little_memory(tmp_path: Path) -> None:
+    ids = [str(k) for k in range(3000)]
+    long = pa.table({"id": ids, "text": _same(3000, "a" * (4 << 20), np.int32)})  # 12 GB
+    many = _same(30_000_000, "x" * 100, np.int8)  # 3 GB of text in one row
+    one = pa.table(
+        {"id": ["a"], "texts": pa.ListArray.from_arrays(pa.array([0, len(many)], pa.int32()), many)}
+    )
+    wide = _same(600_000, "x" * 90_000, np.int32)  # 54 GB, in rows of three
+    three = pa.ListArray.from_arrays(pa.array(np.arange(0, 600_001, 3), pa.int32()), wide)
+    some = pa.table({"id": [str(k) for k in range(200_000)], "texts": three})
+    deep = pa.ListArray.from_arrays(pa.array([0, 2], pa.int32()), three.slice(0, 2))
+    odd = pa.table({"id": ["a"], "texts": deep})
+    for name, table, told in (
+        ("long", long, "text: a text of 4194304 characters"),
+        ("one", one, "row group 0 has lists of 30000000 values"),
+        ("odd", odd, "texts: expected text, found a list"),
+    ):
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(table, path, compression="zstd", dictionary_pagesize_limit=1 << 30)
+        assert path.stat().st_size < 100_000
+        said, memory = measured(path)
+        assert told in said
+        assert memory < 500, f"{memory} MiB"
+    path = tmp_path / "some.parquet"
+    pq.write_table(some.slice(0, 2000), path, compression="zstd", dictionary_pagesize_limit=1 << 30)
+    # these rows are what they say: they are made one after the other, and share nothing once they are kept
+    assert "2000" in measured(path)[0]
+
+
+def test_a_row_that_unpacks_to_too_much_is_named(tmp_path: Path) -> None:
+    many = _same(20_000, "x" * 90_000, np.int32)
+    offsets = pa.array([0, 3, 3, 20_000], pa.int32())
+    table = pa.table({"id": ["a", "b", "c"], "texts": pa.ListArray.from_arrays(offsets, many)})
+    pq.write_table(table, tmp_path / "m.parquet", dictionary_pagesize_limit=1 << 30)
+    with pytest.raises(BadInput, match=r"m\.parquet: row 3 unpacks to 17\d\d MiB; at most 64 MiB are read"):
+        read_manifest(tmp_path / "m.parquet")
+
+
+def test_sizes_of_rows_whatever_their_type() -> None:
+    from harmonize_cli.datasets.tables import _row_bytes
+
+    lists = pa.array([["abc"], None, [], ["d" * 10, None]])
+    for array in (
+        pa.array(["a" * 5000, None, "b"]),
+        pa.array(["a" * 5000, None, "b"]).dictionary_encode(),
+        pa.array([b"a", None]),
+        lists,
+        lists.slice(1),
+        lists.slice(3, 1),
+        pa.array([{"a": "x" * 9000}, None]),
+        pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
+        pa.array([1.5, None]),
+        pa.nulls(3),
+        pa.array([], pa.string()).dictionary_encode(),
+        pa.array([None, None], pa.string()).dictionary_encode(),
+    ):
+        sizes = _row_bytes(array)
+        assert len(sizes) == len(array)
+        for size, value in zip(sizes.tolist(), array.to_pylist(), strict=True):
+            assert size >= len(str(value)) // 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"row_group_size": 3000},
+        {"dictionary_pagesize_limit": 2000},  # it gives the dictionary up half-way
+        {"dictionary_pagesize_limit": 2000, "row_group_size": 3000, "data_page_size": 500},
+        {"use_dictionary": False},
+    ],
+)
+def test_values_are_the_same_as_without_dictionaries(tmp_path: Path, options: Any) -> None:
+    rows = 10_000
+    texts = [[f"t{k % 7}", f"ü{k}"] if k % 5 else [] for k in range(rows)]
+    columns = {"id": [f"i{k}" for k in range(rows)], "texts": texts, "start": [k / 8 for k in range(rows)]}
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet", **options)
+    found = read_manifest(tmp_path / "m.parquet")
+    assert [row.texts for row in found] == [tuple(item) for item in texts]
+    assert [(row.id, row.start) for row in found] == list(zip(columns["id"], columns["start"], strict=True))
 
 
 def test_odd_types_are_named(tmp_path: Path) -> None:

@@ -66,6 +66,10 @@ def test_no_worker_outlives_a_killed_extraction(manifest: Path, tmp_path: Path, 
     _, said = first.communicate(timeout=60)
     until(lambda: not of(mark), 20)
     assert "Traceback" not in said
+    if number != signal.SIGKILL:
+        assert first.returncode == 128 + number
+        name = signal.Signals(number).name
+        assert said == f"stopped by {name}: complete shards are kept, the same command goes on from there\n"
     if number == signal.SIGKILL:
         kept = len(list(out.glob("part-*.h5")))
         assert len(Store.open(out)) == kept

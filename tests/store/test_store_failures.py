@@ -248,6 +248,11 @@ def _missing(path: Path) -> None:
         del file["samples/digest"]
 
 
+def _with_params(path: Path, params: str) -> str:
+    with h5py.File(path) as file:
+        return str(file.attrs["features"]).replace('"params":{"size":4}', f'"params":{params}')
+
+
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "version": (_attribute("schema_version", 2), "has schema version 2, this program reads 1"),
     "version alone": (
@@ -262,6 +267,12 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "format": (_attribute("format", "parquet"), "no feature store"),
     "json": (_attribute("features", "[{"), "attribute features is damaged"),
     "deep json": (_attribute("features", "[" * 100_000), "attribute features is damaged"),
+    "NaN": (_attribute("attrs", '{"a": NaN}'), "attribute attrs is damaged .NaN is not a JSON number"),
+    "infinity": (_attribute("attrs", '{"a": 1e999}'), "attribute attrs is damaged .1e999 is too large"),
+    "deep params": (
+        lambda path: _attribute("features", _with_params(path, '{"a":' * 900 + "1" + "}" * 900))(path),
+        "attribute features is damaged .nested deeper than 64 levels",
+    ),
     "no feature": (_attribute("features", "[]"), "lists 0 features"),
     "bad feature": (_attribute("features", '[{"key": "a"}]'), "missing or unknown keys"),
     "count": (_attribute("n_samples", 3), "expected .* x 3"),

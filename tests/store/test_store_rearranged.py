@@ -302,6 +302,24 @@ def test_a_file_name_that_is_no_utf8_is_exported_readably(tmp_path: Path) -> Non
         assert json.loads(tar.extractfile("000000000.json").read())["source"] == r"clips/\xff.mp4"
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"id": "a\udcff"}, {"split": "\udcff"}, {"group": "\udcff"}, {"labels": ("\udcff",)},
+     {"texts": ("\udcff",)}, {"facts": {"x": "\udcff"}}],
+)  # fmt: skip
+def test_texts_that_are_not_utf8_are_not_exported(tmp_path: Path, changes: dict[str, object]) -> None:
+    pytest.importorskip("pyarrow.parquet")
+    made = [make_sample("good"), make_sample("bad", 1)]
+    for name, value in changes.items():
+        setattr(made[1], name, value)
+    store = Store.open(write_shard(tmp_path / "s.h5", made))
+    for export in (to_parquet, to_webdataset):
+        with pytest.raises(BadInput, match=f"sample .*: {next(iter(changes))} is not UTF-8"):
+            export(store, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    assert merge([store], tmp_path / "m.h5") == 2
+
+
 def test_jpeg_rows_survive_merge_verify_and_export(tmp_path: Path) -> None:
     from PIL import Image
 

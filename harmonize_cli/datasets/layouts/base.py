@@ -13,13 +13,13 @@ from pydantic import Field
 
 from harmonize_cli.config import StageConfig, validate
 from harmonize_cli.datasets.faults import Faults
-from harmonize_cli.datasets.fields import MAX_SECONDS, FieldError, checked_name, mended_text
+from harmonize_cli.datasets.fields import MAX_SECONDS, FieldError, checked_name, escaped_name, mended_text
 from harmonize_cli.datasets.locate import AUDIO, VIDEO, MediaIndex, find_list
 from harmonize_cli.datasets.manifest import ManifestRow
 from harmonize_cli.datasets.tables import read_lines, read_table
 from harmonize_cli.errors import BadInput
 
-_MAX_JSON = 2 << 30
+_MAX_JSON = 256 << 20
 _MISSING_KEPT = 1000
 
 
@@ -96,8 +96,8 @@ class Found:
     expected_by_split: Counter[str] = field(default_factory=Counter)
     problems: Faults = field(default_factory=lambda: Faults(""))
     """Caption files and the like that can't be read; their videos are taken without them."""
-    left_out: int = 0
-    """Files not taken because a symbolic link leads out of the root."""
+    left_out: list[str] = field(default_factory=list)
+    """Symbolic links that lead out of the root, which are not followed."""
 
     @property
     def present(self) -> int:
@@ -119,7 +119,8 @@ class Found:
             "missing": self.missing[:20],
             "problems": self.problems.count,
             "first_problems": self.problems.first[:20],
-            "links_left_out": self.left_out,
+            "links_left_out": len(self.left_out),
+            "first_links_left_out": [escaped_name(path) for path in self.left_out[:20]],
         }
 
 
@@ -135,13 +136,25 @@ class Source:
         self.problems = Faults(str(root))
         """Single files that can't be used: they are left out and told."""
         self._folders = [options.annotations, root] if options.annotations else [root]
+        self._indices: list[MediaIndex] = []
+
+    def files(self, folder: Path, suffixes: tuple[str, ...]) -> MediaIndex:
+        """The files below a folder that end so."""
+        found = MediaIndex(folder, suffixes, allow_outside=self.options.allow_outside)
+        self._indices.append(found)
+        return found
+
+    @property
+    def left_out(self) -> list[str]:
+        """Links that no index has followed."""
+        return sorted({path for index in self._indices for path in index.left_out})
 
     @cached_property
     def index(self) -> MediaIndex:
         """The data set's media files."""
         layout = self._layout
         kinds = AUDIO if layout.sound else (*VIDEO, *AUDIO) if layout.either else VIDEO
-        return MediaIndex(self.root, kinds, allow_outside=self.options.allow_outside)
+        return self.files(self.root, kinds)
 
     def find(self, need: Need) -> Path | None:
         """The list that fills a need.
@@ -191,7 +204,7 @@ class Source:
             BadInput: no valid JSON, or too large.
         """
         if path.stat().st_size > _MAX_JSON:
-            raise BadInput(f"{path}: more than {_MAX_JSON >> 30} GiB of JSON")
+            raise BadInput(f"{path}: more than {_MAX_JSON >> 20} MiB of JSON")
         try:
             return json.loads(path.read_bytes())
         except (ValueError, RecursionError) as e:
@@ -267,7 +280,7 @@ class Layout:
         if not found.expected:
             hint = f" of split {chosen.split!r}" if wanted else ""
             raise BadInput(f"{root}: {self.name}: nothing to extract{hint}; {self.about}")
-        found.left_out = source.index.left_out if "index" in vars(source) else 0
+        found.left_out = source.left_out
         found.problems = source.problems
         return found
 

@@ -10,14 +10,14 @@ from harmonize_cli.datasets.captions import Caption
 from harmonize_cli.datasets.fields import escaped_name
 from harmonize_cli.datasets.layouts.base import Entry, Layout, Source
 from harmonize_cli.datasets.layouts.segments import caption_entries
-from harmonize_cli.datasets.locate import AUDIO, VIDEO, MediaIndex
+from harmonize_cli.datasets.locate import AUDIO, VIDEO
 from harmonize_cli.errors import BadInput
 
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def _entries(source: Source) -> Iterator[Entry]:
-    index = MediaIndex(source.root, (*VIDEO, *AUDIO), allow_outside=source.options.allow_outside)
+    index = source.files(source.root, (*VIDEO, *AUDIO))
     if not len(index):
         raise BadInput(f"{source.root}: no video or sound file in this folder or below")
     captions = _caption_files(source, {_stem(relative) for relative, _ in index.all()})
@@ -53,7 +53,7 @@ def _stem(relative: str) -> str:
 
 def _caption_files(source: Source, videos: set[str]) -> dict[str, list[Path]]:
     """Path of a video without suffix -> its caption files, best first: timed ones, then by name."""
-    index = MediaIndex(source.root, CAPTION_SUFFIXES, allow_outside=source.options.allow_outside)
+    index = source.files(source.root, CAPTION_SUFFIXES)
     found: dict[str, list[Path]] = {}
     for relative, path in index.all():
         stem = _stem(relative)

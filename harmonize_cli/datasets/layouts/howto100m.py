@@ -8,7 +8,6 @@ from harmonize_cli.datasets.captions import Caption
 from harmonize_cli.datasets.json_stream import stream_object
 from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
 from harmonize_cli.datasets.layouts.segments import caption_entries
-from harmonize_cli.datasets.locate import MediaIndex
 from harmonize_cli.errors import BadInput
 
 _ALL = Need(("caption.json", "raw_caption.json"), "the captions of all videos", required=False)
@@ -38,7 +37,7 @@ def _captions(source: Source) -> Iterator[tuple[str, str, list[Caption]]]:
                 yield f"{whole}:{video}", video, [item for item in found if isinstance(item, Caption)]
         return
     folder = source.options.annotations or source.root
-    files = MediaIndex(folder, _ONE_EACH, allow_outside=source.options.allow_outside)
+    files = source.files(folder, _ONE_EACH)
     count = 0
     for _, path in files.all():
         if path.suffix.lower() == ".csv" and path.name in _VIDEOS.names:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
-from harmonize_cli.datasets.locate import MediaIndex
+from harmonize_cli.datasets.locate import VIDEO
 
 _PARTS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
 _LISTS = {
@@ -41,7 +41,7 @@ def _entries(source: Source) -> Iterator[Entry]:
 
 def _from_folders(source: Source) -> Iterator[Entry]:
     """`<split>/<class>/<clip>`, as torchvision and many copies have it: the disk is the list."""
-    index = MediaIndex(source.root, allow_outside=source.options.allow_outside)
+    index = source.files(source.root, VIDEO)
     for relative, path in index.all():
         parts = Path(relative).parts
         part = next((_PARTS[name] for name in parts[:-2] if name in _PARTS), "")

@@ -15,7 +15,7 @@ from harmonize_cli.datasets.caption_files import MAX_FILE, captions_of_json, rea
 from harmonize_cli.datasets.captions import Caption
 from harmonize_cli.datasets.layouts.base import Entry, Layout, Source
 from harmonize_cli.datasets.layouts.segments import caption_entries
-from harmonize_cli.datasets.locate import AUDIO, VIDEO, MediaIndex
+from harmonize_cli.datasets.locate import AUDIO, VIDEO
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import atomic_path
 
@@ -31,7 +31,7 @@ class _Member:
 
 
 def _entries(source: Source) -> Iterator[Entry]:
-    shards = list(MediaIndex(source.root, (".tar",), allow_outside=source.options.allow_outside).all())
+    shards = list(source.files(source.root, (".tar",)).all())
     if not shards:
         raise BadInput(f"{source.root}: no .tar file in this folder or below")
     root = source.root.resolve()
@@ -71,6 +71,8 @@ def _members(path: Path, target: Path, source: Source) -> Iterator[_Member]:
                         current.media = unpacked
                 elif suffix in _SIDE and info.size <= MAX_FILE:
                     current.sides[suffix] = data.read()
+                elif suffix in _SIDE:
+                    source.problems.add(f"{path}:{key}", suffix, f"{info.size >> 20} MiB of it; left out")
             # tarfile takes a file that ends between two members for a whole one
             tar.fileobj.seek(tar.offset)
             if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -107,6 +109,8 @@ def _samples(source: Source, member: _Member, relative: str, path: Path) -> Iter
     timed: list[Caption] = []
     labels: tuple[str, ...] = ()
     facts = _json(member.sides.get(".json"))
+    if facts is None and ".json" in member.sides:
+        source.problems.add(where, ".json", "invalid JSON; left out")
     found = captions_of_json(facts) if facts is not None else None
     if found:
         texts += [item for item in found if isinstance(item, str)]

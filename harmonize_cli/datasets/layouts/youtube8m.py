@@ -10,7 +10,6 @@ from pathlib import Path
 
 from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
 from harmonize_cli.datasets.layouts.segments import caption_entries
-from harmonize_cli.datasets.locate import MediaIndex
 from harmonize_cli.datasets.tfrecord import Fields, read_records
 from harmonize_cli.errors import BadInput
 
@@ -22,7 +21,7 @@ _PARTS = (("train", "train"), ("valid", "val"), ("test", "test"))
 
 def _entries(source: Source) -> Iterator[Entry]:
     folder = source.options.annotations or source.root
-    records = MediaIndex(folder, (".tfrecord",), allow_outside=source.options.allow_outside)
+    records = source.files(folder, (".tfrecord",))
     if not len(records):
         raise BadInput(f"youtube8m: no .tfrecord file in {folder}; expected train0000.tfrecord and the like")
     vocabulary, known = source.find(_VOCABULARY), _names(source, folder)
@@ -62,7 +61,7 @@ def _names(source: Source, folder: Path) -> dict[str, str]:
     if table:
         return {row["id"]: row["youtube_id"] for _, row in source.table(table, "id", "youtube_id")}
     found = {}
-    for _, path in MediaIndex(folder, (".js",), allow_outside=source.options.allow_outside).all():
+    for _, path in source.files(folder, (".js",)).all():
         with path.open("rb") as f:
             answer = _ANSWER.search(f.read(4096).decode("utf-8", "replace"))
         if answer:
