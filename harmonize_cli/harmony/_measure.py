@@ -90,7 +90,9 @@ def walk(up: Upstream, graph: Graph, rows: OpRows) -> Walk:
         outside = {i: p for i, p in reach.leaves.items() if i not in pooled and isinstance(p, nn.Parameter)}
         layers.parameters.update(outside)
         layers.slow |= outside.keys()
-        inner = [s for op in reach.ops for s in op.sides if s.made_by is None or s.made_by not in rows]
+        # in the order of the recording: sums must not depend on where objects lie in memory
+        reached = [op for op in up.ops if op in reach.ops]
+        inner = [s for op in reached for s in op.sides if s.made_by is None or s.made_by not in rows]
         for side in inner:
             if side.made_by is None and isinstance(side.tensor, nn.Parameter):
                 layers.parameters[id(side.tensor)] = side.tensor
@@ -172,8 +174,10 @@ def add_grams(
     Slow parameters are left out.
     """
     uses_of: dict[int, list[Use]] = defaultdict(list)
-    for use in layers.uses:
-        for i in set[int]().union(*(layers.behind(side) for side in use.sides)):
+    behind = [set[int]().union(*(layers.behind(side) for side in use.sides)) for use in layers.uses]
+    order = {i: n for n, i in enumerate(layers.parameters)}
+    for use, ids in zip(layers.uses, behind, strict=True):
+        for i in sorted(ids & order.keys(), key=order.__getitem__):
             uses_of[i].append(use)
     scopes = {i: frozenset(n for n, ids in enumerate(inside) if i in ids) for i in uses_of}
     wanted = [i for i in uses_of if scopes[i] and i not in layers.slow]

@@ -90,6 +90,10 @@ class _Rules(Mapping[str, Callable[..., Any]]):
             raise ValueError(f"rule {name!r}: a name without a colon is expected")
         if name in self._known:
             raise ValueError(f"rule {name!r} is registered twice; choose another name")
+        if inspect.isclass(rule) and issubclass(rule, Rule):
+            rule.name = name
+        elif inspect.isclass(rule) or not callable(rule):
+            raise TypeError(f"rule {name!r}: expected a subclass of Rule or a function, got {rule!r}")
         self._known[name] = rule
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
@@ -122,8 +126,6 @@ class _Rules(Mapping[str, Callable[..., Any]]):
         found = point.load()
         if inspect.ismodule(found) or self._known.get(point.name) is found:
             return  # the package registers its rules itself
-        if not callable(found):
-            raise TypeError(f"{point.value} is not a rule")
         self.add(point.name, found)
 
 
@@ -138,12 +140,11 @@ def register_rule(name: str) -> Callable[[RuleT], RuleT]:
 
     Raises:
         ValueError: the name is taken, or has a colon.
+        TypeError: something else.
     """
 
     def put(rule: RuleT) -> RuleT:
         RULES.add(name, rule)
-        if inspect.isclass(rule):
-            rule.name = name  # type: ignore[attr-defined]
         return rule
 
     return put

@@ -75,6 +75,14 @@ def test_a_name_is_registered_once(name: str) -> None:
     assert make_rule("realign")(GRAM).tolist() == [[1.25, 2.0]]
 
 
+@pytest.mark.usefixtures("cleaned")
+@pytest.mark.parametrize("wrong", [nn.Linear, 3, "realign"])
+def test_what_is_neither_a_rule_nor_a_function_is_not_registered(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="'mine': expected a subclass of Rule"):
+        register_rule("mine")(wrong)
+    assert "mine" not in RULES
+
+
 def two_towers() -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(5, 3)

@@ -131,6 +131,19 @@ def test_training_does_not_depend_on_when_it_is_saved_or_validated(store_path, t
     assert same(never, often)
 
 
+@pytest.mark.parametrize("scope", ["backbone", "all"])
+def test_bf16_is_read_by_samples_and_repeats_to_the_bit(store_path, tmp_path, caplog, scope):
+    """Cotangents in float32 have the rounding of those in 16 bits that they were made from."""
+    settings = config(steps=4, log_every=1, precision="bf16", harmonize={"mode": "both", "scope": scope})
+    for name in ("one", "two"):
+        pretrain(store_path, tmp_path / name, settings)
+    assert "can't be read by samples" not in caplog.text
+    one, two = (read_metrics(tmp_path / name) for name in ("one", "two"))
+    for key in ("cosine_mean", "weight_va", "norm_ratio", "loss"):
+        assert [line[key] for line in one if key in line] == [line[key] for line in two if key in line]
+    assert same(tmp_path / "one", tmp_path / "two")
+
+
 def test_sigterm_saves_and_the_run_goes_on(store_path, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     pretrain(store_path, whole, config())
