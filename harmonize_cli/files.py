@@ -56,9 +56,10 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically."""
+    """Write `text` as UTF-8, atomically. Names of files that are none have escapes in it, which JSON reads
+    back."""
     with atomic_path(path) as tmp:
-        tmp.write_text(text, encoding="utf-8")
+        tmp.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -72,7 +73,7 @@ def write_array(path: Path, array: "NDArray[Any]") -> None:
 
     with atomic_path(path) as tmp, tmp.open("wb") as file:
         # numpy's own way to a file tells nothing of a full disk but that there was less room than it wanted
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(array.reshape(-1).view(np.uint8).data)
 

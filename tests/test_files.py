@@ -1,19 +1,27 @@
 """Atomic files: complete or not there."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from harmonize_cli.errors import BadInput
 from harmonize_cli.files import (
     atomic_path,
+    read_arrays,
+    read_bytes,
+    read_json,
     read_log,
     rewind_log,
     sha256_file,
     sha256_json,
+    write_array,
+    write_arrays,
     write_json,
     write_text,
 )
@@ -55,6 +63,57 @@ def test_json_refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "b.json", {"x": float("nan")})
     assert not (tmp_path / "b.json").exists()
+
+
+def test_names_that_are_not_utf8_can_be_written(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": "\udcff", "y": "naïve"})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"x": "\udcff", "y": "naïve"}
+    write_text(tmp_path / "a.txt", "a\udcff")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == r"a\udcff"
+
+
+def test_arrays_come_back(tmp_path: Path) -> None:
+    for array in (np.arange(6.0).reshape(2, 3).T, np.zeros((0, 4), np.float32), np.array(3, np.int16)):
+        write_array(tmp_path / "a.npy", array)
+        found = np.load(tmp_path / "a.npy", allow_pickle=False)
+        assert found.dtype == array.dtype
+        assert np.array_equal(found, array)
+    write_arrays(tmp_path / "a.npz", {"x": np.arange(3), "id": np.array(["a", "bc"])}, compressed=True)
+    assert read_arrays(tmp_path / "a.npz", hint="")["id"].tolist() == ["a", "bc"]
+    with pytest.raises(BadInput, match=r"a\.npz: damaged \(has no array 'y'\); make it again"):
+        read_arrays(tmp_path / "a.npz", hint="make it again")["y"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "invalid JSON"), ("NaN", "NaN is not a JSON number"), ("[1e999]", "too large a number"),
+        ("[" * 100_000, "nested too deeply"), ("[" * 70 + "]" * 70, "nested deeper than 64 levels"),
+        ('{"a": "x"}', "a: Input should be a valid integer"), ("[]", "should be a valid dictionary"),
+    ],
+)  # fmt: skip
+def test_json_that_is_none_of_ours(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(BadInput, match=told) as caught:
+        read_json(tmp_path / "a.json", dict[str, int], hint="make it again")
+    assert str(caught.value).startswith(f"{tmp_path / 'a.json'}: ")
+    assert str(caught.value).endswith("; make it again")
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place, told in (
+        ("pipe", "not a regular file"),
+        ("none", "no such file"),
+        (".", "not a regular file"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            read_bytes(tmp_path / place)
+    with pytest.raises(BadInput, match="not a regular file"):
+        read_bytes(Path("/dev/zero"))
+    (tmp_path / "large").write_bytes(bytes(3 << 20))
+    with pytest.raises(BadInput, match="3 MiB; at most 1 MiB"):
+        read_bytes(tmp_path / "large", most=1 << 20)
 
 
 def test_hashes(tmp_path: Path) -> None:

@@ -54,8 +54,9 @@ def bench_harmony(
 def show_harmony(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
     lines = [
-        "| variant | ms | plain = 1 | counted operations | peak MB | worst Gram error | rms cosine error |",
-        "|---|---|---|---|---|---|---|",
+        "| variant | ms | plain = 1 | counted operations | peak MB | check, ms | worst Gram error | "
+        "rms cosine error |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         cells = [
@@ -64,6 +65,7 @@ def show_harmony(rows: Sequence[Row]) -> str:
             f"{row['ratio_to_plain']:.2f}",
             _number(row["flop_ratio"], ".2f"),
             f"{row['peak_mb']:.0f}",
+            _number(row["check_ms"], ".0f"),
             _number(row["gram_error"], ".0e"),
             _number(row["cosine_rms"], ".3f"),
         ]

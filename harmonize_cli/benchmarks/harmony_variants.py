@@ -58,7 +58,8 @@ def _plain(model: Model, batch: dict[str, Tensor], mixed: Mixed) -> Run:
 
 
 def _harmonized(model: Model, batch: dict[str, Tensor], mixed: Mixed, options: dict[str, Any]) -> Run:
-    harmonizer = Harmonizer(model, **options)
+    # the check of first steps has a figure of its own
+    harmonizer = Harmonizer(model, check=False, **options)
 
     def run() -> Tensor:
         model.zero_grad()
@@ -70,8 +71,22 @@ def _harmonized(model: Model, batch: dict[str, Tensor], mixed: Mixed, options: d
     return run
 
 
+def check_seconds(name: str, model: Model, batch: dict[str, Tensor], *, bf16: bool) -> float | None:
+    """What the check of a first step takes in this variant; None where it makes none."""
+    if name not in STEPS:
+        return None
+    device = next(iter(batch.values())).device.type
+    harmonizer = Harmonizer(model, **STEPS[name])
+    mixed = torch.autocast(device, dtype=torch.bfloat16) if bf16 else nullcontext()
+    with mixed, harmonizer.record():
+        pooled = model.encode(batch)
+        losses = model.losses(harmonizer.through_gate(model.embed(pooled)))
+    harmonizer.backward(losses, pooled)
+    return harmonizer.check_seconds or None
+
+
 def _ours(model: Model, batch: dict[str, Tensor], mixed: Mixed) -> Run:
-    harmonizer = Harmonizer(model)
+    harmonizer = Harmonizer(model, check=False)
 
     def run() -> Tensor:
         with mixed(), harmonizer.record():

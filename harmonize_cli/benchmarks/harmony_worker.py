@@ -17,7 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from harmonize_cli.benchmarks.harmony_model import PRESETS, make_batch, make_model
-from harmonize_cli.benchmarks.harmony_variants import Run, make_run
+from harmonize_cli.benchmarks.harmony_variants import Run, check_seconds, make_run
 from harmonize_cli.heap import keep_freed_memory
 
 
@@ -36,6 +36,7 @@ def measure(name: str, preset: str, device_name: str, seconds: float, gram_file:
         torch.save(gram.double().cpu(), gram_file)
     # a model of its own: an engine's hooks must not slow the plain step down
     plain = make_run("plain", make_model(size, device), batch, bf16=bf16)
+    check = check_seconds(name, make_model(size, device), batch, bf16=bf16)
     counted = not name.startswith("gram ") or name == "gram ours"
     flops = _operations(run) / _operations(plain) if counted else None
     times, plain_times = _alternate(run, plain, device, seconds)
@@ -47,6 +48,7 @@ def measure(name: str, preset: str, device_name: str, seconds: float, gram_file:
         "ratio_to_plain": statistics.median(ratios),
         "peak_mb": peak / 2**20,
         "flop_ratio": flops,
+        "check_ms": None if check is None else 1000 * check,
         "runs": len(times),
     }
 

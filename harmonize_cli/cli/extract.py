@@ -14,7 +14,7 @@ EXAMPLE = """
 Example: harmonize extract clips.jsonl -o store.h5 --encoder raw --encoder logmel --encoder tokens
 --set raw.size=64 --set raw.rate=5 --workers 4
 
-Look first: harmonize extract clips.jsonl --check
+Look first: harmonize extract clips.jsonl --check (or --check deep)
 
 A benchmark as it lies: harmonize extract --dataset msrvtt --root data/MSRVTT --data split=test -o msrvtt/
 
@@ -45,6 +45,7 @@ def extract(
     manifest: Annotated[
         Path | None, typer.Argument(help="Manifest: CSV, JSONL or Parquet.", show_default=False)
     ] = None,
+    depth: Annotated[str | None, typer.Argument(hidden=True, show_default=False)] = None,
     *,
     out: Annotated[
         Path | None,
@@ -65,7 +66,12 @@ def extract(
         float | None, typer.Option(min=0.1, help="Cut long videos in windows of so many seconds.")
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Only look: name bad rows and files, expected size and time.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Only look: name bad rows and files, expected size and time. --check deep also decodes the "
+            "first second of each file.",
+        ),
     ] = False,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file.")] = None,
     overrides: Annotated[
@@ -148,6 +154,7 @@ def extract(
         "tokens.vocab": str(vocab) if vocab else None,
         "open_clip.allow_download": allow_download or None,
     }
+    manifest, deep = _manifest_and_depth(manifest, depth, check)
     settings = load_config(ExtractConfig, config, overrides or [], flags)
     limit = _limit(max_failed)
     share = parse_share(shard) if shard else (0, 1)
@@ -172,7 +179,7 @@ def extract(
     # where nobody set a limit, a data set is taken as far as it goes
     problems = inputs.problems if max_failed is not None else 0
     if out is None or check:
-        _check(inputs.rows, settings, workers, limit, problems)
+        _check(inputs.rows, settings, workers, limit, problems, deep)
         return
     options = RunOptions(
         workers=workers,
@@ -202,6 +209,17 @@ def extract(
         )
 
 
+def _manifest_and_depth(manifest: Path | None, depth: str | None, check: bool) -> tuple[Path | None, bool]:
+    """The manifest, and whether `--check` was followed by `deep`, wherever the two stand."""
+    words = [str(word) for word in (manifest, depth) if word is not None]
+    deep = check and "deep" in words
+    if deep:
+        words.remove("deep")
+    if len(words) > 1:
+        raise BadInput(f"{words[1]}: expected one manifest; after --check the word deep may follow")
+    return (Path(words[0]) if words else None), deep
+
+
 def _write_quality(store: Path, path: Path) -> None:
     from harmonize_cli.extraction.quality import quality_of
     from harmonize_cli.extraction.quality_figure import draw_quality
@@ -214,10 +232,10 @@ def _write_quality(store: Path, path: Path) -> None:
     say(f"report: {path}, {path.with_suffix('.png')}")
 
 
-def _check(rows, settings, workers, limit, problems) -> None:  # type: ignore[no-untyped-def]
+def _check(rows, settings, workers, limit, problems, deep) -> None:  # type: ignore[no-untyped-def]
     from harmonize_cli.extraction.check import check
 
-    report = check(rows, settings, workers=workers)
+    report = check(rows, settings, workers=workers, deep=deep)
     for line in report.bad:
         say_line(f"bad: {line}")
     for line in report.lines():

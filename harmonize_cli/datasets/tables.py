@@ -1,5 +1,6 @@
 """CSV, JSONL and Parquet as one stream of (line, values), with bounds on what a stranger's file may cost."""
 
+import codecs
 import csv
 import json
 from collections.abc import Callable, Iterator
@@ -63,6 +64,8 @@ def read_lines(path: Path, f: BinaryIO, faults: Faults) -> Iterator[tuple[int, s
             raise BadInput(f"{path}:{number}: line longer than {MAX_LINE_BYTES >> 20} MiB")
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
+            if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in raw[:64]:
+                raise BadInput(f"{path}: encoded as UTF-16 or UTF-32; expected UTF-8, save the file as UTF-8")
         try:
             yield number, raw.decode("utf-8")
         except UnicodeDecodeError as e:

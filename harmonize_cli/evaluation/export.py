@@ -103,6 +103,6 @@ def _items(
 
 
 def _lines(file: Path, rows: Iterator[dict[str, object]] | Iterator[dict[str, str]]) -> None:
-    with atomic_path(file) as tmp, tmp.open("w", encoding="utf-8") as f:
+    with atomic_path(file) as tmp, tmp.open("w", encoding="utf-8", errors="backslashreplace") as f:
         for row in rows:
             f.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,7 +1,7 @@
 """`harmonize extract --check`: what would go wrong, how large the store gets and how long it takes."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,15 +10,18 @@ from harmonize_cli.datasets.manifest import ManifestRow
 from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.plan import FileGroup, plan_units
 from harmonize_cli.extraction.unit import Job, UnitRunner
+from harmonize_cli.media.deadline import Deadline
 from harmonize_cli.media.decode import NO_TRACK
 from harmonize_cli.media.errors import MediaError
 from harmonize_cli.media.info import MediaInfo
-from harmonize_cli.media.probe import probe
+from harmonize_cli.media.probe import measured_length, probe
 from harmonize_cli.progress import progress
-from harmonize_cli.store.schema import FeatureSpec
+from harmonize_cli.store.schema import FeatureSpec, Status
 
 _TRIALS = 3
 _TRIAL_SECONDS = 10.0
+_LOOK = 1.0
+_MOST_READING = 600.0  # s, for the packets of one file
 _GUESS = 10.0  # s, for files that don't say how long they are
 
 
@@ -31,7 +34,8 @@ class CheckReport:
     seconds: float = 0.0
     bad: list[str] = field(default_factory=list)
     """Files that can't be opened and segments that lie outside, each with its place in the manifest."""
-    bad_samples: int = 0
+    failing: set[str] = field(default_factory=set)
+    """Ids of the samples that will fail."""
     estimated: int = 0
     """Files that don't state their length: what depends on it is a guess."""
     without_video: int = 0
@@ -40,6 +44,11 @@ class CheckReport:
     store_bytes: float = 0.0
     wall: float | None = None
     """Expected seconds with the given workers; None where no file could be tried."""
+
+    @property
+    def bad_samples(self) -> int:
+        """How many samples will fail."""
+        return len(self.failing)
 
     def lines(self) -> list[str]:
         """For people."""
@@ -54,8 +63,14 @@ class CheckReport:
         ]
 
 
-def check(rows: Sequence[ManifestRow], config: ExtractConfig, *, workers: int = 1) -> CheckReport:
-    """Probe every file once, without decoding; only three short stretches are decoded to time the work."""
+def check(
+    rows: Sequence[ManifestRow], config: ExtractConfig, *, workers: int = 1, deep: bool = False
+) -> CheckReport:
+    """Probe every file once, without decoding; only three short stretches are decoded to time the work.
+
+    `deep` also decodes the first second of each file's first sample and reads its packets to the end. All
+    samples of a file are decoded where the one fails, or the other ends before they do.
+    """
     groups = [group for unit in plan_units(rows, 1) for group in unit.groups]
     report = CheckReport(samples=len(rows), without_text=sum(not row.texts for row in rows))
     files = sorted({path for group in groups for path in (group.video, group.audio) if path})
@@ -69,6 +84,8 @@ def check(rows: Sequence[ManifestRow], config: ExtractConfig, *, workers: int = 
     for group in groups:
         if _judge_group(group, seen, report, runner.features):
             good.append(group)
+    if deep:
+        _decode_beginnings(good, _plain(config, runner), report, seen, workers)
     report.wall = _expected_wall(runner, good, report.seconds, workers)
     return report
 
@@ -101,7 +118,7 @@ def _judge_group(
             infos[file] = found
     info = infos.get(path)
     if info is None:
-        report.bad_samples += len(group.rows)
+        report.failing.update(row.id for row in group.rows)
         return False
     sound_info = infos.get(group.audio) if group.audio else info
     has_video = group.video is not None and info.picture is not None
@@ -115,17 +132,75 @@ def _judge_group(
     for row in group.rows:
         end = row.end if row.end is not None else info.duration
         if info.stated is not None and row.start >= info.stated:
-            report.bad_samples += 1
+            report.failing.add(row.id)
             where, length = row.source or row.id, info.stated
             report.bad.append(f"{where}: start: {row.start:g} s lies behind the end of {path} ({length:g} s)")
             continue
-        report.bad_samples += lost
+        if lost:
+            report.failing.add(row.id)
         if end is not None and info.stated is not None:
             end = min(end, info.stated)
         length = max(0.0, (end if end is not None else row.start + _GUESS) - row.start)
         report.seconds += length
         report.store_bytes += _bytes(row, length, features, has_video, has_audio)
     return True
+
+
+def _plain(config: ExtractConfig, runner: UnitRunner) -> UnitRunner:
+    """Decodes what `runner` needs, without its models."""
+    kinds = {request.kind for request in runner.requests}
+    names = tuple(name for name, kind in (("raw", "video"), ("waveform", "audio")) if kind in kinds)
+    return UnitRunner(Job(config.model_copy(update={"encoders": names}), None, None, threads=1))
+
+
+def _decode_beginnings(
+    groups: Sequence[FileGroup],
+    runner: UnitRunner,
+    report: CheckReport,
+    seen: Mapping[Path, MediaInfo | str],
+    workers: int,
+) -> None:
+    with ThreadPoolExecutor(max(2, workers)) as pool:
+        looks = pool.map(lambda group: _failing(runner, group, seen), groups)
+        for group, failed in zip(groups, progress(looks, desc="decode", total=len(groups)), strict=True):
+            new = {id: reason for id, reason in failed.items() if id not in report.failing}
+            if not new:
+                continue
+            first = next(row for row in group.rows if row.id in new)
+            more = f" and {len(new) - 1} more" if len(new) > 1 else ""
+            path = group.video or group.audio
+            report.bad.append(f"{first.source or first.id}{more}: {path}: {new[first.id]}")
+            report.failing.update(new)
+
+
+def _failing(runner: UnitRunner, group: FileGroup, seen: Mapping[Path, MediaInfo | str]) -> dict[str, str]:
+    """Samples of a file that fail, with their reasons."""
+    first = group.rows[0]
+    end = first.start + _LOOK if first.end is None else min(first.end, first.start + _LOOK)
+    beginning = FileGroup(group.video, group.audio, (replace(first, end=end),))
+    if any(_ends_early(path, group, seen) for path in (group.video, group.audio) if path):
+        return _failures(runner, group)
+    if _failures(runner, beginning):
+        return _failures(runner, group)  # a track may begin later
+    return {}
+
+
+def _ends_early(path: Path, group: FileGroup, seen: Mapping[Path, MediaInfo | str]) -> bool:
+    """Whether the packets end before what the rows want."""
+    info = seen[path]
+    stated = info.stated if isinstance(info, MediaInfo) else None
+    ends = [end for row in group.rows if (end := row.end if row.end is not None else stated) is not None]
+    measured = measured_length(path, Deadline(_MOST_READING))
+    return measured is None or measured < max(ends, default=0.0) - _LOOK
+
+
+def _failures(runner: UnitRunner, group: FileGroup) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for sample in runner.samples([group]):
+        for modality, status in sample.status.items():
+            if status == Status.FAILED:
+                found[sample.id] = f"{modality}: {sample.reason.get(modality, '')}"
+    return found
 
 
 def _bytes(

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -64,52 +65,44 @@ class Graph:
                     nexts += [s.edge.node for s in op.sides if s.made_by is not None and s.made_by in jump]
                     todo.extend((below, shuffled) for below in nexts)
                     continue
-            leaf = getattr(node, "variable", None)
-            if isinstance(leaf, Tensor):
-                found.leaves[id(leaf)] = leaf
+            name = type(node).__name__
+            if name == "AccumulateGrad":
+                found.leaves[id(node.variable)] = node.variable  # type: ignore[attr-defined]
                 continue
-            found.form.append(_form(node))
-            shuffled = shuffled or picks_rows(node)
+            if jump is not None:
+                found.form.append(_form(node, name))
+                shuffled = shuffled or picks_rows(node, name)
             todo.extend((below, shuffled) for below, _ in node.next_functions if below is not None)
         found.nodes = set(seen)
         return found
 
 
-def _form(node: Node) -> Hashable:
+def _form(node: Node, name: str) -> Hashable:
     """What a node does, and where, if it cuts or rolls."""
-    name = node.name()
-    return (
-        (name, *(str(getattr(node, f"_saved_{at}", "")) for at in PLACES))
-        if name.startswith(CUTTING)
-        else name
-    )
+    return (name, *(str(getattr(node, f"_saved_{at}", "")) for at in PLACES)) if _is(name, CUTTING) else name
+
+
+def picks_rows(node: Node, name: str) -> bool:
+    """Whether a node may move rows between samples by values that differ from step to step."""
+    if _is(name, INDEXING):
+        indices = getattr(node, "_saved_indices", None)
+        return indices is None or not _in_order(indices)
+    return _is(name, PICKING) or (_is(name, ALONG) and getattr(node, "_saved_dim", 0) == 0)
+
+
+@cache
+def _is(name: str, starts: tuple[str, ...]) -> bool:
+    return name.startswith(starts)
 
 
 CUTTING = ("Slice", "Select", "Narrow", "Split", "Roll", "Flip", "AsStrided")
 PLACES = ("dim", "dims", "start", "index", "shifts", "storage_offset")
-
+INDEXING = ("IndexBackward", "IndexPutBackward")
 PICKING = (
-    "MaskedSelect",
-    "MaskedScatter",
-    "IndexAdd",
-    "IndexCopy",
-    "IndexReduce",
-    "PackPadded",
-    "Take",
-    "Unique",
+    *("MaskedSelect", "MaskedScatter", "IndexAdd", "IndexCopy", "IndexReduce"),
+    *("PackPadded", "Take", "Unique"),
 )
-ALONG = ("IndexSelect", "Gather", "Scatter", "Sort", "Topk", "ScatterAdd", "ScatterReduce")
-
-
-def picks_rows(node: Node) -> bool:
-    """Whether a node may move rows between samples by values that differ from step to step."""
-    name = node.name()
-    if name.startswith(("IndexBackward", "IndexPutBackward")):
-        indices = getattr(node, "_saved_indices", None)
-        return indices is None or not _in_order(indices)
-    if name.startswith(ALONG):
-        return getattr(node, "_saved_dim", 0) == 0
-    return name.startswith(PICKING)
+ALONG = ("IndexSelect", "Gather", "Scatter", "Sort", "Topk")
 
 
 def _in_order(indices: Sequence[Tensor | None]) -> bool:

@@ -147,7 +147,7 @@ class Tape(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             with self:
                 return _OPEN_ATTENTION(*args, **kwargs)
-        given = list(tensors((args, kwargs)))
+        given = tensors(args) + tensors(kwargs) if kwargs else tensors(args)
         found = [self._side(t) for t in given]
         sides = [side for side in found if side is not None]
         pure = (
@@ -192,7 +192,7 @@ class Tape(TorchFunctionMode):
         return Op(func, args, kwargs, sides, inputs, pure, versions, mixed)
 
     def _finish(self, op: Op, out: Any, given: list[Tensor]) -> None:
-        found = list(tensors(out))
+        found = tensors(out)
         entered = {id(t) for t in given}
         op.in_place = op.changed or any(t.is_complex() for t in (*found, *given))
         if op.in_place and not op.pure:
@@ -225,11 +225,15 @@ class Tape(TorchFunctionMode):
                 self.couplings.append(get_gradient_edge(out))
 
     def _side(self, t: Tensor) -> Side | None:
-        if isinstance(t, nn.Parameter) and t.requires_grad:
-            if id(t) not in self._sides:
-                self._sides[id(t)] = Side(t, None, get_gradient_edge(t))
-            return self._sides[id(t)]
-        return self._sides.get(id(t))
+        side = self._sides.get(id(t))
+        # asking for the type first is faster: a parameter's `isinstance` is a function in Python
+        if side is None and (
+            type(t) is nn.Parameter or (type(t) is not Tensor and isinstance(t, nn.Parameter))
+        ):
+            if not t.requires_grad:
+                return None
+            side = self._sides[id(t)] = Side(t, None, get_gradient_edge(t))
+        return side
 
     def _forget(self, t: Tensor) -> None:
         """Data was written into `t`: it is no constant any more."""
@@ -238,16 +242,18 @@ class Tape(TorchFunctionMode):
             self._sides.pop(id(each), None)
 
 
-def tensors(value: Any) -> Iterator[Tensor]:
+def tensors(value: Any) -> list[Tensor]:
     """The tensors in nested lists, tuples and dictionaries, in order."""
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors(item)
+        return [value]
+    found: list[Tensor] = []
+    if isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            if isinstance(item, Tensor):
+                found.append(item)
+            elif isinstance(item, list | tuple | dict):
+                found += tensors(item)
+    return found
 
 
 def swap(value: Any, replaced: Mapping[int, Tensor]) -> Any:

@@ -6,7 +6,7 @@ from harmonize_cli.errors import missing_extra
 from harmonize_cli.media.decode import DecoderFactory
 from harmonize_cli.media.errors import MediaError
 from harmonize_cli.media.ffmpeg_decoder import FFmpegDecoder
-from harmonize_cli.media.trial import gives_the_same, trial_clip
+from harmonize_cli.media.trial import gives_the_same, trial_clips
 
 
 def decoder_for(name: str) -> DecoderFactory:
@@ -26,16 +26,16 @@ def decoder_for(name: str) -> DecoderFactory:
 
 @cache
 def fastest() -> DecoderFactory:
-    """torchcodec where it decodes on a GPU, else PyAV, else ffmpeg: the first that gives the right frames.
+    """torchcodec where it decodes on a GPU, else PyAV, else ffmpeg: the first that gives what ffmpeg gives.
 
     torchcodec on the CPU is no candidate: it scales pictures of full size, which PyAV's filters don't.
     """
     try:
-        with trial_clip() as path:
+        with trial_clips() as paths:
             for candidate in (_torchcodec_on_gpu, _pyav):
                 try:
                     decoder = candidate()
-                    if decoder is not None and gives_the_same(decoder, path):
+                    if decoder is not None and all(gives_the_same(decoder, p) for p in paths):
                         return decoder
                 except Exception:  # whatever is wrong with it, it does not work
                     continue

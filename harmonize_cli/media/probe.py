@@ -44,11 +44,11 @@ def length_of(path: Path, *, deadline: float = 600.0) -> float | None:
         MediaError: it is no media file that can be opened.
     """
     info = probe(path)
-    return info.stated if info.stated is not None else _measured(path, Deadline(deadline))
+    return info.stated if info.stated is not None else measured_length(path, Deadline(deadline))
 
 
-def _measured(path: Path, deadline: Deadline) -> float | None:
-    """The end of the last packet: all are read, none is decoded."""
+def measured_length(path: Path, deadline: Deadline) -> float | None:
+    """The end of the last packet, s: all are read, none is decoded. None where there is none."""
     source = input_node(path)
     tracks = ffmpeg.output(source["V:0?"], source["a:0?"], "pipe:1", format="framecrc", c="copy")
     ticks: dict[bytes, Fraction] = {}

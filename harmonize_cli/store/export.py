@@ -193,7 +193,7 @@ def check_texts(store: Store) -> None:
             field = next(n for n, value in known.items() if not _is_utf8(value))
             raise BadInput(
                 f"{store.path}: sample {known['id']!r}: {field} is not UTF-8, which the format asks for; "
-                "extract it again from a manifest in UTF-8, or leave it out with `harmonize store split --ids`"
+                "extract it again from a manifest in UTF-8, or leave it out (`harmonize store split --ids`)"
             ) from None
 
 

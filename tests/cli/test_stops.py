@@ -47,6 +47,20 @@ def test_pre_training(place: Path) -> None:
     ]
 
 
+def test_a_comparison_takes_no_stopped_run_for_a_finished_one(place: Path) -> None:
+    truth = "".join(
+        f'{{"id": "s{k:03d}", "caption_misaligned": {str(k % 3 == 0).lower()}}}\n' for k in range(40)
+    )
+    (place / "t.jsonl").write_text(truth)
+    words = "curriculum compare s.h5 --truth t.jsonl -o cmp --method baseline --seeds 1 --set batch=8"
+    words += " --set steps=100000 --set device=cpu --set log_every=1"
+    run = place / "cmp" / "baseline" / "seed-0"
+    code, said = stopped(place, words, signal.SIGTERM, (run / "run" / "metrics.jsonl").exists)
+    assert code == 130
+    assert said == ["stopped by SIGINT: finished runs are kept, the same command goes on from there"]
+    assert not (run / "retrieval.json").exists()
+
+
 def test_making_data(place: Path) -> None:
     words = "demo make-data data --jobs 2"
     done = lambda: bool(list(place.glob("data/videos/*.mp4")))  # noqa: E731

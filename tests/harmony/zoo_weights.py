@@ -444,3 +444,9 @@ around(
     lambda m, h: m.att(m.q.unsqueeze(0).expand(B, -1, -1), h, h)[0],
     lambda: {"q": param(B, D), "att": nn.MultiheadAttention(D, 2, batch_first=True)},
 )
+around(
+    "a scalar whose share grows",
+    lambda m, h: h + m.gain * (h * m.scale).sin(),
+    lambda: {"gain": nn.Parameter(torch.full((D,), 1e-4)), "scale": param()},
+)
+around("a scalar that divides", lambda m, h: h / (2 + m.scale.abs()), params(scale=()))

@@ -9,7 +9,8 @@ from harmonize_cli.media import decoders, torchcodec_decoder
 from harmonize_cli.media.decoders import decoder_for
 from harmonize_cli.media.ffmpeg_decoder import FFmpegDecoder
 from harmonize_cli.media.pyav_decoder import PyAVDecoder
-from harmonize_cli.media.trial import gives_the_same, trial_clip
+from harmonize_cli.media.requests import SoundRequest
+from harmonize_cli.media.trial import gives_the_same, trial_clip, trial_clips
 
 
 @pytest.fixture(autouse=True)
@@ -72,11 +73,26 @@ def test_auto_leaves_out_what_gives_other_frames(monkeypatch):
         def chunks(self):
             raise RuntimeError("driver too old")
 
+    class Deaf(FFmpegDecoder):
+        def chunks(self):
+            for chunk in super().chunks():
+                sound = isinstance(self._requests[chunk.request], SoundRequest)
+                yield type(chunk)(chunk.request, chunk.times, chunk.rows * (not sound))
+
+    class EightBits(FFmpegDecoder):
+        def chunks(self):
+            for chunk in super().chunks():
+                yield type(chunk)(chunk.request, chunk.times, chunk.rows * (self._path.name != "deep.mkv"))
+
     with trial_clip() as path:
         assert gives_the_same(FFmpegDecoder, path)
         assert gives_the_same(PyAVDecoder, path)
         assert not gives_the_same(Black, path)
-    for bad in (Black, Broken):
+    with trial_clips() as paths:
+        for decoder in (FFmpegDecoder, PyAVDecoder):
+            assert [gives_the_same(decoder, path) for path in paths] == [True] * len(paths)
+        assert [gives_the_same(EightBits, path) for path in paths].count(False) == 1
+    for bad in (Black, Broken, Deaf, EightBits):
         decoders.fastest.cache_clear()
         monkeypatch.setattr(decoders, "_torchcodec_on_gpu", lambda bad=bad: bad)
         assert decoder_for("auto") is PyAVDecoder

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from harmonize_cli.datasets.caption_files import MAX_FILE, captions_of_json, read_captions
 from harmonize_cli.datasets.captions import Caption
+from harmonize_cli.datasets.fields import MAX_ID, FieldError, checked_name, escaped_name
 from harmonize_cli.datasets.layouts.base import Entry, Layout, Source
 from harmonize_cli.datasets.layouts.segments import caption_entries
 from harmonize_cli.datasets.locate import AUDIO, VIDEO
@@ -20,6 +21,8 @@ from harmonize_cli.errors import BadInput
 from harmonize_cli.files import atomic_path
 
 _BLOCK = 1 << 20
+# with the tar's name before and a caption's number behind, an id may have twice as many characters
+_MAX_KEY = MAX_ID // 2
 _SIDE = (".txt", ".cls", ".json", ".vtt", ".srt")
 
 
@@ -37,8 +40,13 @@ def _entries(source: Source) -> Iterator[Entry]:
     root = source.root.resolve()
     target = source.options.unpack or root.with_name(f"{root.name}-unpacked")
     for relative, path in shards:
+        seen: set[str] = set()
         for member in _members(path, target / relative.removesuffix(".tar"), source):
-            yield from _samples(source, member, relative, path)
+            if member.key in seen:
+                source.problems.add(f"{path}:{member.key}", "", "left out: its name is there twice")
+            else:
+                yield from _samples(source, member, relative, path)
+            seen.add(member.key)
 
 
 def _members(path: Path, target: Path, source: Source) -> Iterator[_Member]:
@@ -54,7 +62,12 @@ def _members(path: Path, target: Path, source: Source) -> Iterator[_Member]:
                 # a sparse member is small, but may claim to unpack to any size
                 if not info.isreg() or info.issparse() or not stem or not dot:
                     continue
-                key = f"{folder}/{stem}".lstrip("/")
+                key = escaped_name(f"{folder}/{stem}".lstrip("/"))
+                if len(key) > _MAX_KEY:
+                    source.problems.add(
+                        f"{path}:{key[:40]}...", "", f"left out: a name of {len(key)} characters"
+                    )
+                    continue
                 if current is None or current.key != key:
                     if current:
                         yield current
@@ -73,14 +86,19 @@ def _members(path: Path, target: Path, source: Source) -> Iterator[_Member]:
                     current.sides[suffix] = data.read()
                 elif suffix in _SIDE:
                     source.problems.add(f"{path}:{key}", suffix, f"{info.size >> 20} MiB of it; left out")
-            # tarfile takes a file that ends between two members for a whole one
-            tar.fileobj.seek(tar.offset)
-            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise EOFError("cut short")
+            _check_end(tar)
     except (tarfile.TarError, EOFError, ValueError, OverflowError, UnicodeError) as e:
         source.problems.add(str(path), "", f"damaged; what comes before is taken ({e})")
     if current:
         yield current
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """tarfile takes a file that ends between two members for a whole one."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise EOFError("cut short")
 
 
 def _is_there(unpacked: Path, size: int, age: int) -> bool:
@@ -134,6 +152,7 @@ def _samples(source: Source, member: _Member, relative: str, path: Path) -> Iter
         labels = tuple(str(value) for value in values if isinstance(value, str | int))
     if member.media is None and not texts:
         return
+    labels = tuple(label for label in labels if _is_name(label, where, source))
     base = Entry(
         f"{relative.removesuffix('.tar')}/{member.key}", texts=tuple(texts), labels=labels, where=where,
         group=member.key, path=member.media,
@@ -151,6 +170,15 @@ def _json(raw: bytes | None) -> Any:
         return json.loads(raw)
     except (ValueError, RecursionError):
         return None
+
+
+def _is_name(label: str, where: str, source: Source) -> bool:
+    try:
+        checked_name("label", label)
+    except FieldError as e:
+        source.problems.add(where, "label", f"left out: {e}")
+        return False
+    return True
 
 
 def _text(raw: bytes) -> str:
