@@ -46,8 +46,8 @@ def load_config(
             raise BadInput(f"--set {text}: expected key=value, for example --set optim.lr=1e-4")
         try:
             _put(values, key, yaml.load(raw, Loader=_Loader))
-        except yaml.YAMLError as e:
-            raise BadInput(f"--set {text}: the value is no valid YAML ({e})") from e
+        except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as e:
+            raise BadInput(f"--set {text[:200]}: the value is invalid YAML ({e})") from e
     for key, value in (flags or {}).items():
         if value is not None:
             _put(values, key, value)

@@ -69,6 +69,8 @@ def test_missing_file_and_bad_overrides() -> None:
         load_config(Example, overrides=["steps"])
     with pytest.raises(BadInput, match="invalid YAML"):
         load_config(Example, overrides=["steps=[1"])
+    with pytest.raises(BadInput, match="invalid YAML"):
+        load_config(Example, overrides=["steps=" + "[" * 5000])
     with pytest.raises(BadInput, match="is a value, not a section"):
         load_config(Example, overrides=["steps=1", "steps.more=1"])
 

@@ -82,9 +82,7 @@ def jump_in(errors: Iterable[str]) -> str:
 
 def jump_to(seconds: float) -> str:
     """What to say of time stamps that jump to `seconds`."""
-    return (
-        f"time stamps jump by more than {MOST_GAP:g} s, to {seconds:.2f} s; what lies before is not filled in"
-    )
+    return f"time stamps jump by more than {MOST_GAP:g} s, to {seconds:.2f} s; that gap is not filled"
 
 
 def sound_filters(request: SoundRequest) -> list[tuple[str, dict[str, Any]]]:

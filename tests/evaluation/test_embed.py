@@ -153,6 +153,6 @@ def test_a_folder_that_cannot_be_written_costs_the_cache_only(tmp_path, monkeypa
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(cache, "atomic_path", refuse)
+    monkeypatch.setattr(cache, "write_arrays", refuse)
     got = cache.in_parts(np.arange(5), lambda r: {"x": r}, folder=tmp_path, key={}, size=2, desc="test")
     assert got["x"].tolist() == [0, 1, 2, 3, 4]

@@ -85,7 +85,7 @@ class Meter:
         self.now = self.peak = 0
 
     def pack(self, x: Tensor) -> "Held":
-        return Held(self, x)
+        return Held(self, x.detach())  # the tensor itself would keep its graph alive in a cycle
 
     @staticmethod
     def unpack(held: "Held") -> Tensor:
