@@ -9,6 +9,7 @@ import torch
 import zoo_calls
 import zoo_layers
 import zoo_more
+import zoo_operations
 import zoo_real
 import zoo_routing
 import zoo_towers
@@ -21,7 +22,7 @@ from zoo_check import Step, assert_says, check, flat_grad, later_step, reference
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony import Harmonizer
 
-FILES = [zoo_calls, zoo_layers, zoo_more, zoo_real, zoo_routing, zoo_towers, zoo_weights]
+FILES = [zoo_calls, zoo_layers, zoo_more, zoo_operations, zoo_real, zoo_routing, zoo_towers, zoo_weights]
 """They register their cases."""
 
 SCOPES = ["backbone", "shared", "all", "representation"]
