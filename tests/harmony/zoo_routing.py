@@ -46,6 +46,12 @@ def diagonal(h: Tensor) -> Tensor:
     return h[torch.arange(B), torch.arange(B)][:, None]
 
 
+def leak() -> Tensor:
+    mix = torch.eye(B)
+    mix[1, 0] = 0.3
+    return mix
+
+
 def zero_branch() -> dict[str, Any]:
     out = nn.Linear(D, D)
     nn.init.zeros_(out.weight)
@@ -256,5 +262,11 @@ around(
     "the batch reversed under a gain that starts at zero",
     lambda m, h: m.one(h + m.gain * m.two(h).flip(0)),
     lambda: {"gain": nn.Parameter(torch.zeros(D)), **linear("one", "two")()},
+    refusable="sample|batch|row",
+)
+around(
+    "a sample leaks into another",
+    lambda m, h: m.two(torch.einsum("ab,btd->atd", leak(), m.one(h)).tanh()),
+    linear("one", "two"),
     refusable="sample|batch|row",
 )
