@@ -60,7 +60,7 @@ around(
     lambda m, h: functional.linear(h, torch.cat([m.a, m.b])),
     params(a=(3, D), b=(5, D)),
 )
-around("stacked parameters", lambda m, h: torch.stack([m.a, m.b]).sum(0) * h, params(a=(D,), b=(D,)))
+around("stacked parameters", lambda m, h: torch.stack([m.a, 2 * m.b]).sum(0) * h, params(a=(D,), b=(D,)))
 around(
     "a parameter indexed by tokens",
     lambda m, h: h + m.table[(h.detach()[..., 0] > 0).long()],
