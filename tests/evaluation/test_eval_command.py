@@ -37,7 +37,7 @@ def test_probe_with_a_changed_setting(place, command):
         (["--set", "window=1"], "unknown key"),
         (["--split", "valid"], "the store has test, train"),
         (["--checkpoint", "step-7"], "no checkpoint 'step-7'"),
-        (["--device", "abacus"], "'abacus' is none"),
+        (["--device", "abacus"], "'abacus' is not a device"),
         (["--key", "video/frames"], "goes with RUN -"),
     ],
 )
