@@ -50,7 +50,7 @@ PARENT = """
     from functools import partial
     from pathlib import Path
     sys.path.insert(0, sys.argv[2])
-    from test_processes import _write_slowly
+    from test_worker_pools import _write_slowly
     from harmonize_cli.processes import in_processes
     if __name__ == "__main__":
         list(in_processes(partial(_write_slowly, Path(sys.argv[1])), range(4), 2, killed=""))
