@@ -116,7 +116,8 @@ class Harmonizer:
         scope: see `Scope`. granularity: `sample`, `microbatch:N`, `batch`. gram: `exact` or `sketch:K`.
         gate: curriculum; control: `random`, `shuffled` or `norm` (see `Policy`). seed: of their draws.
         check: on the first step, and when operations or shapes change, compare with an ordinary backward
-            pass; parameters that differ are left to ordinary passes. Costs about one backward pass, once.
+            pass; parameters that differ are left to ordinary passes. Without it the samples are taken to lie
+            first inside the model too: right for batch-first models, silently wrong for others.
     """
 
     def __init__(
