@@ -1,4 +1,4 @@
-"""One writer at a time: the second one is told who is first; a lock of a process that is gone is none."""
+"""One writer at a time: the second one's error names the first; a lock of a dead process is taken over."""
 
 import json
 import os

@@ -79,7 +79,7 @@ class PyAVDecoder:
                     return
         except MediaError:
             raise
-        except Exception as e:  # whatever PyAV stumbles over is this file's fault
+        except Exception as e:  # whatever PyAV raises, it fails this file, not the run
             raise MediaError(_words(e)) from e
         child = FFmpegDecoder(
             self._path, self._requests, self._span, deadline=self._deadline, threads=self._threads

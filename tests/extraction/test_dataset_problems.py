@@ -1,4 +1,4 @@
-"""What of a data set can't be used is told by number and name, and counts for --max-failed."""
+"""Parts of a data set that can't be used are reported with count and names, and count for --max-failed."""
 
 import io
 import json
