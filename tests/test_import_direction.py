@@ -19,6 +19,7 @@ HELPERS = {
     "processes",
     "progress",
     "ranks",
+    "registry",
 }
 
 # room -> rooms that it may import (itself and the helpers always)
@@ -27,14 +28,15 @@ MAY_IMPORT = {
     "encoders": {"media", "store"},
     "datasets": {"media", "store"},
     "store": set(),
-    "models": {"store"},
+    "data": {"store"},
+    "models": {"data", "store"},
     "objectives": set(),
     "harmony": set(),
     "extraction": {"datasets", "media", "encoders", "store"},
-    "training": {"harmony", "objectives", "models", "store", "evaluation", "curriculum"},
-    "curriculum": {"harmony", "objectives", "models", "store", "evaluation", "training"},
-    "evaluation": {"harmony", "objectives", "models", "store", "datasets"},
-    "reporting": {"harmony", "objectives", "models", "store", "evaluation", "curriculum"},
+    "training": {"harmony", "objectives", "models", "store", "data", "evaluation", "curriculum"},
+    "curriculum": {"harmony", "objectives", "models", "store", "data", "evaluation", "training"},
+    "evaluation": {"harmony", "objectives", "models", "store", "data", "datasets"},
+    "reporting": {"harmony", "objectives", "models", "store", "data", "evaluation", "curriculum"},
     "demo": {"media", "datasets"},
 }
 FREE = {"cli", "benchmarks"}  # these put everything together

@@ -11,9 +11,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from harmonize_cli.data.batches import Batch
+from harmonize_cli.data.windows import InputSpec
 from harmonize_cli.models.stem import Stem
-from harmonize_cli.store.batches import Batch
-from harmonize_cli.store.windows import InputSpec
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.harmonize import build_harmonizer
 from harmonize_cli.training.loop import update

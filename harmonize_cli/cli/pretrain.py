@@ -94,8 +94,8 @@ def pretrain(
 
 
 def _print_model(store: Path, settings: object) -> None:
+    from harmonize_cli.data.windows import resolve_inputs
     from harmonize_cli.store.reader import Store
-    from harmonize_cli.store.windows import resolve_inputs
     from harmonize_cli.training.config import PretrainConfig
     from harmonize_cli.training.overview import describe_model, show_model
 

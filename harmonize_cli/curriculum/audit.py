@@ -14,14 +14,14 @@ from harmonize_cli.curriculum.inject import KINDS, inject
 from harmonize_cli.curriculum.score_parts import bank_rows, batch_size, score_rows, scoring_order
 from harmonize_cli.curriculum.scorer import Scorer, losses_of, make_bank, pick_indicators
 from harmonize_cli.curriculum.scores import add_column, read_scores
+from harmonize_cli.data.batches import StoreDataset
+from harmonize_cli.data.windows import check_inputs
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import read_json, write_json
 from harmonize_cli.locks import one_writer
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.progress import progress
-from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import check_inputs
 
 FORMAT = "harmonize-audit/1"
 RESULT, COMBINATION = "audit.json", "combination.json"

@@ -22,12 +22,12 @@ from harmonize_cli.curriculum.sampler import weighted_order
 from harmonize_cli.curriculum.scores import read_scores
 from harmonize_cli.curriculum.view import BatchView
 from harmonize_cli.curriculum.weights import PhaseWeights, phase_weights
+from harmonize_cli.data.batches import Batch
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import read_arrays, write_arrays
 from harmonize_cli.harmony import Gate as CosineGate
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.objectives.trimodal import trained_pairs
-from harmonize_cli.store.batches import Batch
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.order import shuffled

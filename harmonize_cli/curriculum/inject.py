@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from harmonize_cli.data.batches import Batch, Item, StoreDataset
 from harmonize_cli.errors import BadInput
-from harmonize_cli.store.batches import Batch, Item, StoreDataset
 from harmonize_cli.store.reader import Store
 
 Rows = NDArray[np.int64]

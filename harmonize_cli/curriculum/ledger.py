@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harmonize_cli.data.batches import Batch
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import read_arrays, write_arrays
 from harmonize_cli.harmony import HarmonyReport
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.ranks import rank, ranks
-from harmonize_cli.store.batches import Batch
 
 FOLDER = "ledger"
 _PART = re.compile(r"rank-(\d{1,9})-(\d{1,18})-(\d{1,18})\.npz")

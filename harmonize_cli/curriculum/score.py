@@ -21,13 +21,13 @@ from harmonize_cli.curriculum.score_parts import (
 )
 from harmonize_cli.curriculum.scorer import losses_of, pick_indicators
 from harmonize_cli.curriculum.scores import ABOUT, part_key, read_about, write_about
+from harmonize_cli.data.windows import check_inputs
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import sha256_json
 from harmonize_cli.locks import one_writer
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.progress import progress
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import check_inputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from harmonize_cli.curriculum.scorer import BANK_SAMPLES, Scorer, losses_of, make_bank, pick_indicators
 from harmonize_cli.curriculum.scores import write_part
+from harmonize_cli.data.batches import Batch, StoreDataset
+from harmonize_cli.data.windows import check_inputs
 from harmonize_cli.models.checkpoint import LoadedModel, load_model
 from harmonize_cli.processes import in_processes
-from harmonize_cli.store.batches import Batch, StoreDataset
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import check_inputs
 
 Rows = NDArray[np.int64]
 Make = Callable[[Sequence[int]], Batch]

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from harmonize_cli.curriculum.indicators import REGISTRY, Indicator
 from harmonize_cli.curriculum.view import Bank, BatchView
+from harmonize_cli.data.batches import Batch, StoreDataset
 from harmonize_cli.errors import BadInput, list_faults
 from harmonize_cli.harmony import Harmonizer
 from harmonize_cli.models.checkpoint import LoadedModel, read_loss_state
 from harmonize_cli.objectives.config import LossConfig
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.objectives.trimodal import SPACES, TriModalLoss, trained_pairs
-from harmonize_cli.store.batches import Batch, StoreDataset
 
 BANK_SAMPLES = 2048
 

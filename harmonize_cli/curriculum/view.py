@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from harmonize_cli.data.batches import Batch
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.objectives.trimodal import PAIRS, SPACES
-from harmonize_cli.store.batches import Batch
 
 
 @dataclass(frozen=True, slots=True)

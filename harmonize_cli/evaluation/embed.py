@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from harmonize_cli.data.batches import StoreDataset
+from harmonize_cli.data.windows import InputSpec, check_inputs
 from harmonize_cli.evaluation.cache import FOLDER, Arrays, in_parts
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
 from harmonize_cli.evaluation.retrieval import Embedded
 from harmonize_cli.models.checkpoint import LoadedModel
-from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import InputSpec, check_inputs
 
 PART = 512
 """Samples per cached part: what a kill may cost."""

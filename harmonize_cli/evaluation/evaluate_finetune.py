@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harmonize_cli.data.batches import Augment
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation import probe as probing
 from harmonize_cli.evaluation.finetune import STATE, Labelled, predict, tune
@@ -19,7 +20,6 @@ from harmonize_cli.evaluation.stage import Options, Queries, finish, provenance
 from harmonize_cli.files import sha256_file
 from harmonize_cli.locks import one_writer
 from harmonize_cli.models.checkpoint import LoadedModel
-from harmonize_cli.store.batches import Augment
 from harmonize_cli.store.reader import Store
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from harmonize_cli.data.batches import Augment, Draw, StoreDataset
 from harmonize_cli.errors import BadInput, HarmonizeError
 from harmonize_cli.evaluation.embed import device_of, positions
 from harmonize_cli.evaluation.finetune_model import (
@@ -30,7 +31,6 @@ from harmonize_cli.files import atomic_path, rewind_log, sha256_json, write_text
 from harmonize_cli.locks import is_lock
 from harmonize_cli.models.checkpoint import LoadedModel, read_state
 from harmonize_cli.progress import progress
-from harmonize_cli.store.batches import Augment, Draw, StoreDataset
 from harmonize_cli.store.reader import Store
 
 STATE, METRICS = "state.pt", "metrics.jsonl"

@@ -12,10 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harmonize_cli.config import StageConfig
+from harmonize_cli.data.windows import InputSpec, check_inputs
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import InputSpec, check_inputs
 
 
 class FinetuneConfig(StageConfig):

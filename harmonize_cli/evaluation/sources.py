@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from harmonize_cli.data.windows import check_inputs
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.embed import device_of, embed_pool, window_features
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
@@ -17,7 +18,6 @@ from harmonize_cli.models.checkpoint import LoadedModel
 from harmonize_cli.progress import progress
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec, Status
-from harmonize_cli.store.windows import check_inputs
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]

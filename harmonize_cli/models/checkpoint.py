@@ -21,11 +21,11 @@ from pydantic import Field
 from safetensors.torch import load_file, save
 
 from harmonize_cli.config import validate
+from harmonize_cli.data.windows import InputSpec
 from harmonize_cli.errors import BadInput, list_faults
 from harmonize_cli.files import naming, read_json, sha256_file, shaped, sync_file, sync_folder, write_json
 from harmonize_cli.models.config import ModelConfig
 from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.store.windows import InputSpec
 
 FORMAT = 1
 WEIGHTS, STATE, MANIFEST = "weights.safetensors", "state.pt", "manifest.json"

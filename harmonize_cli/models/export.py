@@ -7,12 +7,12 @@ from typing import Any
 
 from safetensors.torch import save
 
+from harmonize_cli.data.windows import InputSpec
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import read_json, sha256_file, shaped, write_json, write_text
 from harmonize_cli.locks import is_lock, one_writer
 from harmonize_cli.models.checkpoint import WEIGHTS, LoadedModel, build, write_file
 from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.store.windows import InputSpec
 
 CONFIG, CARD, EXAMPLE = "config.json", "README.md", "example.py"
 FORMAT = 1

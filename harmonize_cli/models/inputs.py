@@ -10,9 +10,9 @@ Tensors that arrive at the model, by kind of input (`InputSpec`):
     tokens    text [B, C, rows] ids of words or of open_clip's byte pairs, 0 = padding at the end
 """
 
+from harmonize_cli.data.windows import InputSpec
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.config import ModelConfig
-from harmonize_cli.store.windows import InputSpec
 
 
 def video_patch(config: ModelConfig, shape: InputSpec) -> tuple[int, int, int]:

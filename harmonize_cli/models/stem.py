@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from harmonize_cli.data.windows import InputSpec
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.config import ModelConfig
 from harmonize_cli.models.inputs import spectrum_patch, video_patch, waveform_patch
@@ -17,7 +18,6 @@ from harmonize_cli.models.tokenisers import (
     WaveformPatches,
     WordTokens,
 )
-from harmonize_cli.store.windows import InputSpec
 
 
 class Stem(nn.Module):

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
+from harmonize_cli.data.windows import InputSpec
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.config import MODALITIES, ModelConfig
 from harmonize_cli.models.heads import build_head
 from harmonize_cli.models.stem import Stem
 from harmonize_cli.models.tokenisers import WordTokens
 from harmonize_cli.models.transformer import Transformer
-from harmonize_cli.store.windows import InputSpec
 
 
 @dataclass(frozen=True, slots=True)

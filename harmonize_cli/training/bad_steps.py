@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from harmonize_cli.data.batches import Batch
 from harmonize_cli.errors import HarmonizeError
 from harmonize_cli.ranks import gather_objects, rank
-from harmonize_cli.store.batches import Batch
 
 FILE = "bad_steps.jsonl"
 

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from harmonize_cli.config import StageConfig
+from harmonize_cli.data.windows import InputsConfig
 from harmonize_cli.models.config import ModelConfig
 from harmonize_cli.objectives.config import LossConfig
-from harmonize_cli.store.windows import InputsConfig
 from harmonize_cli.training.augment import AugmentConfig
 
 Positive = Annotated[int, Field(ge=1)]

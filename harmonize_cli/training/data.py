@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from harmonize_cli.data.batches import Batch, Draw, Item, StoreDataset
+from harmonize_cli.data.windows import InputSpec, store_name
 from harmonize_cli.errors import BadInput, HarmonizeError
 from harmonize_cli.objectives.trimodal import PAIRS, trained_pairs
-from harmonize_cli.store.batches import Batch, Draw, Item, StoreDataset
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import InputSpec, store_name
 from harmonize_cli.training.config import DataConfig, PretrainConfig
 from harmonize_cli.training.order import Schedule
 

@@ -6,9 +6,9 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from harmonize_cli.data.batches import Batch
 from harmonize_cli.harmony import Gate
 from harmonize_cli.objectives.nce import Term
-from harmonize_cli.store.batches import Batch
 
 
 class Guide(Protocol):

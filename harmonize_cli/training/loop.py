@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from harmonize_cli.data.batches import Batch
 from harmonize_cli.harmony import HarmonyReport
 from harmonize_cli.progress import progress
 from harmonize_cli.ranks import any_rank, gather, rank, ranks, sum_over_ranks
-from harmonize_cli.store.batches import Batch
 from harmonize_cli.training.bad_steps import FILE, NotFinite, Statistics, note_bad_step
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.metrics import MeanLosses, MetricsLog, Pace

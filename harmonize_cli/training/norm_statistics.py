@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harmonize_cli.data.batches import Batch
 from harmonize_cli.models.norm import BatchNorm
 from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.store.batches import Batch
 
 SAMPLES = 1024
 """Clips of the training split that the statistics come from."""

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from harmonize_cli.data.batches import Draw
 from harmonize_cli.errors import BadInput
-from harmonize_cli.store.batches import Draw
 
 EpochOrder = Callable[[int], np.ndarray]
 """Epoch -> indices of the samples in the order of that epoch; the same length for every epoch."""

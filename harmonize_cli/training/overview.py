@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from harmonize_cli.data.windows import InputSpec
 from harmonize_cli.harmony import Harmonizer
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.objectives.trimodal import TriModalLoss
-from harmonize_cli.store.windows import InputSpec
 from harmonize_cli.training.config import PretrainConfig
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Protocol
 
+from harmonize_cli.data.batches import Batch
 from harmonize_cli.harmony import HarmonyReport
 from harmonize_cli.objectives.nce import Term
-from harmonize_cli.store.batches import Batch
 
 
 class Recorder(Protocol):

@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 import torch._functorch.config
 
+from harmonize_cli.data.batches import StoreDataset
+from harmonize_cli.data.windows import InputSpec, resolve_inputs
 from harmonize_cli.harmony import Harmonizer
 from harmonize_cli.models.checkpoint import point, prune
 from harmonize_cli.models.heads import FacHead
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.objectives.trimodal import TriModalLoss, trained_pairs
 from harmonize_cli.ranks import barrier, rank, ranks
-from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import InputSpec, resolve_inputs
 from harmonize_cli.training.augment import Augmentation
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.data import batches, check_modalities, training_samples

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
+from harmonize_cli.data.batches import StoreDataset
+from harmonize_cli.data.windows import InputSpec
 from harmonize_cli.models.tokenisers import PatchTokens
 from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import InputSpec
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.data import training_samples
 

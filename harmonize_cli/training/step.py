@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from harmonize_cli.data.batches import Batch
 from harmonize_cli.harmony import CachedStep, Harmonizer, HarmonyReport
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.objectives.trimodal import TriModalLoss
 from harmonize_cli.ranks import sum_gradients
-from harmonize_cli.store.batches import Batch
 from harmonize_cli.training.guide import Guide
 
 

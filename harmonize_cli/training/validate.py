@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from harmonize_cli.data.windows import InputSpec
 from harmonize_cli.evaluation.embed import embed_pool
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
 from harmonize_cli.evaluation.retrieval import retrieve
 from harmonize_cli.models.checkpoint import LoadedModel
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import InputSpec
 from harmonize_cli.training.config import PretrainConfig, ValidationConfig
 from harmonize_cli.training.data import no_split
 

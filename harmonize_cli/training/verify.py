@@ -5,9 +5,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from harmonize_cli.data.batches import StoreDataset
 from harmonize_cli.harmony import Verification, verify
 from harmonize_cli.ranks import pick_device
-from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.data import training_samples

@@ -17,9 +17,9 @@ from harmonize_cli.curriculum.combine import Combination, cross_fitted, learn
 from harmonize_cli.curriculum.detection import auroc, average_precision, detect, precision_at
 from harmonize_cli.curriculum.inject import KINDS, inject
 from harmonize_cli.curriculum.scores import read_scores
+from harmonize_cli.data.batches import StoreDataset
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.checkpoint import load_model
-from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
 
 

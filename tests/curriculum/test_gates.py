@@ -14,11 +14,11 @@ from harmonize_cli.curriculum.gates import rejected
 from harmonize_cli.curriculum.indicators import REGISTRY
 from harmonize_cli.curriculum.plan import Gate, Plan, write_plan
 from harmonize_cli.curriculum.view import BatchView
+from harmonize_cli.data.batches import StoreDataset
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.objectives.nce import Term
 from harmonize_cli.objectives.trimodal import tri_modal_losses
-from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.pretrain import pretrain

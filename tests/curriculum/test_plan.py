@@ -20,9 +20,9 @@ from harmonize_cli.curriculum.score import score
 from harmonize_cli.curriculum.score_parts import ScoreSettings
 from harmonize_cli.curriculum.scores import Scores, read_scores
 from harmonize_cli.curriculum.weights import phase_weights
+from harmonize_cli.data.batches import Draw
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.checkpoint import find_checkpoint
-from harmonize_cli.store.batches import Draw
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.order import Schedule

@@ -15,12 +15,12 @@ from harmonize_cli.curriculum.score import score
 from harmonize_cli.curriculum.score_parts import ScoreSettings, scoring_order
 from harmonize_cli.curriculum.scorer import Scorer, batch_agreement, losses_of, make_bank, pick_indicators
 from harmonize_cli.curriculum.scores import Scores, read_scores
+from harmonize_cli.data.batches import StoreDataset
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony import Harmonizer, conflict_cosine
 from harmonize_cli.models.checkpoint import STATE, load_model
 from harmonize_cli.objectives.config import LossConfig
 from harmonize_cli.objectives.nce import mil_nce
-from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import Status
 

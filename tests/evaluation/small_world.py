@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
+from harmonize_cli.data.windows import InputsConfig, resolve_inputs
 from harmonize_cli.models.checkpoint import write_checkpoint
 from harmonize_cli.models.config import ModelConfig
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec, Sample, Status
-from harmonize_cli.store.windows import InputsConfig, resolve_inputs
 from harmonize_cli.store.writer import ShardWriter
 
 FEATURES = [

@@ -5,10 +5,10 @@ import pytest
 import torch
 from small_world import make_run, make_store
 
+from harmonize_cli.data.batches import StoreDataset
 from harmonize_cli.evaluation import cache, embed
 from harmonize_cli.evaluation.protocols import PROTOCOLS
 from harmonize_cli.models.checkpoint import load_model
-from harmonize_cli.store.batches import StoreDataset
 
 VATT = PROTOCOLS["vatt"]
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from harmonize_cli.data.windows import InputSpec
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.checkpoint import (
     MANIFEST,
@@ -18,7 +19,6 @@ from harmonize_cli.models.checkpoint import (
 )
 from harmonize_cli.models.config import ModelConfig
 from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.store.windows import InputSpec
 
 SPECS = {
     "video": InputSpec("video", "video/frames", "frames", 4, (8, 8, 1)),

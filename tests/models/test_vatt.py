@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from harmonize_cli.data.windows import InputSpec
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.config import ModelConfig
 from harmonize_cli.models.positions import PositionTable, spline_matrix
 from harmonize_cli.models.tokenisers import VideoPatches
 from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.store.windows import InputSpec
 
 
 def spec(modality, kind, rows, row_shape=(), **more):

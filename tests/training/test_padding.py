@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harmonize_cli.store.batches import Batch, StoreDataset
+from harmonize_cli.data.batches import Batch, StoreDataset
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.norm_statistics import measure

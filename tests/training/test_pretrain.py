@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from harmonize_cli.data.batches import StoreDataset
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.checkpoint import list_checkpoints, load_model
-from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec, Sample
 from harmonize_cli.store.writer import ShardWriter
@@ -216,8 +216,8 @@ def test_missing_sound_and_text_count_for_nothing(store_path, tmp_path):
 
 
 def test_non_finite_steps_are_left_out_and_written_down(store_path, tmp_path, monkeypatch):
+    from harmonize_cli.data import batches
     from harmonize_cli.errors import HarmonizeError
-    from harmonize_cli.store import batches
 
     original = batches.StoreDataset._cut
 

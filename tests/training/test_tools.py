@@ -10,12 +10,12 @@ import torch
 from typer.testing import CliRunner
 
 from harmonize_cli.cli.main import app
+from harmonize_cli.data.batches import StoreDataset
+from harmonize_cli.data.windows import InputsConfig, resolve_inputs
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.models.export import load_encoder
-from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import InputsConfig, resolve_inputs
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.embeddings import embed_store, write_embeddings
 from harmonize_cli.training.overview import describe_model, show_model

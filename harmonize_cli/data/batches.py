@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from harmonize_cli.data.windows import InputSpec, captions, cut
 from harmonize_cli.store.digest import encode_text
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import Status
-from harmonize_cli.store.windows import InputSpec, captions, cut
 
 Augment = Callable[[str, np.ndarray, np.random.Generator], np.ndarray]
 """(kind, rows [T, *row_shape], random state of this sample and epoch) -> rows."""
