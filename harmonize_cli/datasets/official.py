@@ -5,9 +5,6 @@ from pathlib import Path
 from harmonize_cli.config import validate
 from harmonize_cli.datasets.layouts import LAYOUTS, LayoutOptions
 from harmonize_cli.datasets.layouts.base import Source
-from harmonize_cli.errors import BadInput
-
-DIVISIONS = {"ucf101": (1, 2, 3), "hmdb51": (1, 2, 3)}
 
 
 def official_divisions(dataset: str, annotations: Path) -> dict[str, dict[str, str]]:
@@ -18,14 +15,12 @@ def official_divisions(dataset: str, annotations: Path) -> dict[str, dict[str, s
     Raises:
         BadInput: an unknown data set, lists that are missing or faulty.
     """
-    if dataset not in LAYOUTS:
-        raise BadInput(f"--official {dataset}: known data sets are {', '.join(LAYOUTS)}")
-    layout = LAYOUTS[dataset]
+    layout = LAYOUTS.find(dataset)
     found: dict[str, dict[str, str]] = {}
-    for number in DIVISIONS.get(dataset, (1,)):
+    for number in range(1, layout.divisions + 1):
         options = validate(LayoutOptions, {"official_split": number}, source=f"--official {dataset}")
         source = Source(layout, annotations, options)
-        name = f"split {number}" if dataset in DIVISIONS else "official"
+        name = f"split {number}" if layout.divisions > 1 else "official"
         found[name] = {entry.id: entry.split for entry in layout.entries(source)}
         source.faults.raise_if_any()
     return found

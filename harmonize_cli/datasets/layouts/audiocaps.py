@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from harmonize_cli.datasets.layouts.audioset import clip_names
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
+from harmonize_cli.datasets.layouts.base import Benchmark, Entry, Layout, Need, Source, register
 
 _LISTS = {
     part: Need((f"audiocaps_{part}.csv", f"{part}.csv"), f"the list of the split {part}", required=False)
@@ -39,10 +39,25 @@ def _entries(source: Source) -> Iterator[Entry]:
         yield from clips.values()
 
 
-AUDIOCAPS = Layout(
-    "audiocaps",
-    "about 51,000 AudioSet clips of 10 s with captions of their sound; a row is a clip",
-    (_ANY,),
-    _entries,
-    either=True,
+register(
+    Layout(
+        "audiocaps",
+        "about 51,000 AudioSet clips of 10 s with captions of their sound; a row is a clip",
+        (_ANY,),
+        _entries,
+        either=True,
+        benchmark=Benchmark(
+            name="audiocaps",
+            tasks=("retrieval",),
+            modalities=("audio", "text"),
+            splits=("test",),
+            protocol="vatt",
+            settings={"captions": "all"},
+            metrics=("R@1", "R@5", "R@10", "MedR"),
+            main_score="R@1",
+            reported="five captions per test clip",
+            reference="https://audiocaps.github.io",
+            citation="Kim, Kim, Lee, Kim: AudioCaps (NAACL 2019)",
+        ),
+    )
 )

@@ -7,7 +7,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
+from harmonize_cli.datasets.layouts.base import Benchmark, Entry, Layout, Need, Source, register
 
 _LISTS = {
     "train": Need(("unbalanced_train_segments.csv",), "the unbalanced training list", required=False),
@@ -74,10 +74,25 @@ def clip_names(video: str, start: float, end: float) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-AUDIOSET = Layout(
-    "audioset",
-    "2 million 10 s clips with labels and no text; a row is a clip (video, or sound alone)",
-    (_ANY, _CLASSES),
-    _entries,
-    either=True,
+register(
+    Layout(
+        "audioset",
+        "2 million 10 s clips with labels and no text; a row is a clip (video, or sound alone)",
+        (_ANY, _CLASSES),
+        _entries,
+        either=True,
+        benchmark=Benchmark(
+            name="audioset",
+            tasks=("probe",),
+            modalities=("audio",),
+            train_split="balanced",
+            splits=("eval",),
+            metrics=("mAP", "AUC"),
+            main_score="mAP",
+            multi_label=True,
+            reported="mean average precision over 527 classes; a clip has several labels",
+            reference="https://research.google.com/audioset/",
+            citation="Gemmeke et al.: Audio Set (ICASSP 2017)",
+        ),
+    )
 )

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from harmonize_cli.datasets.locate import AUDIO, VIDEO, MediaIndex, find_list
 from harmonize_cli.datasets.manifest import ManifestRow
 from harmonize_cli.datasets.tables import read_lines, read_table
 from harmonize_cli.errors import BadInput
+from harmonize_cli.registry import Registry
 
 _MAX_JSON = 256 << 20
 _MISSING_KEPT = 1000
@@ -122,6 +123,44 @@ class Found:
             "links_left_out": len(self.left_out),
             "first_links_left_out": [escaped_name(path) for path in self.left_out[:20]],
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benchmark:
+    """A published evaluation on one data set, declared beside its layout."""
+
+    name: str
+    tasks: tuple[str, ...]
+    """Ways to evaluate, as the commands of `harmonize eval` are called: retrieval, probe, zeroshot, finetune;
+    the first one is the usual one."""
+    modalities: tuple[str, ...]
+    """What a model sees; for retrieval the two that are matched."""
+    splits: tuple[str, ...]
+    """Values of the column split that are tested; empty: all samples, by the column fold."""
+    train_split: str = "train"
+    """Value of the column split that classifiers are trained on."""
+    protocol: str = ""
+    """Name of the protocol (`--protocol`) that published numbers share; empty: the task's default."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Settings of the protocol that differ for this benchmark (`--set`)."""
+    metrics: tuple[str, ...]
+    main_score: str
+    """The one of `metrics` by which models are compared."""
+    multi_label: bool = False
+    """True: a sample may have several labels."""
+    reported: str
+    """What numbers in the literature share, in one line."""
+    lists: tuple[str, ...] = ()
+    """List files beyond the layout's needs."""
+    reference: str
+    """Address of the data set's page."""
+    citation: str
+
+    def __post_init__(self) -> None:
+        if self.main_score not in self.metrics:
+            raise ValueError(
+                f"benchmark {self.name}: main score {self.main_score!r} is not among its metrics"
+            )
 
 
 class Source:
@@ -243,9 +282,13 @@ class Layout:
     needs: tuple[Need, ...]
     entries: Callable[[Source], Iterator[Entry]]
     sound: bool = False
-    """True: the files are sound alone."""
+    """True: the files are audio alone."""
     either: bool = False
-    """True: sound files serve where there is no video file."""
+    """True: audio files serve where there is no video file."""
+    divisions: int = 1
+    """Official divisions into train and test that the data set has (option `official_split`)."""
+    benchmark: Benchmark | None = None
+    """What is measured on it, if it is a benchmark."""
 
     def rows(self, root: Path, **options: Any) -> list[ManifestRow]:
         """Rows of all samples whose files are there; `find` says what is missing.
@@ -328,3 +371,18 @@ def _sound_entry(entry: Entry, faults: Faults, seen: set[str]) -> bool:
         return False
     seen.add(entry.id)
     return True
+
+
+LAYOUTS: Registry[Layout] = Registry(
+    "data set", group="harmonize.layouts", package="harmonize_cli.datasets.layouts"
+)
+
+
+def register(layout: Layout) -> Layout:
+    """Make a layout known by its name.
+
+    Raises:
+        ValueError: there is one of that name.
+    """
+    LAYOUTS.add(layout.name, layout)
+    return layout

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
+from harmonize_cli.datasets.layouts.base import Benchmark, Entry, Layout, Need, Source, register
 from harmonize_cli.errors import BadInput
 
 _TABLE = Need(("esc50.csv", "esc10.csv"), "the table of labels and folds")
@@ -25,10 +25,24 @@ def _entries(source: Source) -> Iterator[Entry]:
         yield Entry(stem, (stem,), labels=(row["category"],), fold=int(row["fold"]), group=group, where=where)
 
 
-ESC50 = Layout(
-    "esc50",
-    "2,000 sounds of 5 s in 50 classes, five fixed folds (variant esc10: 400 in 10 classes); no pictures",
-    (_TABLE,),
-    _entries,
-    sound=True,
+register(
+    Layout(
+        "esc50",
+        "2,000 sounds of 5 s in 50 classes, five fixed folds (variant esc10: 400 in 10 classes); no pictures",
+        (_TABLE,),
+        _entries,
+        sound=True,
+        benchmark=Benchmark(
+            name="esc50",
+            tasks=("probe", "zeroshot"),
+            modalities=("audio",),
+            splits=(),
+            protocol="vatt",
+            metrics=("top-1", "top-5"),
+            main_score="top-1",
+            reported="mean of five folds",
+            reference="https://github.com/karolpiczak/ESC-50",
+            citation="Piczak: ESC, dataset for environmental sound classification (ACM MM 2015)",
+        ),
+    )
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from harmonize_cli.datasets.caption_files import CAPTION_SUFFIXES, read_captions
 from harmonize_cli.datasets.captions import Caption
 from harmonize_cli.datasets.fields import escaped_name
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Source
+from harmonize_cli.datasets.layouts.base import Entry, Layout, Source, register
 from harmonize_cli.datasets.layouts.segments import caption_entries
 from harmonize_cli.datasets.locate import AUDIO, VIDEO
 from harmonize_cli.errors import BadInput
@@ -65,9 +65,11 @@ def _caption_files(source: Source, videos: set[str]) -> dict[str, list[Path]]:
     return found
 
 
-FOLDER = Layout(
-    "folder",
-    "videos (or sounds) in any folders, with captions beside them; a row is a timed caption, or a file",
-    (),
-    _entries,
+register(
+    Layout(
+        "folder",
+        "videos (or sounds) in any folders, with captions beside them; a row is a timed caption, or a file",
+        (),
+        _entries,
+    )
 )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
+from harmonize_cli.datasets.layouts.base import Benchmark, Entry, Layout, Need, Source, register
 
 _TABLE = Need(("hmdb51_splits.csv", "hmdb51.csv"), "the table of splits", required=False)
 _RELEASED = Need(
@@ -40,9 +40,24 @@ def _from_release(source: Source, folder: Path) -> Iterator[tuple[str, str, str,
             yield where, name.strip(), path.name.removesuffix(ending), part
 
 
-HMDB51 = Layout(
-    "hmdb51",
-    "6,766 clips of 51 actions; a row is a clip, its split (train, test, unused) that of the division chosen",
-    (Need((*_TABLE.names, *_RELEASED.names), _RELEASED.what),),
-    _entries,
+register(
+    Layout(
+        "hmdb51",
+        "6,766 clips of 51 actions; a row is a clip, its split (train, test, unused) the division's",
+        (Need((*_TABLE.names, *_RELEASED.names), _RELEASED.what),),
+        _entries,
+        divisions=3,
+        benchmark=Benchmark(
+            name="hmdb51",
+            tasks=("probe", "zeroshot", "finetune"),
+            modalities=("video",),
+            splits=("test",),
+            protocol="vatt",
+            metrics=("top-1", "top-5"),
+            main_score="top-1",
+            reported="mean of three splits",
+            reference="https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/",
+            citation="Kuehne, Jhuang, Garrote, Poggio, Serre: HMDB (ICCV 2011)",
+        ),
+    )
 )

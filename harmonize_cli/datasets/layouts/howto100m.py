@@ -6,7 +6,7 @@ from pathlib import Path
 from harmonize_cli.datasets.caption_files import captions_of_json, read_captions
 from harmonize_cli.datasets.captions import Caption
 from harmonize_cli.datasets.json_stream import stream_object
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
+from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source, register
 from harmonize_cli.datasets.layouts.segments import caption_entries
 from harmonize_cli.errors import BadInput
 
@@ -78,9 +78,11 @@ def _categories(source: Source) -> dict[str, tuple[str, ...]]:
     return found
 
 
-HOWTO100M = Layout(
-    "howto100m",
-    "1.2 million narrated videos; a row is a caption with its neighbours as candidates (or a window)",
-    (Need((*_ALL.names, "<id>.json", "<id>.vtt", "<id>.csv"), "the captions"), _VIDEOS),
-    _entries,
+register(
+    Layout(
+        "howto100m",
+        "1.2 million narrated videos; a row is a caption with its neighbours as candidates (or a window)",
+        (Need((*_ALL.names, "<id>.json", "<id>.vtt", "<id>.csv"), "the captions"), _VIDEOS),
+        _entries,
+    )
 )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
+from harmonize_cli.datasets.layouts.base import Benchmark, Entry, Layout, Need, Source, register
 from harmonize_cli.datasets.locate import VIDEO
 
 _PARTS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
@@ -62,9 +62,22 @@ def _from_folders(source: Source) -> Iterator[Entry]:
         )
 
 
-KINETICS = Layout(
-    "kinetics",
-    "10 s clips of 400, 600 or 700 actions; a row is a clip. Without lists: SPLIT/CLASS/CLIP.mp4",
-    tuple(_LISTS.values()),
-    _entries,
+register(
+    Layout(
+        "kinetics",
+        "10 s clips of 400, 600 or 700 actions; a row is a clip. Without lists: SPLIT/CLASS/CLIP.mp4",
+        tuple(_LISTS.values()),
+        _entries,
+        benchmark=Benchmark(
+            name="kinetics",
+            tasks=("finetune", "zeroshot"),
+            modalities=("video",),
+            splits=("val",),
+            metrics=("top-1", "top-5"),
+            main_score="top-1",
+            reported="top-1 and top-5 on the validation part",
+            reference="https://github.com/cvdfoundation/kinetics-dataset",
+            citation="Kay et al.: The Kinetics human action video dataset (arXiv 1705.06950)",
+        ),
+    )
 )

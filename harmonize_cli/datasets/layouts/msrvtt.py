@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
+from harmonize_cli.datasets.layouts.base import Benchmark, Entry, Layout, Need, Source, register
 from harmonize_cli.errors import BadInput
 
 _TEST = Need(
@@ -85,9 +85,23 @@ def _lists(data: Any) -> tuple[list[Any] | None, list[Any] | None]:
     return tuple(part if isinstance(part, list) else None for part in found)  # type: ignore[return-value]
 
 
-MSRVTT = Layout(
-    "msrvtt",
-    "10,000 clips; variant 1k-A (default): 1,000 test clips with one caption each, all else for training",
-    (_TEST, _TRAIN, _JSON, _JSON_TEST),
-    _entries,
+register(
+    Layout(
+        "msrvtt",
+        "10,000 clips; variant 1k-A (default): 1,000 test clips with one caption each, all else for training",
+        (_TEST, _TRAIN, _JSON, _JSON_TEST),
+        _entries,
+        benchmark=Benchmark(
+            name="msrvtt",
+            tasks=("retrieval",),
+            modalities=("video", "text"),
+            splits=("test",),
+            protocol="vatt",
+            metrics=("R@1", "R@5", "R@10", "MedR"),
+            main_score="R@10",
+            reported="1k-A: 1,000 pairs; R@10 and MedR",
+            reference="https://doi.org/10.1109/CVPR.2016.571",
+            citation="Xu, Mei, Yao, Rui: MSR-VTT (CVPR 2016); 1k-A: Yu, Kim, Kim: JSFusion (ECCV 2018)",
+        ),
+    )
 )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
+from harmonize_cli.datasets.layouts.base import Benchmark, Entry, Layout, Need, Source, register
 
 
 def _needs(split: int) -> tuple[Need, Need]:
@@ -26,9 +26,25 @@ def _entries(source: Source) -> Iterator[Entry]:
             yield Entry(stem, (stem,), labels=(label,), split=part, group=group, folder=label, where=where)
 
 
-UCF101 = Layout(
-    "ucf101",
-    "13,320 clips of 101 actions; a row is a clip, its split that of the official division chosen",
-    _needs(1),
-    _entries,
+register(
+    Layout(
+        "ucf101",
+        "13,320 clips of 101 actions; a row is a clip, its split that of the official division chosen",
+        _needs(1),
+        _entries,
+        divisions=3,
+        benchmark=Benchmark(
+            name="ucf101",
+            tasks=("probe", "zeroshot", "finetune"),
+            modalities=("video",),
+            splits=("test",),
+            protocol="vatt",
+            metrics=("top-1", "top-5"),
+            main_score="top-1",
+            reported="mean of three splits",
+            lists=tuple(f"{part}list0{n}.txt" for n in (2, 3) for part in ("train", "test")),
+            reference="https://www.crcv.ucf.edu/data/UCF101.php",
+            citation="Soomro, Zamir, Shah: UCF101 (arXiv 1212.0402)",
+        ),
+    )
 )

@@ -14,7 +14,7 @@ from typing import IO, Any
 from harmonize_cli.datasets.caption_files import MAX_FILE, captions_of_json, read_captions
 from harmonize_cli.datasets.captions import Caption
 from harmonize_cli.datasets.fields import MAX_ID, FieldError, checked_name, escaped_name
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Source
+from harmonize_cli.datasets.layouts.base import Entry, Layout, Source, register
 from harmonize_cli.datasets.layouts.segments import caption_entries
 from harmonize_cli.datasets.locate import AUDIO, VIDEO
 from harmonize_cli.errors import BadInput
@@ -185,9 +185,11 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "replace").replace("\0", "")
 
 
-WEBDATASET = Layout(
-    "webdataset",
-    "tar shards of key.mp4 with key.txt, key.json, key.vtt, key.cls; a row is a key, or a caption of it",
-    (),
-    _entries,
+register(
+    Layout(
+        "webdataset",
+        "tar shards of key.mp4 with key.txt, key.json, key.vtt, key.cls; a row is a key, or a caption of it",
+        (),
+        _entries,
+    )
 )

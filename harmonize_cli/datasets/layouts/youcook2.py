@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
+from harmonize_cli.datasets.layouts.base import Benchmark, Entry, Layout, Need, Source, register
 from harmonize_cli.errors import BadInput
 
 _JSON = Need(
@@ -78,9 +78,23 @@ def _with(entry: Entry, split: str, recipe: str) -> Entry:
     return replace(entry, split=split, labels=(recipe,) if recipe else ())
 
 
-YOUCOOK2 = Layout(
-    "youcook2",
-    "cooking videos; a row is an annotated step (3,350 in the validation part), its label the recipe",
-    (Need((*_JSON.names, *_TABLE.names), _TABLE.what),),
-    _entries,
+register(
+    Layout(
+        "youcook2",
+        "cooking videos; a row is an annotated step (3,350 in the validation part), its label the recipe",
+        (Need((*_JSON.names, *_TABLE.names), _TABLE.what),),
+        _entries,
+        benchmark=Benchmark(
+            name="youcook2",
+            tasks=("retrieval",),
+            modalities=("video", "text"),
+            splits=("val",),
+            protocol="vatt",
+            metrics=("R@1", "R@5", "R@10", "MedR"),
+            main_score="R@10",
+            reported="clip level: 3,350 segments in MIL-NCE's list (VATT used 3.1k)",
+            reference="http://youcook2.eecs.umich.edu",
+            citation="Zhou, Xu, Corso: Automatic learning of procedures from web videos (AAAI 2018)",
+        ),
+    )
 )

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
+from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source, register
 from harmonize_cli.datasets.layouts.segments import caption_entries
 from harmonize_cli.datasets.tfrecord import Fields, read_records
 from harmonize_cli.errors import BadInput
@@ -69,9 +69,11 @@ def _names(source: Source, folder: Path) -> dict[str, str]:
     return found
 
 
-YOUTUBE8M = Layout(
-    "youtube8m",
-    "8 million videos with labels; a row is a video (or a window of it) of the release's TFRecords",
-    (Need(("*.tfrecord",), "the TFRecords of the release"), _VOCABULARY, _IDS),
-    _entries,
+register(
+    Layout(
+        "youtube8m",
+        "8 million videos with labels; a row is a video (or a window of it) of the release's TFRecords",
+        (Need(("*.tfrecord",), "the TFRecords of the release"), _VOCABULARY, _IDS),
+        _entries,
+    )
 )
