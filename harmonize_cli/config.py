@@ -82,8 +82,10 @@ def describe(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists: YAML has only these."""
-    return list(value) if isinstance(value, tuple) else value
+    """Tuples as lists, and sections as plain values: YAML has only these."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 class _Loader(yaml.SafeLoader):

@@ -43,7 +43,7 @@ class ManifestRow:
     """"" is unknown."""
     fold: int | None = None
     group: str = ""
-    """Samples of one group are never each other's negatives; the video path as written by default."""
+    """Samples of one source; they stay together in splits. By default the video path as written."""
     source: str = ""
     """`file:line` that the row comes from."""
 
