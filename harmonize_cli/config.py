@@ -6,7 +6,7 @@ All errors are reported at once, each with its field, value and what is allowed.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -70,15 +70,18 @@ def dump_yaml(config: StageConfig, *, exclude_defaults: bool = False) -> str:
 
 
 def describe(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Dotted key, default (as YAML) and meaning of every field of a config, sections opened."""
+    """Dotted key, default (as YAML) and meaning of every field of a config, sections opened; N: of a list."""
     for name, field in kind.model_fields.items():
-        below = field.annotation
-        if isinstance(below, type) and issubclass(below, BaseModel):
-            yield from describe(below, f"{prefix}{name}.")
-        else:
-            default = field.get_default(call_default_factory=True)
+        inside = [field.annotation, *get_args(field.annotation)]
+        sections = [k for k in inside if isinstance(k, type) and issubclass(k, BaseModel)]
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        if not isinstance(default, BaseModel):  # what a section is by default, its fields say
             text = yaml.safe_dump(_plain(default), default_flow_style=True).removesuffix("...\n").strip()
+            text = "(required)" if field.is_required() else text
             yield f"{prefix}{name}", text, " ".join((field.description or "").split())
+        below = f"{prefix}{name}.N." if get_origin(field.annotation) is list else f"{prefix}{name}."
+        for section in sections:
+            yield from describe(section, below)
 
 
 def _plain(value: Any) -> Any:

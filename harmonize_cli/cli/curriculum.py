@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from harmonize_cli.cli.app import App
 from harmonize_cli.cli.eval_common import pick_device
 from harmonize_cli.cli.options import Checkpoint, Device, RunFolder, Set, StorePath
 from harmonize_cli.cli.say import say
@@ -15,9 +16,7 @@ Indicators = Annotated[
     typer.Option(show_default="all but cosine_all", help="Only these indicators (may be repeated)."),
 ]
 
-app = typer.Typer(
-    help="Score every sample for noise, audit the scores, plan a curriculum.", no_args_is_help=True
-)
+app = App(help="Score every sample for noise, audit the scores, plan a curriculum.", no_args_is_help=True)
 
 
 @app.command()

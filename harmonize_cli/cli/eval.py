@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from harmonize_cli.cli import eval_results
+from harmonize_cli.cli.app import App
 from harmonize_cli.cli.eval_common import divisions, listed, open_source, pick_device, show_result
 from harmonize_cli.cli.options import (
     Annotations,
@@ -33,7 +34,7 @@ from harmonize_cli.cli.options import (
 from harmonize_cli.cli.say import say
 from harmonize_cli.cli.stops import kept
 
-app = typer.Typer(help="Evaluate a run: retrieval, probes, comparisons, tables.", no_args_is_help=True)
+app = App(help="Evaluate a run: retrieval, probes, comparisons, tables.", no_args_is_help=True)
 
 
 @app.command(

@@ -5,25 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harmonize_cli.cli.eval_common import listed, open_source
 from harmonize_cli.cli.options import (
-    Annotations,
-    BatchSize,
-    Checkpoint,
-    Config,
-    Device,
     Draws,
     FormatOption,
-    Keys,
-    NoCache,
-    Official,
-    RunOrStore,
     Seed,
-    Set,
-    Split,
-    StorePath,
-    Untrained,
-    VerifyStore,
 )
 from harmonize_cli.cli.say import say
 from harmonize_cli.errors import BadInput
@@ -39,7 +24,6 @@ def register(app: typer.Typer) -> None:
         "harmonize eval compare runs/base-0,runs/base-1 runs/realign-0,runs/realign-1"
     )(compare)
     app.command(epilog="Example: harmonize eval table runs/ --metric '*/R@10' --format markdown")(table)
-    app.command(epilog="Example: harmonize eval export runs/mine features -o export --split test")(export)
     app.command("list", epilog="Example: harmonize eval list --root data --annotations data/annotations")(
         list_
     )
@@ -90,59 +74,6 @@ def table(
         write_text(out, text + "\n")
     else:
         say(text)
-
-
-def export(
-    run: RunOrStore,
-    store: StorePath,
-    *,
-    out: Annotated[Path, typer.Option("-o", "--out", help="New folder.")],
-    protocol: Annotated[str, typer.Option(help="vatt, mil-nce or clip.")] = "vatt",
-    config: Config = None,
-    settings: Set = None,
-    split: Split = None,
-    official: Official = None,
-    annotations: Annotations = None,
-    key: Keys = None,
-    untrained: Untrained = None,
-    checkpoint: Checkpoint = "last",
-    device: Device = "auto",
-    batch_size: BatchSize = 64,
-    no_cache: NoCache = False,
-    verify_store: VerifyStore = True,
-) -> None:
-    """Embeddings and right answers of each direction as files for mteb and BEIR tools: what `eval retrieval`
-    with the same options ranks.
-
-    With mteb 2 installed: from harmonize_cli.evaluation.mteb_adapter import Exported, load_task;
-    mteb.evaluate(Exported(DIR), load_task(DIR)) with DIR such as export/text-to-video.
-    """
-    from harmonize_cli.evaluation.export import export_tasks
-    from harmonize_cli.evaluation.protocols import PROTOCOLS, adjusted
-    from harmonize_cli.evaluation.splits import listed_rows
-
-    settled = adjusted(PROTOCOLS, protocol, config, settings or ())
-    opened, source = open_source(
-        run,
-        store,
-        keys=key,
-        checkpoint=checkpoint,
-        device=device,
-        fresh=untrained,
-        batch_size=batch_size,
-        cache=not no_cache,
-        verifies=verify_store,
-    )
-    rows, name = listed_rows(opened, split, listed(official, annotations, split))
-    about: dict[str, object] = {
-        "split": name,
-        "protocol": settled.model_dump(mode="json"),
-        "model": source.about(),
-        "model_hash": source.weights_hash,
-        "store_hash": opened.content_hash,
-    }
-    written = export_tasks(source.pool(opened, rows, settled), settled, out, about)
-    say(f"export: {len(written)} directions of {len(rows)} samples ({', '.join(written)}) -> {out}")
 
 
 def list_(

@@ -2,7 +2,23 @@
 
 from typing import Any
 
+_EDIT = "write the plan and edit plan.yaml, or use --set phases.N.KEY=VALUE"
+_SET = "use --set {}=VALUE (harmonize config explain {})"
 GONE = {
+    "config validate": "harmonize config show STAGE -c FILE checks a file, too",
+    "store ls": "harmonize store info STORE lists the shards",
+    "store export": "use harmonize export webdataset STORE, or harmonize export parquet STORE",
+    "eval export": "use harmonize export mteb RUN STORE",
+    "export embeddings --batch": "use --batch-size",
+    "pretrain --keep": _SET.format("checkpoint.keep", "pretrain"),
+    "pretrain --max-bad-steps": _SET.format("max_bad_steps", "pretrain"),
+    "demo run --fresh": "use --overwrite",
+    "demo run --jobs": "use --workers",
+    "demo make-data --jobs": "use --workers",
+    **{
+        f"demo make-data --{name.replace('_', '-')}": _SET.format(name, "demo-data")
+        for name in ("digits", "clips", "seed", "misaligned", "misaligned_from", "misaligned_sound")
+    },
     "bench": "benchmarks are run from the repository: make bench, or make bench-train",
 }
 

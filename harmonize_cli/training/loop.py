@@ -154,7 +154,7 @@ def leave_out(job: Job, step: int, batch: Batch, outcome: Outcome, norm: Tensor)
         raise NotFinite(
             f"{job.run}: {job.state.bad_steps} steps without a finite gradient, the last one is step {step}; "
             f"{FILE} has the ids of their clips. Look at these, lower optim.lr, set optim.clip, or allow "
-            "more with --max-bad-steps"
+            "more with --set max_bad_steps=N"
         )
 
 
