@@ -12,7 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from harmonize_cli.data.batches import Batch
-from harmonize_cli.data.windows import InputSpec
+from harmonize_cli.models.config import ModelConfig
+from harmonize_cli.models.inputs import InputSpec
 from harmonize_cli.models.stem import Stem
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.harmonize import build_harmonizer
@@ -153,4 +154,5 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 def tokens(specs: Mapping[str, InputSpec], config: PretrainConfig) -> dict[str, int]:
     """Tokens that the transformer sees per modality in training, without AGG."""
     with torch.device("meta"):
+        assert isinstance(config.model, ModelConfig)
         return {m: Stem(m, spec, config.model).kept_tokens for m, spec in specs.items()}
