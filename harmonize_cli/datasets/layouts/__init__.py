@@ -3,14 +3,9 @@
 One file per data set registers its layout and the benchmark that is measured on it.
 """
 
-from harmonize_cli.datasets.layouts.base import (
-    LAYOUTS,
-    Benchmark,
-    Found,
-    Layout,
-    LayoutOptions,
-    Need,
-    register,
-)
+from harmonize_cli.datasets.dataset_folder import DatasetFolder, LayoutOptions, Need
+from harmonize_cli.datasets.layouts.base import LAYOUTS, Benchmark, Entry, Found, Layout, register
 
-__all__ = ["LAYOUTS", "Benchmark", "Found", "Layout", "LayoutOptions", "Need", "register"]
+__all__ = [
+    "LAYOUTS", "Benchmark", "DatasetFolder", "Entry", "Found", "Layout", "LayoutOptions", "Need", "register",
+]  # fmt: skip

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from harmonize_cli.datasets.layouts.base import Benchmark, Entry, Layout, Need, Source, register
+from harmonize_cli.datasets.layouts import Benchmark, DatasetFolder, Entry, Layout, Need, register
 
 
 def _needs(split: int) -> tuple[Need, Need]:
@@ -13,14 +13,14 @@ def _needs(split: int) -> tuple[Need, Need]:
     )
 
 
-def _entries(source: Source) -> Iterator[Entry]:
+def _entries(source: DatasetFolder) -> Iterator[Entry]:
     for part, need in zip(("train", "test"), _needs(source.options.official_split), strict=True):
         for where, line in source.lines(source.require(need)):
             # "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1"; test lists have no number
             label, slash, name = line.split()[0].partition("/")
             stem = Path(name).stem
             if not slash or not stem:
-                source.faults.add(where, "", f"expected Class/video.avi, found {line[:60]!r}")
+                source.errors.add(where, "", f"expected Class/video.avi, found {line[:60]!r}")
                 continue
             group = stem.rpartition("_c")[0] or stem  # clips of one group come from one film
             yield Entry(stem, (stem,), labels=(label,), split=part, group=group, folder=label, where=where)
