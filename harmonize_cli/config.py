@@ -72,14 +72,17 @@ def dump_yaml(config: StageConfig, *, exclude_defaults: bool = False) -> str:
 def describe(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Dotted key, default (as YAML) and meaning of every field of a config, sections opened; N: of a list."""
     for name, field in kind.model_fields.items():
-        inside = [field.annotation, *get_args(field.annotation)]
-        sections = [k for k in inside if isinstance(k, type) and issubclass(k, BaseModel)]
         default = None if field.is_required() else field.get_default(call_default_factory=True)
+        # a section that comes in kinds (a model, a loss) is annotated with their base class
+        items = default if isinstance(default, list | tuple) else [default]
+        found = [type(item) for item in items if isinstance(item, BaseModel)]
+        inside: dict[Any, None] = dict.fromkeys(found or [field.annotation, *get_args(field.annotation)])
+        sections = [k for k in inside if isinstance(k, type) and issubclass(k, BaseModel)]
         if not isinstance(default, BaseModel):  # what a section is by default, its fields say
             text = yaml.safe_dump(_plain(default), default_flow_style=True).removesuffix("...\n").strip()
             text = "(required)" if field.is_required() else text
             yield f"{prefix}{name}", text, " ".join((field.description or "").split())
-        below = f"{prefix}{name}.N." if get_origin(field.annotation) is list else f"{prefix}{name}."
+        below = f"{prefix}{name}.N." if get_origin(field.annotation) in (list, tuple) else f"{prefix}{name}."
         for section in sections:
             yield from describe(section, below)
 

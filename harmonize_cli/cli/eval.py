@@ -22,6 +22,8 @@ from harmonize_cli.cli.options import (
     Official,
     Out,
     Overwrite,
+    Probe,
+    Retrieval,
     RunFolder,
     RunOrStore,
     Seed,
@@ -45,7 +47,7 @@ def retrieval(
     run: RunOrStore,
     store: StorePath,
     *,
-    protocol: Annotated[str, typer.Option(help="vatt, mil-nce or clip.")] = "vatt",
+    protocol: Retrieval = "vatt",
     config: Config = None,
     settings: Set = None,
     split: Split = None,
@@ -101,9 +103,7 @@ def probe(
     run: RunOrStore,
     store: StorePath,
     *,
-    protocol: Annotated[
-        str, typer.Option(help="logistic, vatt, vatt-svm, mmv, mil-nce or knn.")
-    ] = "logistic",
+    protocol: Probe = "logistic",
     config: Config = None,
     settings: Set = None,
     modality: Annotated[
@@ -222,7 +222,7 @@ def finetune(
     store: StorePath,
     *,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the fine-tuned model.")],
-    config: Annotated[Path | None, typer.Option(help="YAML with settings.")] = None,
+    config: Config = None,
     settings: Set = None,
     test: Annotated[str, typer.Option(help="Test split(s).")] = "test",
     augment: Annotated[bool, typer.Option(help="Crop, flip and colour as VATT does.")] = False,

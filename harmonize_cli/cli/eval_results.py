@@ -81,7 +81,7 @@ def list_(
         list[Path] | None, typer.Option(help="Folder with data sets, one folder each. Repeatable.")
     ] = None,
     annotations: Annotated[
-        list[Path] | None, typer.Option(help="Folder with their lists. Repeatable.")
+        list[Path] | None, typer.Option(help="Folder of those lists.")
     ] = None,
 ) -> None:
     """Benchmarks, how to run each, the files that it needs and what is missing here."""
