@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from harmonize_cli.data.batches import StoreDataset
-from harmonize_cli.data.windows import InputSpec, check_inputs
+from harmonize_cli.data.windows import check_inputs
 from harmonize_cli.evaluation.cache import FOLDER, Arrays, in_parts
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
 from harmonize_cli.evaluation.retrieval import Embedded
 from harmonize_cli.models.checkpoint import LoadedModel
+from harmonize_cli.models.inputs import InputSpec
 from harmonize_cli.store.reader import Store
 
 PART = 512

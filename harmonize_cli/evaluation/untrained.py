@@ -7,10 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from harmonize_cli.config import validate
-from harmonize_cli.models.checkpoint import LoadedModel
-from harmonize_cli.models.config import ModelConfig
-from harmonize_cli.models.vatt import Vatt
+from harmonize_cli.models.base import make_model
+from harmonize_cli.models.checkpoint import LoadedModel, read_settings
 
 
 def untrained(loaded: LoadedModel, seed: int) -> LoadedModel:
@@ -18,12 +16,11 @@ def untrained(loaded: LoadedModel, seed: int) -> LoadedModel:
 
     Step 0, with a hash of its own weights.
     """
-    config = validate(ModelConfig, loaded.config["model"], source=f"{loaded.run}: model")
+    config = read_settings(loaded.config["model"], f"{loaded.run}: model")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Vatt(config, loaded.specs)
-    statistics = {name: x for name, x in loaded.model.state_dict().items() if ".standardise." in name}
-    model.load_state_dict(statistics, strict=False)
+        model = make_model(config, loaded.specs)
+    model.load_state_dict(loaded.model.input_statistics(), strict=False)
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
