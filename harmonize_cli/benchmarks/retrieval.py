@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harmonize_cli.evaluation.embed import unit
 from harmonize_cli.evaluation.ranks import positive_ranks
 from harmonize_cli.evaluation.relevance import Relevance
-from harmonize_cli.evaluation.retrieval import unit
 
 Floats = NDArray[np.float32]
 
