@@ -28,8 +28,8 @@ MAY_IMPORT = {
     "encoders": {"media", "store"},
     "datasets": {"media", "store"},
     "store": set(),
-    "data": {"store"},
-    "models": {"data", "store"},
+    "data": {"models", "store"},
+    "models": set(),
     "objectives": set(),
     "harmony": set(),
     "extraction": {"datasets", "media", "encoders", "store"},
@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "reporting": {"harmony", "objectives", "models", "store", "data", "evaluation", "curriculum"},
     "demo": {"media", "datasets"},
 }
-FREE = {"cli", "benchmarks"}  # these put everything together
+FREE = {"cli"}  # it puts everything together
 
 
 def _imports(file: Path) -> set[str]:

@@ -56,7 +56,7 @@ def check_gates(gates: Sequence[Gate], config: PretrainConfig, pairs: Collection
         if engine.mode in ("curriculum", "both"):
             other = "none" if engine.mode == "curriculum" else "realign"
             faults.append(f"harmonize.mode: {engine.mode} has a gate of its own; with this plan set {other}")
-        if engine.scope != scope:
+        if engine.scope != scope and not (engine.scope == "auto" and scope in ("backbone", "shared")):
             faults.append(f"harmonize.scope: is {engine.scope}, the gate looks at {scope}; set the same")
         if engine.granularity == "batch":
             faults.append("harmonize.granularity: within `batch` there is nothing to choose; set sample")

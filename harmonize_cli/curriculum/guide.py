@@ -26,8 +26,7 @@ from harmonize_cli.data.batches import Batch
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import read_arrays, write_arrays
 from harmonize_cli.harmony import Gate as CosineGate
-from harmonize_cli.objectives.nce import Term
-from harmonize_cli.objectives.trimodal import trained_pairs
+from harmonize_cli.objectives.base import LossOutput
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.order import shuffled
@@ -79,7 +78,7 @@ class Guide:
         return engine_gate(gate, level) if gate is not None and gate.scope else None
 
     def after(
-        self, batch: Batch, embeddings: Mapping[str, Tensor], terms: Mapping[str, Term], step: int
+        self, batch: Batch, embeddings: Mapping[str, Tensor], terms: Mapping[str, LossOutput], step: int
     ) -> Batch | None:
         """The batch without what an online gate takes away at this step; None where there is no gate."""
         gate, level = self._gate(step)
@@ -102,7 +101,7 @@ class Guide:
         Raises:
             BadInput: a gate that it can't have.
         """
-        check_gates(self._gates(), config, trained_pairs(config.loss, modalities))
+        check_gates(self._gates(), config, config.loss.fed_by(modalities))
 
     def _gates(self) -> list[Gate]:
         return [phase.gate for entry in self.entries for phase in entry.plan.phases if phase.gate]

@@ -19,7 +19,7 @@ from harmonize_cli.data.batches import Batch
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import read_arrays, write_arrays
 from harmonize_cli.harmony import HarmonyReport
-from harmonize_cli.objectives.nce import Term
+from harmonize_cli.objectives.base import LossOutput
 from harmonize_cli.ranks import rank, ranks
 
 FOLDER = "ledger"
@@ -35,7 +35,12 @@ class Ledger:
         self._visits: list[Visits] = []
 
     def record(
-        self, step: int, epoch: int, batch: Batch, terms: Mapping[str, Term], report: HarmonyReport | None
+        self,
+        step: int,
+        epoch: int,
+        batch: Batch,
+        terms: Mapping[str, LossOutput],
+        report: HarmonyReport | None,
     ) -> None:
         """Keep the visits of a step in memory until the next `flush`."""
         size = len(batch)

@@ -13,16 +13,16 @@ from harmonize_cli.data.batches import Batch, StoreDataset
 from harmonize_cli.errors import BadInput, list_faults
 from harmonize_cli.harmony import Harmonizer
 from harmonize_cli.models.checkpoint import LoadedModel, read_loss_state
-from harmonize_cli.objectives.config import LossConfig
-from harmonize_cli.objectives.nce import Term
-from harmonize_cli.objectives.trimodal import SPACES, TriModalLoss, trained_pairs
+from harmonize_cli.objectives.base import LossOutput
+from harmonize_cli.objectives.config import SPACES, LossConfig
+from harmonize_cli.objectives.objective import Objective
 
 BANK_SAMPLES = 2048
 
 
 def losses_of(loaded: LoadedModel, modalities: Collection[str]) -> list[str]:
     """The losses that a run trained with and that these modalities of a store allow."""
-    return trained_pairs(LossConfig.model_validate(loaded.config["loss"]), modalities)
+    return LossConfig.model_validate(loaded.config["loss"]).fed_by(modalities)
 
 
 def pick_indicators(names: Sequence[str] | None, losses: Sequence[str]) -> list[Indicator]:
@@ -59,7 +59,7 @@ class Scorer:
         self.model, self.indicators, self.bank = loaded.model, list(indicators), bank
         self.losses = list(losses)
         # gradients are taken of the plain losses: weights and negatives as in training
-        self.loss = TriModalLoss(LossConfig.model_validate(loaded.config["loss"]))
+        self.loss = Objective(LossConfig.model_validate(loaded.config["loss"]))
         if learned := read_loss_state(loaded.checkpoint):
             self.loss.load_state_dict(learned)
         needs = {indicator.needs for indicator in indicators}
@@ -101,7 +101,7 @@ class Scorer:
 
     def _view(self, batch: Batch, pooled: Mapping[str, Tensor]) -> BatchView:
         embeddings = self.model.heads(pooled)
-        terms: dict[str, Term] = self.loss(
+        terms: dict[str, LossOutput] = self.loss(
             embeddings, batch.present, batch.text_present, batch.groups, batch.texts
         )
         return BatchView(

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from harmonize_cli.data.batches import Batch
-from harmonize_cli.objectives.nce import Term
-from harmonize_cli.objectives.trimodal import PAIRS, SPACES
+from harmonize_cli.objectives.base import LossOutput
+from harmonize_cli.objectives.config import PAIRS, SPACES
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class BatchView:
 
     batch: Batch
     embeddings: Mapping[str, Tensor]
-    terms: Mapping[str, Term]
+    terms: Mapping[str, LossOutput]
     losses: Sequence[str] = ()
     grams: Mapping[str, Tensor] = field(default_factory=dict)
     agreement: Mapping[str, Tensor] = field(default_factory=dict)

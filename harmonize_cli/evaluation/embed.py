@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from harmonize_cli.data.batches import StoreDataset
-from harmonize_cli.data.windows import InputSpec, check_inputs
+from harmonize_cli.data.windows import check_inputs
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
 from harmonize_cli.files import read_arrays, sha256_json, write_arrays
 from harmonize_cli.models.checkpoint import LoadedModel
+from harmonize_cli.models.inputs import InputSpec
 from harmonize_cli.progress import progress
 from harmonize_cli.store.reader import Store
 

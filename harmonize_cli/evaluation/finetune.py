@@ -21,7 +21,6 @@ from harmonize_cli.evaluation.finetune_model import (
     FinetuneConfig,
     Tuned,
     fitting_spec,
-    resize_positions,
     test_crops,
     train_crop,
 )
@@ -72,7 +71,7 @@ def tune(
     spec = fitting_spec(store, loaded.specs, config.modality)
     torch.manual_seed(config.seed)
     model = Tuned(loaded.model, config.modality, len(data.classes), config.dropout).to(device)
-    resize_positions(model, spec)
+    model.backbone.for_labels(config.modality, spec)
     about = {
         "config": {k: v for k, v in config.model_dump(mode="json").items() if k not in ("checkpoint_every",)},
         "augmented": augment is not None,

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from harmonize_cli.config import validate
 from harmonize_cli.data.windows import check_inputs
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.embed import (
@@ -24,9 +23,8 @@ from harmonize_cli.evaluation.embed import (
 from harmonize_cli.evaluation.metrics import Kind, versions_of
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
 from harmonize_cli.evaluation.results import Result
-from harmonize_cli.models.checkpoint import LoadedModel
-from harmonize_cli.models.config import ModelConfig
-from harmonize_cli.models.vatt import Vatt
+from harmonize_cli.models.base import make_model
+from harmonize_cli.models.checkpoint import LoadedModel, read_settings
 from harmonize_cli.progress import progress
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec, Status
@@ -250,12 +248,11 @@ def chosen_modalities(wanted: Sequence[str], known: Sequence[str]) -> tuple[str,
 def untrained(loaded: LoadedModel, seed: int) -> LoadedModel:
     """`loaded` randomly initialised from `seed`, with the run's own standardisation of inputs: the baseline
     that a pre-trained backbone has to beat. Step 0, with a hash of its own weights."""
-    config = validate(ModelConfig, loaded.config["model"], source=f"{loaded.run}: model")
+    config = read_settings(loaded.config["model"], f"{loaded.run}: model")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Vatt(config, loaded.specs)
-    statistics = {name: x for name, x in loaded.model.state_dict().items() if ".standardise." in name}
-    model.load_state_dict(statistics, strict=False)
+        model = make_model(config, loaded.specs)
+    model.load_state_dict(loaded.model.input_statistics(), strict=False)
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

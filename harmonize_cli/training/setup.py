@@ -8,12 +8,13 @@ import torch
 import torch._functorch.config
 
 from harmonize_cli.data.batches import StoreDataset
-from harmonize_cli.data.windows import InputSpec, resolve_inputs
+from harmonize_cli.data.windows import resolve_inputs
 from harmonize_cli.harmony import Harmonizer
+from harmonize_cli.models.base import Model, make_model
 from harmonize_cli.models.checkpoint import point, prune
-from harmonize_cli.models.heads import FacHead
-from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.objectives.trimodal import TriModalLoss, trained_pairs
+from harmonize_cli.models.inputs import InputSpec
+from harmonize_cli.objectives.config import SPACES
+from harmonize_cli.objectives.objective import Objective
 from harmonize_cli.ranks import barrier, rank, ranks
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.augment import Augmentation
@@ -46,8 +47,8 @@ class Place:
 class Parts:
     """What a config and a store make."""
 
-    model: Vatt
-    loss: TriModalLoss
+    model: Model
+    loss: Objective
     harmonizer: Harmonizer | None
     specs: dict[str, InputSpec]
 
@@ -62,19 +63,18 @@ def build(
     fit_inputs(model, store, specs, config, device)
     harmonizer = build_harmonizer(model, loss, config, steps, gated=gated)
     if harmonizer is not None:
-        harmonizer.policy.check(trained_pairs(config.loss, specs))
+        harmonizer.policy.check(config.loss.fed_by(specs))
     return Parts(model, loss, harmonizer, specs)
 
 
 def build_model(
     specs: dict[str, InputSpec], config: PretrainConfig, device: torch.device
-) -> tuple[Vatt, TriModalLoss]:
+) -> tuple[Model, Objective]:
     """Model and losses before the first step; the seed decides their weights."""
     torch.manual_seed(config.seed)
-    model = Vatt(config.model, specs).to(device)
-    if isinstance(model.head, FacHead):
-        model.head.carry_audio = bool(config.loss.at)
-    return model, TriModalLoss(config.loss).to(device)
+    model = make_model(config.model, specs).to(device)
+    model.needs({space for term in config.loss.terms for space in SPACES[term.on]})
+    return model, Objective(config.loss).to(device)
 
 
 def start_state(parts: Parts, config: PretrainConfig) -> TrainingState:
@@ -82,10 +82,7 @@ def start_state(parts: Parts, config: PretrainConfig) -> TrainingState:
     if config.compile:
         # the harmonizer goes through the compiled backward twice: it may not reuse its inputs' memory
         torch._functorch.config.donated_buffer = False
-    for stack in {parts.model.stack(m) for m in parts.model.modalities}:
-        stack.checkpointing = config.checkpoint_activations
-        if config.compile:
-            stack.compile()
+    parts.model.prepare(checkpointing=config.checkpoint_activations, compiled=config.compile)
     gradients = Gradients(
         parts.model,
         parts.loss,

@@ -20,7 +20,7 @@ from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony import Harmonizer, conflict_cosine
 from harmonize_cli.models.checkpoint import STATE, load_model
 from harmonize_cli.objectives.config import LossConfig
-from harmonize_cli.objectives.nce import mil_nce
+from harmonize_cli.objectives.losses.nce import mil_nce
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import Status
 
@@ -106,11 +106,11 @@ def test_conflict_is_the_cosine_of_what_flows_through_the_sample(world: World) -
 
 def test_a_learned_temperature_is_the_trained_one(world: World, tmp_path: Path) -> None:
     """Not where it started; the config's value where a checkpoint keeps no state of the losses."""
-    loss = LossConfig(learn_temperature=True)
+    loss = LossConfig.model_validate({"learn_temperature": True})
     run = train(world.store, tmp_path / "run", loss=loss, steps=30)
     loaded = load_model(run)
-    trained = torch.load(loaded.checkpoint / STATE, weights_only=True)["loss"]["tau.vt.log_tau"].exp()
-    assert abs(trained.item() - loss.temperature) > 1e-3
+    trained = torch.load(loaded.checkpoint / STATE, weights_only=True)["loss"]["terms.vt.log_tau"].exp()
+    assert abs(trained.item() - loss.named["vt"].temperature) > 1e-3
     batch = StoreDataset(Store.open(world.store), loaded.specs).batch(list(range(12)))
     out = loaded.model(batch.inputs).embeddings
     wanted = ["loss_vt"]
@@ -119,13 +119,13 @@ def test_a_learned_temperature_is_the_trained_one(world: World, tmp_path: Path) 
         return Scorer(loaded, pick_indicators(wanted, ["va", "vt"]), ["va", "vt"])(batch)["loss_vt"]
 
     def expected(tau: float) -> np.ndarray:
-        masks = {"video_mask": batch.present["video"], "partner_mask": batch.text_present}
+        masks = {"anchor_mask": batch.present["video"], "partner_mask": batch.text_present}
         term = mil_nce(out["video_vt"], out["text_vt"], tau, **masks)
         return torch.where(term.valid, term.per_sample, torch.nan).numpy()
 
     np.testing.assert_allclose(scored(), expected(trained.item()), rtol=1e-5)
     torch.save({}, loaded.checkpoint / STATE)
-    np.testing.assert_allclose(scored(), expected(loss.temperature), rtol=1e-5)
+    np.testing.assert_allclose(scored(), expected(loss.named["vt"].temperature), rtol=1e-5)
 
 
 @pytest.mark.parametrize("scope", ["all", "backbone", "representation"])

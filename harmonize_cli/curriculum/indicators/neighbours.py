@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harmonize_cli.curriculum.indicators.base import register
 from harmonize_cli.curriculum.view import BatchView
-from harmonize_cli.objectives.trimodal import SPACES
+from harmonize_cli.objectives.config import SPACES
 
 NEIGHBOURS = 10
 
