@@ -75,8 +75,8 @@ def describe(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str
         default = None if field.is_required() else field.get_default(call_default_factory=True)
         # a section that comes in kinds (a model, a loss) is annotated with their base class
         items = default if isinstance(default, list | tuple) else [default]
-        found = [type(item) for item in items if isinstance(item, BaseModel)]
-        inside: dict[Any, None] = dict.fromkeys(found or [field.annotation, *get_args(field.annotation)])
+        found: list[Any] = [type(item) for item in items if isinstance(item, BaseModel)]
+        inside = dict.fromkeys(found or [field.annotation, *get_args(field.annotation)])
         sections = [k for k in inside if isinstance(k, type) and issubclass(k, BaseModel)]
         if not isinstance(default, BaseModel):  # what a section is by default, its fields say
             text = yaml.safe_dump(_plain(default), default_flow_style=True).removesuffix("...\n").strip()

@@ -81,7 +81,13 @@ Annotations = Annotated[Path | None, typer.Option(help="Folder of those lists.",
 Checkpoint = Annotated[
     str, typer.Option(help="last, best or a name such as step-00001000.", rich_help_panel=_DATA)
 ]
-Label = Annotated[int, typer.Option(min=0, help="Which of a sample's labels, from 0.", rich_help_panel=_DATA)]
+Label = Annotated[
+    str,
+    typer.Option(
+        help="Which of a sample's labels, from 0; all where samples have several (mAP, AUC).",
+        rich_help_panel=_DATA,
+    ),
+]
 VerifyStore = Annotated[
     bool,
     typer.Option(

@@ -8,7 +8,6 @@ from harmonize_cli.config import StageConfig
 from harmonize_cli.data.windows import InputsConfig
 from harmonize_cli.models.config import AnyModel, ModelConfig
 from harmonize_cli.objectives.config import LossConfig
-from harmonize_cli.training.augment import AugmentConfig
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -141,6 +140,29 @@ class CheckpointConfig(StageConfig):
     """Steps between checkpoints; the last step is always saved."""
     keep: Positive = 2
     """Newest checkpoints to keep, besides the best."""
+
+
+class AugmentConfig(StageConfig):
+    """Augmentation of raw inputs while training; off by default."""
+
+    crop: Literal["none", "area", "scale"] = "none"
+    """area: random share of the picture and aspect, resized back (paper); scale: sides jittered by up to a
+    fifth, then a crop of the old size (code)."""
+    area: tuple[Share, Share] = (0.08, 1.0)
+    """Smallest and largest share of the picture, for crop: area."""
+    aspect: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
+    """Smallest and largest width / height, for crop: area."""
+    flip: Share = 0.0
+    """Chance of a mirrored clip (published: 0.5)."""
+    colour: Share = 0.0
+    """Chance of a colour change: brightness, contrast, saturation, hue (published: 0.8)."""
+    audio_noise: Annotated[float, Field(ge=0)] = 0.0
+    """Noise on waveforms, as a share of the largest sample (published: 0.01)."""
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is switched on."""
+        return self.crop != "none" or bool(self.flip or self.colour or self.audio_noise)
 
 
 class PretrainConfig(StageConfig):

@@ -7,7 +7,7 @@ import torch
 
 from harmonize_cli.evaluation.embed import embed_pool
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
-from harmonize_cli.evaluation.retrieval import retrieve
+from harmonize_cli.evaluation.retrieval import measure
 from harmonize_cli.models.base import Model
 from harmonize_cli.models.checkpoint import LoadedModel
 from harmonize_cli.models.inputs import InputSpec
@@ -39,10 +39,10 @@ class Validator:
         try:
             with torch.random.fork_rng(devices=[]):
                 pool = embed_pool(loaded, self.store, self.rows, protocol, cache=False)
-                outcome = retrieve(pool, protocol, draws=1, device=str(next(model.parameters()).device))
+                found = measure(pool, protocol, device=str(next(model.parameters()).device)).queries
         finally:
             model.train(training)
-        values = {name: interval.value for name, interval in outcome.metrics.items()}
+        values = {f"{way}/{name}": x for way, asked in found.items() for name, x in asked.points().items()}
         r10 = [value for name, value in values.items() if name.endswith("/R@10")]
         shown = {f"val/{name}": value for name, value in values.items() if name.split("/")[1] in SHOWN}
         return {SCORE: float(np.mean(r10)), **shown}

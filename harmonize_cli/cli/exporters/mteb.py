@@ -52,7 +52,7 @@ def mteb(
     """
     from harmonize_cli.evaluation.export import export_tasks
     from harmonize_cli.evaluation.protocols import PROTOCOLS, adjusted
-    from harmonize_cli.evaluation.splits import listed_rows
+    from harmonize_cli.evaluation.retrieval import RetrievalTask
 
     settled = adjusted(PROTOCOLS, protocol, config, settings or ())
     opened, source = open_source(
@@ -66,15 +66,16 @@ def mteb(
         cache=not no_cache,
         verifies=verify_store,
     )
-    rows, name = listed_rows(opened, split, listed(official, annotations, split))
+    task = RetrievalTask(source, opened, settled, split=split, expected=listed(official, annotations, split))
+    rows, name, _ = task.chosen
     about: dict[str, object] = {
         "split": name,
-        "protocol": settled.model_dump(mode="json"),
+        "protocol": settled.as_dict(),
         "model": source.about(),
         "model_hash": source.weights_hash,
         "store_hash": opened.content_hash,
     }
-    written = export_tasks(source.pool(opened, rows, settled), settled, out, about)
+    written = export_tasks(task.pool(), settled, out, about)
     answer(
         {"directions": written, "samples": len(rows), "out": out},
         f"export: {len(written)} directions of {len(rows)} samples ({', '.join(written)}) -> {out}",
