@@ -247,7 +247,8 @@ def finetune(
     from harmonize_cli.evaluation.task import Options, evaluate
     from harmonize_cli.models.checkpoint import load_model
     from harmonize_cli.store.reader import Store
-    from harmonize_cli.training.augment import Augmentation, AugmentConfig
+    from harmonize_cli.training.augment import Augmentation
+    from harmonize_cli.training.config import AugmentConfig
     from harmonize_cli.training.signals import StopOnSignal
 
     settled = load_config(FinetuneConfig, config, settings or ())
