@@ -21,11 +21,9 @@ from harmonize_cli.config import load_config
 from harmonize_cli.curriculum.audit import add_combined
 from harmonize_cli.curriculum.guide import keep_guide, make_guide
 from harmonize_cli.curriculum.ledger import read_ledger
-from harmonize_cli.curriculum.pictures import draw_histograms
 from harmonize_cli.curriculum.plan import read_plan
-from harmonize_cli.curriculum.score import score
-from harmonize_cli.curriculum.score_parts import ScoreSettings
-from harmonize_cli.curriculum.scores import add_column, read_scores
+from harmonize_cli.curriculum.score import ScoreSettings, score
+from harmonize_cli.curriculum.scores import add_column, draw_histograms, read_scores
 from harmonize_cli.errors import HarmonizeError
 from harmonize_cli.evaluation.comparison import compare_results
 from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval

@@ -1,4 +1,4 @@
-"""What indicators look at: one batch, run through a model, with everything that several of them share."""
+"""What indicators look at: one batch, run through a model, and everything that several of them share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,10 +37,20 @@ class BatchView:
     bank: Bank | None = None
     _similar: dict[str, Tensor] = field(default_factory=dict)
 
+    def has(self, modalities: Sequence[str]) -> Tensor:
+        """[B] bool: the sample has all of these modalities."""
+        ok = torch.ones(len(self.batch), dtype=torch.bool, device=self.batch.groups.device)
+        for modality in modalities:
+            ok = ok & self._present(modality)
+        return ok
+
     def valid(self, pair: str) -> Tensor:
-        """[B] bool: the sample has both modalities of a pair."""
-        ok = [self._present(modality) for modality in PAIRS[pair]]
-        return ok[0] & ok[1]
+        """[B] bool: the sample has the modalities of a loss or pair."""
+        return self.has(PAIRS[pair])
+
+    def spaces(self, pair: str) -> tuple[str, str]:
+        """The embeddings that a pair compares."""
+        return SPACES[pair]
 
     def similarity(self, pair: str) -> Tensor:
         """[B, B] cosine of row's first modality and column's second; the best caption of several."""
@@ -52,8 +62,8 @@ class BatchView:
                 sims = sims.masked_fill(~self.batch.text_present, -torch.inf).amax(-1)
             else:
                 sims = left @ right.T
-            ok = [self._present(modality) for modality in PAIRS[pair]]
-            self._similar[pair] = sims.masked_fill(~(ok[0][:, None] & ok[1][None]), -torch.inf)
+            rows, columns = (self._present(modality) for modality in PAIRS[pair])
+            self._similar[pair] = sims.masked_fill(~(rows[:, None] & columns[None]), -torch.inf)
         return self._similar[pair]
 
     def unit(self, space: str) -> Tensor:
