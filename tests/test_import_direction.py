@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "reporting": {"harmony", "objectives", "models", "store", "data", "evaluation", "curriculum"},
     "demo": {"media", "datasets"},
 }
-FREE = {"cli", "benchmarks"}  # these put everything together
+FREE = {"cli"}  # it puts everything together
 
 
 def _imports(file: Path) -> set[str]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harmonize_cli.config import load_config
-from harmonize_cli.curriculum.indicators import columns_of
+from harmonize_cli.curriculum.indicators import columns_of, compared
 from harmonize_cli.curriculum.plan import ACTIONS, Gate, Plan, read_plan, scores_folder, write_plan
 from harmonize_cli.curriculum.scores import read_scores
 from harmonize_cli.curriculum.view import BatchView
@@ -26,8 +26,7 @@ from harmonize_cli.data.batches import Batch
 from harmonize_cli.errors import BadInput, list_faults
 from harmonize_cli.files import read_arrays, write_arrays
 from harmonize_cli.harmony import Gate as CosineGate
-from harmonize_cli.objectives.nce import Term
-from harmonize_cli.objectives.trimodal import trained_pairs
+from harmonize_cli.objectives.base import LossOutput
 from harmonize_cli.ranks import gather, own_rows
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
@@ -58,6 +57,7 @@ class Guide:
     ) -> None:
         self.entries, self.rows, self.steps, self.seed = list(entries), rows, steps, seed
         self.per_epoch = max(1, len(rows) // batch)
+        self.losses: dict[str, str] = {}
         self._place = np.full(size, -1, np.int64)
         self._place[rows] = np.arange(len(rows))
 
@@ -85,14 +85,14 @@ class Guide:
         return CosineGate("quantile" if gate.unit == "share" else "constant", start=level, end=level)
 
     def after(
-        self, batch: Batch, embeddings: Mapping[str, Tensor], terms: Mapping[str, Term], step: int
+        self, batch: Batch, embeddings: Mapping[str, Tensor], terms: Mapping[str, LossOutput], step: int
     ) -> Batch | None:
         """The batch without what an online gate takes away at this step; None where there is no gate."""
         gate, level = self._gate(step)
         if gate is None or gate.scope:
             return None
         detached = {name: e.detach() for name, e in embeddings.items()}
-        out = rejected(gate, level, BatchView(batch, detached, terms, list(terms)))
+        out = rejected(gate, level, BatchView(batch, detached, terms, self.losses))
         return without(batch, dict.fromkeys(ACTIONS[gate.takes].modalities, out))
 
     @property
@@ -107,7 +107,8 @@ class Guide:
             BadInput: a gate that it can't have.
         """
         engine, errors = config.harmonize, []
-        able = columns_of(trained_pairs(config.loss, modalities))
+        self.losses = compared(config.loss, modalities)
+        able = columns_of(self.losses)
         for by in dict.fromkeys(gate.by for gate in self._gates()):
             if by not in able:
                 online = ", ".join(name for name, column in able.items() if column.kind.online)

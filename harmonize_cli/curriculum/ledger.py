@@ -22,7 +22,7 @@ from harmonize_cli.errors import BadInput, missing_extra
 from harmonize_cli.files import atomic_path, read_arrays, write_arrays
 from harmonize_cli.harmony import HarmonyReport
 from harmonize_cli.locks import one_writer
-from harmonize_cli.objectives.nce import Term
+from harmonize_cli.objectives.base import LossOutput
 from harmonize_cli.ranks import rank, ranks
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.run_folder import check_store
@@ -41,7 +41,12 @@ class Ledger:
         self._visits: list[Visits] = []
 
     def record(
-        self, step: int, epoch: int, batch: Batch, terms: Mapping[str, Term], report: HarmonyReport | None
+        self,
+        step: int,
+        epoch: int,
+        batch: Batch,
+        terms: Mapping[str, LossOutput],
+        report: HarmonyReport | None,
     ) -> None:
         """Keep the visits of a step in memory until the next `flush`."""
         size = len(batch)

@@ -10,6 +10,7 @@ from harmonize_cli.config import StageConfig, dump_yaml, load_config
 from harmonize_cli.curriculum.indicators import INDICATORS
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import write_text
+from harmonize_cli.objectives.config import LETTERS
 from harmonize_cli.registry import Registry
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -30,8 +31,6 @@ ACTIONS: Registry[Action] = Registry("action")
 ACTIONS.add("sample", Action("its place in the batches", ("audio", "text"), draws=True))
 ACTIONS.add("caption", Action("its captions", ("text",)))
 ACTIONS.add("audio", Action("its audio", ("audio",)))
-_LAST = {"a": "audio", "t": "text"}
-"""By the last letter of a loss: the modality that is compared with the other."""
 
 
 def _action(name: str) -> str:
@@ -91,7 +90,7 @@ class Gate(StageConfig):
     @property
     def takes(self) -> str:
         """`action`, resolved."""
-        last = (_LAST.get(self.by[-1], ""),)
+        last = (LETTERS.get(self.by[-1:]),)  # of va: audio
         found = next((name for name, action in ACTIONS.items() if action.modalities == last), "sample")
         return self.action or ("sample" if self.scope else found)
 

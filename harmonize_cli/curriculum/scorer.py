@@ -8,20 +8,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harmonize_cli.curriculum.indicators import Column, columns_of
+from harmonize_cli.curriculum.indicators import Column, columns_of, compared
 from harmonize_cli.curriculum.view import Bank, BatchView
 from harmonize_cli.data.batches import Batch, StoreDataset
 from harmonize_cli.errors import BadInput, list_faults
 from harmonize_cli.harmony import Harmonizer
 from harmonize_cli.models.checkpoint import LoadedModel, read_loss_state
-from harmonize_cli.objectives.config import LossConfig
-from harmonize_cli.objectives.trimodal import SPACES, TriModalLoss, trained_pairs
+from harmonize_cli.objectives.config import SPACES, LossConfig
+from harmonize_cli.objectives.objective import Objective
 
 BANK_SAMPLES = 2048
 Rows = NDArray[np.int64]
 
 
-def pick_columns(names: Sequence[str] | None, losses: Sequence[str]) -> list[Column]:
+def pick_columns(names: Sequence[str] | None, losses: Mapping[str, str]) -> list[Column]:
     """Columns by their name or their indicator's, or all that these losses allow, but the costly ones.
 
     Raises:
@@ -55,11 +55,11 @@ class Scorer:
     ) -> None:
         config = LossConfig.model_validate(loaded.config["loss"])
         self.loaded, self.model = loaded, loaded.model
-        self.losses = trained_pairs(config, modalities)
+        self.losses = compared(config, modalities)
         self.columns = pick_columns(names, self.losses)
         self.bank: Bank | None = None
         # gradients are taken of the plain losses: weights and negatives as in training
-        self.loss = TriModalLoss(config)
+        self.loss = Objective(config)
         if learned := read_loss_state(loaded.checkpoint):
             self.loss.load_state_dict(learned)
         self.device = next(loaded.model.parameters()).device

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from harmonize_cli.data.batches import Batch
-from harmonize_cli.objectives.nce import Term
-from harmonize_cli.objectives.trimodal import PAIRS, SPACES
+from harmonize_cli.objectives.base import LossOutput
+from harmonize_cli.objectives.config import PAIRS, SPACES
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,15 @@ class Bank:
 class BatchView:
     """B samples, scored together: they are each other's negatives.
 
-    embeddings: by space, [B, D] or text [B, C, D], not normalised; terms: losses that the run trained with;
-    grams: scope -> [B, K, K] over `losses`; agreement: loss -> [B], see `indicators.agreement`.
+    embeddings: by space, [B, D] or text [B, C, D], not normalized; terms: losses that the run trained with;
+    losses: their names -> what they compare (va, vt, ...); grams: scope -> [B, K, K] over `losses`;
+    agreement: loss -> [B], see `indicators.agreement`.
     """
 
     batch: Batch
     embeddings: Mapping[str, Tensor]
-    terms: Mapping[str, Term]
-    losses: Sequence[str] = ()
+    terms: Mapping[str, LossOutput]
+    losses: Mapping[str, str] = field(default_factory=dict)
     grams: Mapping[str, Tensor] = field(default_factory=dict)
     agreement: Mapping[str, Tensor] = field(default_factory=dict)
     bank: Bank | None = None
@@ -44,12 +45,8 @@ class BatchView:
             ok = ok & self._present(modality)
         return ok
 
-    def valid(self, pair: str) -> Tensor:
-        """[B] bool: the sample has the modalities of a loss or pair."""
-        return self.has(PAIRS[pair])
-
-    def spaces(self, pair: str) -> tuple[str, str]:
-        """The embeddings that a pair compares."""
+    def spaces(self, pair: str) -> tuple[str, ...]:
+        """The embeddings of a pair."""
         return SPACES[pair]
 
     def similarity(self, pair: str) -> Tensor:

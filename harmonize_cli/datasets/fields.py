@@ -88,7 +88,7 @@ def seconds(row: Mapping[str, Any], field: str) -> float | None:
     except (ValueError, OverflowError):
         raise FieldError(field, f"expected seconds, found {_shown(value)}") from None
     if not math.isfinite(number):
-        raise FieldError(field, f"{_shown(value)} is no time")
+        raise FieldError(field, f"{_shown(value)} is not a time")
     if number < 0:
         raise FieldError(field, f"{_shown(value)} is negative")
     if number > MAX_SECONDS:

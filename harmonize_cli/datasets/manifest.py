@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harmonize_cli.datasets.faults import Faults
 from harmonize_cli.datasets.fields import (
     FieldError,
     checked_name,
@@ -17,7 +16,7 @@ from harmonize_cli.datasets.fields import (
 )
 from harmonize_cli.datasets.paths import PathGuard
 from harmonize_cli.datasets.tables import read_table
-from harmonize_cli.errors import BadInput
+from harmonize_cli.errors import BadInput, ErrorList
 
 _CONTENT = ("video", "audio", "text", "texts")
 COLUMNS = frozenset(("id", "start", "end", "label", "labels", "split", "fold", "group", *_CONTENT))
@@ -44,7 +43,7 @@ class ManifestRow:
     """"" is unknown."""
     fold: int | None = None
     group: str = ""
-    """Samples of one group are never each other's negatives; the video path as written by default."""
+    """Samples of one source; they stay together in splits. By default the video path as written."""
     source: str = ""
     """`file:line` that the row comes from."""
 
@@ -55,26 +54,26 @@ def read_manifest(path: Path, *, root: Path | None = None, allow_outside: bool =
     `id` and one of video, audio, text and texts are required; other columns are ignored.
 
     Raises:
-        BadInput: with every faulty row as `file:line: field: what` (the first ones in full, all counted).
+        BadInput: with every invalid row as `file:line: field: what` (the first ones in full, all counted).
     """
     path = Path(path)
-    faults = Faults(str(path))
+    errors = ErrorList(str(path))
     guard = PathGuard(root if root is not None else path.parent, allow_outside=allow_outside)
     rows: list[ManifestRow] = []
     first_line: dict[str, int] = {}
     n_seen = 0
-    for line, values in read_table(path, COLUMNS, faults, _check_columns):
+    for line, values in read_table(path, COLUMNS, errors, _check_columns):
         n_seen += 1
         where = f"{path}:{line}"
-        row = _row(values, where, guard, faults)
+        row = _row(values, where, guard, errors)
         if row is None:
             continue
         if row.id in first_line:
-            faults.add(where, "id", f"{row.id!r} is already on line {first_line[row.id]}")
+            errors.add(where, "id", f"{row.id!r} is already on line {first_line[row.id]}")
             continue
         first_line[row.id] = line
         rows.append(row)
-    faults.raise_if_any()
+    errors.raise_if_any()
     if not n_seen:
         raise BadInput(f"{path}: no rows; expected a table with the columns id and video, audio or text")
     return rows
@@ -88,43 +87,43 @@ def _check_columns(path: Path, header: list[str]) -> None:
         raise BadInput(f"{path}:1: video: one of the columns {', '.join(_CONTENT)} is needed; found {shown}")
 
 
-def _row(values: Mapping[str, Any], where: str, guard: PathGuard, faults: Faults) -> ManifestRow | None:
-    before = faults.count
+def _row(values: Mapping[str, Any], where: str, guard: PathGuard, errors: ErrorList) -> ManifestRow | None:
+    before = errors.count
 
     def field(parse: Any, *args: Any, **options: Any) -> Any:
         try:
             return parse(values, *args, **options)
         except FieldError as e:
-            faults.add(where, e.field, str(e))
+            errors.add(where, e.field, str(e))
             return None
 
     sample = field(name_of, "id", numbers=True)
     if sample is None and "id" not in values:
-        faults.add(where, "id", "missing; every row needs an id of its own")
+        errors.add(where, "id", "missing; every row needs an id of its own")
     video, audio = field(path_text, "video"), field(path_text, "audio")
     start, end = field(seconds, "start") or 0.0, field(seconds, "end")
     if end is not None and end <= start:
-        faults.add(where, "end", f"{end:g} s is not after the start, {start:g} s")
+        errors.add(where, "end", f"{end:g} s is not after the start, {start:g} s")
     texts, labels = field(texts_of, "text", "texts") or (), field(texts_of, "label", "labels") or ()
     try:
         for label in labels:
             checked_name("labels", label)
     except FieldError as e:
-        faults.add(where, e.field, str(e))
+        errors.add(where, e.field, str(e))
     if not any(name in values for name in _CONTENT):
-        faults.add(where, "video", "missing; a row needs one of video, audio, text, texts")
+        errors.add(where, "video", "missing; a row needs one of video, audio, text, texts")
     written = {"video": video, "audio": audio}
     found = {name: guard.resolve(text) for name, text in written.items() if text is not None}
     for name, outcome in found.items():
         if isinstance(outcome, str):
-            faults.add(where, name, outcome)
+            errors.add(where, name, outcome)
     split, fold = field(name_of, "split"), field(integer, "fold")
     group = field(name_of, "group", numbers=True)
-    if faults.count > before:
+    if errors.count > before:
         return None
     return ManifestRow(
         id=sample,
-        video=found.get("video"),  # type: ignore[arg-type]  # texts were reported as faults above
+        video=found.get("video"),  # type: ignore[arg-type]  # texts were reported as errors above
         start=start,
         end=end,
         audio=found.get("audio"),  # type: ignore[arg-type]

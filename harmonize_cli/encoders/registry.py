@@ -36,23 +36,23 @@ class EncodersConfig(StageConfig):
 
 def check_names(names: Sequence[str]) -> list[str]:
     """What is wrong with a list of encoder names; empty if nothing is."""
-    faults = []
+    errors = []
     for name in names:
         if name.startswith(OPEN_CLIP):
             try:
                 split_name(name.removeprefix(OPEN_CLIP))
             except BadInput as e:
-                faults.append(str(e))
+                errors.append(str(e))
         elif name not in PLAIN and not name.startswith(SPEECH):
             known = f"{', '.join(PLAIN)}, {OPEN_CLIP}MODEL/TAG, {SPEECH}PIPELINE"
-            faults.append(f"{name!r}: no such encoder; known: {known}")
+            errors.append(f"{name!r}: no such encoder; known: {known}")
     if len(set(names)) != len(names):
-        faults.append("an encoder is named twice")
+        errors.append("an encoder is named twice")
     if sum(name.startswith(OPEN_CLIP) for name in names) > 1:
-        faults.append("one open_clip model a store; extract another one to a store of its own")
+        errors.append("one open_clip model a store; extract another one to a store of its own")
     if sum(name.startswith(SPEECH) for name in names) > 1:
-        faults.append("one torchaudio pipeline a store; extract another one to a store of its own")
-    return faults if names else ["no encoder is named"]
+        errors.append("one torchaudio pipeline a store; extract another one to a store of its own")
+    return errors if names else ["no encoder is named"]
 
 
 def build_encoders(names: Sequence[str], config: EncodersConfig, vocab: Vocab | None) -> list[Encoder]:
@@ -61,9 +61,9 @@ def build_encoders(names: Sequence[str], config: EncodersConfig, vocab: Vocab | 
     Raises:
         BadInput: an unknown name, or weights that can't be had.
     """
-    faults = check_names(names)
-    if faults:
-        raise BadInput("encoders: " + "; ".join(faults))
+    errors = check_names(names)
+    if errors:
+        raise BadInput("encoders: " + "; ".join(errors))
     encoders: list[Encoder] = []
     for name in names:
         if name == "raw":

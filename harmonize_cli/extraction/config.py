@@ -35,7 +35,7 @@ class ExtractConfig(EncodersConfig):
     @field_validator("encoders")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        faults = check_names(names)
-        if faults:
-            raise ValueError("; ".join(faults))
+        errors = check_names(names)
+        if errors:
+            raise ValueError("; ".join(errors))
         return names

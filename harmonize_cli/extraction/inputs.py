@@ -52,8 +52,7 @@ def from_dataset(
     Raises:
         BadInput: an unknown data set or option, a list that is missing or faulty.
     """
-    if name not in LAYOUTS:
-        raise BadInput(f"--dataset {name}: unknown; known: {', '.join(LAYOUTS)}")
+    layout = LAYOUTS.find(name)
     if root is None:
         raise BadInput(f"--dataset {name}: needs --root, the folder in which its files lie")
     chosen: dict[str, Any] = {}
@@ -66,6 +65,6 @@ def from_dataset(
         chosen["window"] = window
     if allow_outside:
         chosen["allow_outside"] = True
-    found = LAYOUTS[name].find(root, **chosen)
+    found = layout.find(root, **chosen)
     problems = found.problems.count + len(found.left_out)
     return Inputs(found.rows, root, name, found.coverage(), problems)

@@ -5,7 +5,7 @@ from pathlib import Path
 from zlib import crc32
 
 from harmonize_cli.datasets.manifest import ManifestRow
-from harmonize_cli.errors import BadInput, list_faults
+from harmonize_cli.errors import BadInput, list_errors
 from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.output import Output
 from harmonize_cli.extraction.plan import Unit, plan_units
@@ -72,20 +72,20 @@ def extension(
         BadInput: the manifest lacks samples of the store, or has them with other times or texts.
     """
     by_id = {row.id: row for row in rows}
-    faults = []
+    errors = []
     for i, sample in enumerate(store.ids):
         row = by_id.get(sample)
         if row is None:
-            faults.append(f"{sample}: is not in the manifest")
+            errors.append(f"{sample}: is not in the manifest")
         elif store.span(i) != (row.start, row.end):
-            faults.append(
+            errors.append(
                 f"{sample}: is {store.span(i)} in the store, {(row.start, row.end)} in the manifest"
             )
         elif store.texts(i) != row.texts:
-            faults.append(f"{sample}: has other texts in the store than in the manifest")
-    if faults:
+            errors.append(f"{sample}: has other texts in the store than in the manifest")
+    if errors:
         raise BadInput(
-            list_faults(f"{store.path}: extend needs the manifest that the store was made from", faults)
+            list_errors(f"{store.path}: extend needs the manifest that the store was made from", errors)
         )
     tasks = []
     first = 0

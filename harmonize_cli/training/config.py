@@ -32,8 +32,8 @@ class GateConfig(StageConfig):
     """Steps without gating, before the schedule starts."""
     min_share: Share = 0.0
     """Smallest share of a batch that takes part, whatever the threshold."""
-    rejected: Literal["both", "one", "va", "vt", "at"] = "both"
-    """What a rejected sample loses: all losses, the one that agrees least, or a named one."""
+    rejected: str = "both"
+    """What a rejected sample loses: both (all losses), one (that agrees least), or a loss by its name."""
 
     @model_validator(mode="after")
     def _shares(self) -> "GateConfig":

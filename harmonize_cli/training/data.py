@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from harmonize_cli.data.batches import Batch, Draw, Item, StoreDataset
 from harmonize_cli.data.windows import InputSpec, store_name
 from harmonize_cli.errors import BadInput, HarmonizeError
-from harmonize_cli.objectives.trimodal import PAIRS, trained_pairs
+from harmonize_cli.objectives.config import PAIRS
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import DataConfig, PretrainConfig
 from harmonize_cli.training.order import Schedule
@@ -41,13 +41,12 @@ def check_modalities(specs: dict[str, InputSpec], store: Store, config: Pretrain
     Raises:
         BadInput: naming what is missing.
     """
-    fed = trained_pairs(config.loss, specs)
+    fed = config.loss.fed_by(specs)
     if not fed:
-        wanted = {name: pair for name, pair in PAIRS.items() if getattr(config.loss, name)}
-        needs = " or ".join(f"{name} ({' and '.join(pair)})" for name, pair in wanted.items())
+        needs = " or ".join(f"{name} ({' and '.join(PAIRS[t.on])})" for name, t in config.loss.named.items())
         raise BadInput(
             f"{store_name(store)}: has {', '.join(store.features)}; the losses need {needs}. "
-            "Extract the missing modality, or set another loss weight (loss.va, loss.vt, loss.at)"
+            "Extract the missing modality, or set other losses (loss.terms)"
         )
     if config.harmonize.mode != "none" and len(fed) < 2:
         raise BadInput(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from harmonize_cli.data.batches import Batch
 from harmonize_cli.harmony import Gate
-from harmonize_cli.objectives.nce import Term
+from harmonize_cli.objectives.base import LossOutput
 
 
 class Guide(Protocol):
@@ -24,7 +24,7 @@ class Guide(Protocol):
         """What the gradient engine lets pass at `step`; None: all."""
 
     def after(
-        self, batch: Batch, embeddings: Mapping[str, Tensor], terms: Mapping[str, Term], step: int
+        self, batch: Batch, embeddings: Mapping[str, Tensor], terms: Mapping[str, LossOutput], step: int
     ) -> Batch | None:
         """What to make the losses from instead, now that embeddings and first losses are known; None:
         nothing changes."""

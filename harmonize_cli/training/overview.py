@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from harmonize_cli.data.windows import InputSpec
 from harmonize_cli.harmony import Harmonizer
 from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.objectives.trimodal import TriModalLoss
+from harmonize_cli.objectives.objective import Objective
 from harmonize_cli.training.config import PretrainConfig
 
 
@@ -33,7 +33,7 @@ def describe_model(specs: Mapping[str, InputSpec], config: PretrainConfig) -> li
     """
     with torch.device("meta"):
         model = Vatt(config.model.model_copy(update={"word_vectors": None}), specs)
-        loss = TriModalLoss(config.loss)
+        loss = Objective(config.loss)
         pooled = model.encode(_blank(specs))
         present = {m: torch.ones(2, dtype=torch.bool) for m in ("video", "audio", "text")}
         texts = specs["text"].candidates if "text" in specs else 1

@@ -5,14 +5,19 @@ from typing import Protocol
 
 from harmonize_cli.data.batches import Batch
 from harmonize_cli.harmony import HarmonyReport
-from harmonize_cli.objectives.nce import Term
+from harmonize_cli.objectives.base import LossOutput
 
 
 class Recorder(Protocol):
     """Told of every step on each rank; none of its doings may change the run."""
 
     def record(
-        self, step: int, epoch: int, batch: Batch, terms: Mapping[str, Term], report: HarmonyReport | None
+        self,
+        step: int,
+        epoch: int,
+        batch: Batch,
+        terms: Mapping[str, LossOutput],
+        report: HarmonyReport | None,
     ) -> None:
         """After the gradients of `step` (from 1) are there; `terms` has the per-sample losses [B]."""
 

@@ -13,7 +13,8 @@ from harmonize_cli.harmony import Harmonizer
 from harmonize_cli.models.checkpoint import point, prune
 from harmonize_cli.models.heads import FacHead
 from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.objectives.trimodal import TriModalLoss, trained_pairs
+from harmonize_cli.objectives.config import SPACES
+from harmonize_cli.objectives.objective import Objective
 from harmonize_cli.ranks import barrier, rank, ranks
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.augment import Augmentation
@@ -47,7 +48,7 @@ class Parts:
     """What a config and a store make."""
 
     model: Vatt
-    loss: TriModalLoss
+    loss: Objective
     harmonizer: Harmonizer | None
     specs: dict[str, InputSpec]
 
@@ -62,19 +63,19 @@ def build(
     fit_inputs(model, store, specs, config, device)
     harmonizer = build_harmonizer(model, loss, config, steps, gated=gated)
     if harmonizer is not None:
-        harmonizer.policy.check(trained_pairs(config.loss, specs))
+        harmonizer.policy.check(config.loss.fed_by(specs))
     return Parts(model, loss, harmonizer, specs)
 
 
 def build_model(
     specs: dict[str, InputSpec], config: PretrainConfig, device: torch.device
-) -> tuple[Vatt, TriModalLoss]:
+) -> tuple[Vatt, Objective]:
     """Model and losses before the first step; the seed decides their weights."""
     torch.manual_seed(config.seed)
     model = Vatt(config.model, specs).to(device)
     if isinstance(model.head, FacHead):
-        model.head.carry_audio = bool(config.loss.at)
-    return model, TriModalLoss(config.loss).to(device)
+        model.head.carry_audio = any("audio_vt" in SPACES[term.on] for term in config.loss.terms)
+    return model, Objective(config.loss).to(device)
 
 
 def start_state(parts: Parts, config: PretrainConfig) -> TrainingState:

@@ -10,8 +10,8 @@ from torch.amp.grad_scaler import GradScaler
 from harmonize_cli.data.batches import Batch
 from harmonize_cli.harmony import CachedStep, Harmonizer, HarmonyReport
 from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.objectives.nce import Term
-from harmonize_cli.objectives.trimodal import TriModalLoss
+from harmonize_cli.objectives.base import LossOutput
+from harmonize_cli.objectives.objective import Objective
 from harmonize_cli.ranks import sum_gradients
 from harmonize_cli.training.guide import Guide
 
@@ -20,7 +20,7 @@ from harmonize_cli.training.guide import Guide
 class Outcome:
     """Losses of this rank's rows, and what harmonization saw (None for a plain step)."""
 
-    terms: dict[str, Term]
+    terms: dict[str, LossOutput]
     report: HarmonyReport | None
 
     @property
@@ -35,7 +35,7 @@ class Gradients:
     def __init__(
         self,
         model: Vatt,
-        loss: TriModalLoss,
+        loss: Objective,
         harmonizer: Harmonizer | None,
         *,
         precision: str = "fp32",
@@ -103,7 +103,7 @@ class Gradients:
         """Chunk by chunk, with the negatives of the whole batch."""
         assert self.harmonizer is not None
         assert self.chunk is not None
-        terms: dict[str, Term] = {}
+        terms: dict[str, LossOutput] = {}
         valid: dict[str, Tensor] = {}  # known, as the terms, once the losses were made
 
         def losses_of(pooled: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -118,7 +118,7 @@ class Gradients:
             {name: replace(term, value=term.value.detach()) for name, term in terms.items()}, report
         )
 
-    def forward(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], dict[str, Term]]:
+    def forward(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], dict[str, LossOutput]]:
         """Pooled features and losses of a batch, with their graphs; the values are this part's share."""
         pooled = self._encode(batch)
         terms = self._losses(pooled, batch, step)
@@ -131,7 +131,7 @@ class Gradients:
         with self._mixed(batch):
             return self.model.encode(batch.inputs)
 
-    def _losses(self, pooled: Mapping[str, Tensor], batch: Batch, step: int) -> dict[str, Term]:
+    def _losses(self, pooled: Mapping[str, Tensor], batch: Batch, step: int) -> dict[str, LossOutput]:
         with self._mixed(batch):
             embeddings = self.model.heads(pooled, batch.real)
         if self.harmonizer is not None:
@@ -145,8 +145,8 @@ class Gradients:
         device = batch.groups.device.type
         return torch.autocast(device, dtype=self.autocast, enabled=self.autocast is not None)
 
-    def _terms(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Term]:
-        terms: dict[str, Term] = self.loss(
+    def _terms(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, LossOutput]:
+        terms: dict[str, LossOutput] = self.loss(
             embeddings, batch.present, batch.text_present, batch.groups, batch.texts
         )
         return terms
@@ -160,9 +160,9 @@ def equal_parts(samples: int, most: int) -> int:
 def joined(outcomes: Sequence[Outcome]) -> Outcome:
     """The outcome of a batch that was made in parts."""
 
-    def term(name: str) -> Term:
+    def term(name: str) -> LossOutput:
         parts = [outcome.terms[name] for outcome in outcomes]
-        return Term(
+        return LossOutput(
             torch.stack([part.value.detach() for part in parts]).sum(),
             torch.cat([part.per_sample for part in parts]),
             torch.cat([part.valid for part in parts]),

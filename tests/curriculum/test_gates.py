@@ -17,14 +17,16 @@ from harmonize_cli.curriculum.view import BatchView
 from harmonize_cli.data.batches import StoreDataset
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.checkpoint import load_model
-from harmonize_cli.objectives.nce import Term
-from harmonize_cli.objectives.trimodal import tri_modal_losses
+from harmonize_cli.objectives.base import LossOutput
+from harmonize_cli.objectives.config import LossConfig
+from harmonize_cli.objectives.objective import Objective
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.pretrain import pretrain
 
 SHORT = CONFIG.model_copy(update={"steps": 12, "batch": 30})
-COLUMNS = columns_of(["va", "vt"])
+LOSSES = {"va": "va", "vt": "vt"}
+COLUMNS = columns_of(LOSSES)
 AT_HAND = [name for name, c in COLUMNS.items() if c.kind.online and not c.scope]
 
 
@@ -68,8 +70,8 @@ def view(world: World) -> BatchView:
     batch = StoreDataset(Store.open(world.store), loaded.specs).batch(list(range(40)))
     with torch.no_grad():
         embeddings = loaded.model(batch.inputs).embeddings
-    terms = tri_modal_losses(embeddings, batch.present, batch.text_present)
-    return BatchView(batch, embeddings, terms, list(terms))
+    terms = Objective(LossConfig())(embeddings, batch.present, batch.text_present)
+    return BatchView(batch, embeddings, terms, LOSSES)
 
 
 @pytest.mark.parametrize("by", AT_HAND)
@@ -92,7 +94,7 @@ class Counted:
     def __init__(self) -> None:
         self.steps: list[dict[str, int]] = []
 
-    def record(self, step, epoch, batch, terms: Mapping[str, Term], report) -> None:
+    def record(self, step, epoch, batch, terms: Mapping[str, LossOutput], report) -> None:
         self.steps.append({name: int(term.valid.sum()) for name, term in terms.items()})
 
     def flush(self, step) -> None: ...

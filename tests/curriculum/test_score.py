@@ -19,7 +19,7 @@ from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony import Harmonizer, conflict_cosine
 from harmonize_cli.models.checkpoint import STATE, load_model
 from harmonize_cli.objectives.config import LossConfig
-from harmonize_cli.objectives.nce import mil_nce
+from harmonize_cli.objectives.losses.nce import mil_nce
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import Status
 
@@ -34,7 +34,7 @@ def scores(world: World, tmp_path_factory: pytest.TempPathFactory) -> Scores:
 
 def test_every_sample_once_in_the_stores_order(world: World, scores: Scores) -> None:
     assert list(scores.ids) == Store.open(world.store).ids
-    able = columns_of(["va", "vt"])
+    able = columns_of({"va": "va", "vt": "vt"})
     assert set(scores.columns) == {name for name, column in able.items() if not column.costly}
     assert able.keys() - scores.columns.keys() == {"cosine_all"}
 
@@ -45,12 +45,9 @@ def test_undefined_exactly_where_a_modality_lacks(world: World, scores: Scores) 
     assert lacks["audio"].any()
     assert lacks["text"].any()
     for name, column in scores.columns.items():
-        pairs = columns_of(["va", "vt"])[name].losses
-        needed = {"va": "audio", "vt": "text"}
-        expected = np.zeros(len(store), bool)
-        for pair in pairs:
-            for modality in ("audio", "text") if pair == "at" else (needed[pair],):
-                expected |= lacks[modality]
+        ends = {"va": "audio", "vt": "text", "at": "audio text"}
+        needed = next((m for pair, m in ends.items() if f"_{pair}" in name), "audio text")  # cosines: both
+        expected = np.any([lacks[modality] for modality in needed.split()], axis=0)
         np.testing.assert_array_equal(np.isnan(column), expected, err_msg=name)
 
 
@@ -105,11 +102,11 @@ def test_conflict_is_the_cosine_of_what_flows_through_the_sample(world: World) -
 
 def test_a_learned_temperature_is_the_trained_one(world: World, tmp_path: Path) -> None:
     """Not where it started; the config's value where a checkpoint keeps no state of the losses."""
-    loss = LossConfig(learn_temperature=True)
+    loss = LossConfig.model_validate({"learn_temperature": True})
     run = train(world.store, tmp_path / "run", loss=loss, steps=30)
     loaded = load_model(run)
-    trained = torch.load(loaded.checkpoint / STATE, weights_only=True)["loss"]["tau.vt.log_tau"].exp()
-    assert abs(trained.item() - loss.temperature) > 1e-3
+    trained = torch.load(loaded.checkpoint / STATE, weights_only=True)["loss"]["terms.vt.log_tau"].exp()
+    assert abs(trained.item() - loss.named["vt"].temperature) > 1e-3
     batch = StoreDataset(Store.open(world.store), loaded.specs).batch(list(range(12)))
     out = loaded.model(batch.inputs).embeddings
 
@@ -117,13 +114,13 @@ def test_a_learned_temperature_is_the_trained_one(world: World, tmp_path: Path) 
         return Scorer(loaded, loaded.specs, ["loss_vt"])(batch)["loss_vt"]
 
     def expected(tau: float) -> np.ndarray:
-        masks = {"video_mask": batch.present["video"], "partner_mask": batch.text_present}
+        masks = {"anchor_mask": batch.present["video"], "partner_mask": batch.text_present}
         term = mil_nce(out["video_vt"], out["text_vt"], tau, **masks)
         return torch.where(term.valid, term.per_sample, torch.nan).numpy()
 
     np.testing.assert_allclose(scored(), expected(trained.item()), rtol=1e-5)
     torch.save({}, loaded.checkpoint / STATE)
-    np.testing.assert_allclose(scored(), expected(loss.temperature), rtol=1e-5)
+    np.testing.assert_allclose(scored(), expected(loss.named["vt"].temperature), rtol=1e-5)
 
 
 @pytest.mark.parametrize("scope", ["all", "backbone", "representation"])
@@ -206,16 +203,19 @@ def test_unknown_indicators_are_named() -> None:
     with pytest.raises(
         BadInput, match=r"(?s)loudness: unknown.*margin_at: unknown here .did you mean margin_vt"
     ):
-        pick_columns(["loudness", "margin_at", "loss_vt"], ["vt"])
-    assert [column.name for column in pick_columns(["margin"], ["va"])] == ["margin_va"]
+        pick_columns(["loudness", "margin_at", "loss_vt"], {"vt": "vt"})
+    assert [column.name for column in pick_columns(["margin"], {"va": "va"})] == ["margin_va"]
 
 
 def test_columns_follow_the_losses_of_the_run() -> None:
-    one, three = columns_of(["va"]), columns_of(["va", "vt", "at"])
+    one, three = columns_of({"va": "va"}), columns_of({"va": "va", "vt": "vt", "at": "at"})
     assert {"loss_va", "similarity_va", "norm_va_backbone", "agreement_va"} <= set(one)
     assert not any("vt" in name or name.startswith("cosine") for name in one)
     assert {"loss_at", "norm_at_backbone", "agreement_at", "margin_at", "cosine_backbone"} <= set(three)
-    assert three["cosine_backbone"].losses == ("va", "vt", "at")
+    assert three["cosine_backbone"].modalities == ("video", "audio", "text")
+    two = columns_of({"siglip_vt": "vt", "gramian": "vat"})  # names of the user's, a triple
+    assert {"loss_siglip_vt", "loss_gramian", "norm_gramian_backbone", "margin_vt", "margin_at"} <= set(two)
+    assert two["loss_gramian"].modalities == ("video", "audio", "text")
 
 
 def test_an_indicator_is_one_call(world: World) -> None:

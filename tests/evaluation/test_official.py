@@ -79,7 +79,7 @@ def test_real_lists_of_ucf101_and_hmdb51(shared_data):
 
 
 def test_unknown_data_set_and_missing_lists(tmp_path):
-    with pytest.raises(BadInput, match="known data sets are"):
+    with pytest.raises(BadInput, match="unknown; known: "):
         official_divisions("imagenet", tmp_path)
     with pytest.raises(BadInput, match=r"trainlist01\.txt"):
         official_divisions("ucf101", tmp_path)

@@ -10,11 +10,12 @@ itself returns NaN where it is not defined (a zero gradient). Indicators of inst
 entry points `harmonize.indicators`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from harmonize_cli.objectives.config import PAIRS, SPACES, LossConfig
 from harmonize_cli.registry import Registry
 
 if TYPE_CHECKING:
@@ -27,11 +28,11 @@ End = Literal["high", "low"]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the scores. losses: those (or pairs) that it compares; scope: of its gradients."""
+    """A column of the scores. modalities: those that a sample needs for it; scope: of its gradients."""
 
     name: str
     kind: "Indicator"
-    losses: tuple[str, ...]
+    modalities: tuple[str, ...]
     scope: str
     about: str
     costly: bool
@@ -44,10 +45,7 @@ class Column:
 
     def measure(self, view: "BatchView") -> "Tensor":
         """[B]; NaN where the sample lacks a modality that is needed."""
-        ok = view.has(self.kind.modalities)
-        for loss in self.losses:
-            ok = ok & view.valid(loss)
-        value: Tensor = self.compute(view).masked_fill(~ok, float("nan"))
+        value: Tensor = self.compute(view).masked_fill(~view.has(self.modalities), float("nan"))
         return value
 
 
@@ -66,23 +64,27 @@ class Indicator:
     modalities: tuple[str, ...]
     online: bool
 
-    def columns(self, losses: Sequence[str], pairs: Sequence[str]) -> Iterator[Column]:
-        """The columns for a run with these losses, whose embeddings allow to compare these pairs."""
-        choices: dict[str, list[tuple[str, ...]]] = {
-            "": [()],
-            "loss": [(loss,) for loss in losses],
-            "pair": [(pair,) for pair in pairs],
-            "losses": [tuple(losses)] if len(losses) > 1 else [],
+    def columns(self, losses: Mapping[str, str]) -> Iterator[Column]:
+        """The columns for a run with these losses: name -> the modalities that it compares, as in va, vt."""
+        choices: dict[str, list[dict[str, str]]] = {
+            "": [{}],
+            "loss": [{name: on} for name, on in losses.items()],
+            "pair": [{pair: pair} for pair in _pairs(losses)],
+            "losses": [dict(losses)] if len(losses) > 1 else [],
         }
         for scope in self.scopes or ("",):
-            for compared in choices[self.each]:
-                shown = compared if len(compared) == 1 else ()
-                about = self.about.format(" and ".join(compared)) + (f" at scope {scope}" if scope else "")
-                compute = partial(self.function, **({"scope": scope} if scope else {}))
-                if shown:
-                    compute = partial(compute, **{"loss" if self.each == "loss" else "pair": shown[0]})
-                name = "_".join((self.name, *shown, *([scope] if scope else [])))
-                yield Column(name, self, compared, scope, about, scope in self.costly, compute)
+            for chosen in choices[self.each]:
+                only = next(iter(chosen)) if self.each in ("loss", "pair") else ""
+                arguments = {self.each: only} if only else {}
+                yield Column(
+                    "_".join(filter(None, (self.name, only, scope))),
+                    self,
+                    (*self.modalities, *dict.fromkeys(m for on in chosen.values() for m in PAIRS[on])),
+                    scope,
+                    self.about.format(" and ".join(chosen)) + (f" at scope {scope}" if scope else ""),
+                    scope in self.costly,
+                    partial(self.function, **arguments, **({"scope": scope} if scope else {})),
+                )
 
 
 INDICATORS: Registry[Indicator] = Registry("indicator", group="harmonize.indicators", package=__name__)
@@ -123,11 +125,19 @@ def indicator(
     return keep
 
 
-def columns_of(losses: Sequence[str]) -> dict[str, Column]:
-    """Every column that a run with these losses allows, by name.
-
-    Video is the hub of VATT's embeddings: what is compared with it can be compared with each other, too.
-    """
-    pairs = [*losses, *(["at"] if {"va", "vt"} <= set(losses) and "at" not in losses else [])]
-    found = (column for kind in INDICATORS.values() for column in kind.columns(losses, pairs))
+def columns_of(losses: Mapping[str, str]) -> dict[str, Column]:
+    """Every column that a run with these losses allows, by name."""
+    found = (column for kind in INDICATORS.values() for column in kind.columns(losses))
     return {column.name: column for column in found}
+
+
+def compared(config: LossConfig, modalities: Collection[str]) -> dict[str, str]:
+    """The losses of a run that these modalities feed, with what each compares."""
+    return {name: config.named[name].on for name in config.fed_by(modalities)}
+
+
+def _pairs(losses: Mapping[str, str]) -> list[str]:
+    """The pairs whose embeddings these losses train; audio and text through the video, too."""
+    trained = [set(SPACES[on]) for on in losses.values()]
+    pairs = [on for on in PAIRS if len(on) == 2 and any(set(SPACES[on]) <= spaces for spaces in trained)]
+    return [*pairs, *(["at"] if {"va", "vt"} <= set(pairs) and "at" not in pairs else [])]

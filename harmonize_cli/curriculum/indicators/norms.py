@@ -19,5 +19,5 @@ if TYPE_CHECKING:
 )
 def norm(view: "BatchView", loss: str, scope: str) -> "Tensor":
     """[B]."""
-    k = view.losses.index(loss)
+    k = list(view.losses).index(loss)
     return view.grams[scope][:, k, k].clamp_min(0).sqrt()

@@ -1,4 +1,4 @@
-"""Whole short runs for `harmonize bench train`: time spent waiting for data, and scaling over processes."""
+"""Whole short runs for `make bench-train`: time spent waiting for data, and scaling over processes."""
 
 import json
 import os
@@ -78,11 +78,8 @@ def short_run(
         launcher = [sys.executable, "-m"]
         if processes > 1:
             launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-            launcher += [
-                "--log-dir",
-                logs,
-                "-m",
-            ]  # else it leaves a folder of its own among the temporary ones
+            # without --log-dir it leaves a folder of its own among the temporary ones
+            launcher += ["--log-dir", logs, "-m"]
         done = subprocess.run(
             [*launcher, "harmonize_cli", "pretrain", str(store), "-o", str(run), *settings],
             capture_output=True,

@@ -1,17 +1,15 @@
-"""`harmonize bench train` on a very small scale: the figures hang together."""
+"""`make bench-train` on a very small scale: the figures hang together."""
 
 import json
 import tempfile
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from bench_train import CASES, _show, bench_steps, bench_train, show_bench, specs_for, tokens
+from harness import run
+from train_runs import noise_store, short_run
 
-from harmonize_cli.benchmarks.train import CASES, bench_steps, specs_for, tokens
-from harmonize_cli.benchmarks.train_report import show_bench
-from harmonize_cli.benchmarks.train_runs import noise_store, short_run
-from harmonize_cli.cli.main import app
-from harmonize_cli.errors import BadInput, HarmonizeError
+from harmonize_cli.errors import HarmonizeError
 from harmonize_cli.training.config import PretrainConfig
 
 
@@ -45,9 +43,11 @@ def test_counted_flops_are_those_of_the_layers():
     assert total < found["step_gflop"] * 1e9 < 1.35 * total  # stems, projections and heads come on top
 
 
-def test_bad_options_are_named():
+def test_bad_options_are_named(capsys):
     for args in (["--preset", "huge"], ["--precision", "fp8"]):
-        assert isinstance(CliRunner().invoke(app, ["bench", "train", *args]).exception, BadInput)
+        with pytest.raises(SystemExit):
+            run(bench_train, args)
+        assert f"argument {args[0]}: invalid choice: {args[1]!r}" in capsys.readouterr().err
 
 
 @pytest.mark.long
@@ -67,12 +67,11 @@ def test_several_processes_leave_nothing_among_the_temporary_files(tmp_path, mon
 
 
 @pytest.mark.long
-def test_the_whole_command(tmp_path):
-    args = ["bench", "train", "--batch", "8", "--rounds", "1", "--device", "cpu"]
-    done = CliRunner().invoke(app, [*args, "--json", str(tmp_path / "b.json")])
-    assert done.exit_code == 0, done.output
+def test_the_whole_command(tmp_path, capsys):
+    args = ["--batch", "8", "--rounds", "1", "--device", "cpu"]
+    run(bench_train, [*args, "--json", str(tmp_path / "b.json")], _show)
     found = json.loads((tmp_path / "b.json").read_text())
     assert [waiting["workers"] for waiting in found["waiting"]] == [0, 2]
     assert all(0 <= waiting["wait_share"] < 1 for waiting in found["waiting"])
     assert found["scaling"]["ratio"] > 0
-    assert show_bench(found) in done.stdout
+    assert show_bench(found) in capsys.readouterr().out

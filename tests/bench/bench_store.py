@@ -1,17 +1,20 @@
-"""How fast a store is read and written, against flat files of the same bytes."""
+"""`make bench-store`: how fast a store is read and written, against flat files of the same bytes."""
 
 import multiprocessing as mp
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import h5py
 import numpy as np
+from harness import Row, interleaved, ratio, run, seconds
+from harness import row as _row
 
 from harmonize_cli.files import sync_file
 from harmonize_cli.store.reader import Store
@@ -21,9 +24,6 @@ from harmonize_cli.store.writer import ShardWriter
 KEY = "video/frames"
 _SHAPE = (32, 64, 64, 3)
 _ROUNDS = 7
-
-Row = dict[str, Any]
-"""name, value, unit, ratio: the ratio is to the flat file in the same round (the median of all rounds)."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def bench_store(*, clips: int = 1500, workers: int = 2, folder: Path | None = No
             )
             rows += _compare(pool, files, workers, "8 frames of clips", ("memmap window", "store window"))
             rows += _compare(pool, files, workers, "clips, again", ("memmap", "store"), again=True)
-        rows.append(_row("open the store and find every clip", _seconds(lambda: _open(files)) * 1e3, "ms"))
+        rows.append(_row("open the store and find every clip", seconds(lambda: _open(files)) * 1e3, "ms"))
     return rows
 
 
@@ -67,23 +67,23 @@ def _write(folder: Path, clips: int) -> tuple[Files, list[Row]]:
     times = np.arange(_SHAPE[0]) / 10
     spec = FeatureSpec(KEY, "frames", "raw", "uint8", _SHAPE[1:], rate=10.0)
     files = Files(folder / "part-00000.h5", folder / "flat.bin", clips)
-    flat_s, store_s = [], []
-    for _ in range(3):  # taking turns; the last round's files are read
-        files.store.unlink(missing_ok=True)
-        files.flat.unlink(missing_ok=True)
-        flat_s.append(_seconds(lambda: _write_flat(files, noise)))
-        store_s.append(_seconds(lambda: _write_store(files, spec, noise, times)))
+    writers = {
+        "flat": lambda: _write_flat(files, noise),
+        "store": lambda: _write_store(files, spec, noise, times),
+    }
+    took = interleaved(writers, rounds=3)  # the last round's files are read
     raw = clips * noise[0].nbytes
     size = files.store.stat().st_size
-    ratio = median(a / b for a, b in zip(flat_s, store_s, strict=True))
     return files, [
-        _row("write clips, checksums and sync included", raw / median(store_s) / 1e6, "MB/s", ratio),
-        _row("write the same bytes to a flat file", raw / median(flat_s) / 1e6, "MB/s", 1.0),
+        _row("write clips, checksums and sync included", raw / median(took["store"]) / 1e6, "MB/s",
+             ratio(took["flat"], took["store"])),
+        _row("write the same bytes to a flat file", raw / median(took["flat"]) / 1e6, "MB/s", 1.0),
         _row("size of the store", size / 1e6, "MB", size / raw),
-    ]
+    ]  # fmt: skip
 
 
 def _write_flat(files: Files, noise: np.ndarray) -> None:
+    files.flat.unlink(missing_ok=True)
     with files.flat.open("wb") as f:
         for i in range(files.clips):
             f.write(noise[i % len(noise)].data)
@@ -91,6 +91,7 @@ def _write_flat(files: Files, noise: np.ndarray) -> None:
 
 
 def _write_store(files: Files, spec: FeatureSpec, noise: np.ndarray, times: np.ndarray) -> None:
+    files.store.unlink(missing_ok=True)
     with ShardWriter(files.store, [spec]) as shard:
         for i in range(files.clips):
             shard.add(Sample(str(i), features={KEY: noise[i % len(noise)]}, times={KEY: times}))
@@ -107,20 +108,23 @@ def _compare(
     cold: bool = False,
     part: int = 1,
 ) -> list[Row]:
-    rates: dict[str, list[float]] = {reader: [] for reader in readers}
-    for turn in range(_ROUNDS):
-        order = np.random.default_rng(turn).permutation(files.clips)[: files.clips // part]
-        for reader in readers:
-            if cold:
-                _forget(files)
-            jobs = [(reader, order[worker::workers].tolist(), again) for worker in range(workers)]
-            # as in training, an epoch takes as long as its slowest worker
-            seconds = max(pool.starmap(_epoch, jobs, chunksize=1))
-            rates[reader].append(_clip_bytes(reader) * len(order) / seconds / 1e6)
-    reference = rates[readers[0]]
+    orders = [
+        np.random.default_rng(turn).permutation(files.clips)[: files.clips // part] for turn in range(_ROUNDS)
+    ]
+
+    def epoch(reader: str, turns: Iterator[np.ndarray]) -> float:
+        order = next(turns)
+        if cold:
+            _forget(files)
+        jobs = [(reader, order[worker::workers].tolist(), again) for worker in range(workers)]
+        # as in training, an epoch takes as long as its slowest worker
+        return max(pool.starmap(_epoch, jobs, chunksize=1)) / _clip_bytes(reader)
+
+    ways = {reader: partial(epoch, reader, iter(orders)) for reader in readers}
+    per_byte = interleaved(ways, rounds=_ROUNDS, clock=lambda way: float(way()))
     return [
-        _row(f"random {what}: {reader}", median(rates[reader]), "MB/s",
-             median(a / b for a, b in zip(rates[reader], reference, strict=True)))
+        _row(f"random {what}: {reader}", len(orders[0]) / median(per_byte[reader]) / 1e6, "MB/s",
+             ratio(per_byte[readers[0]], per_byte[reader]))
         for reader in readers
     ]  # fmt: skip
 
@@ -214,16 +218,5 @@ _READERS: dict[str, Callable[[Files], Read]] = {
 }
 
 
-def _seconds(run: Callable[[], object]) -> float:
-    before = time.perf_counter()
-    run()
-    return time.perf_counter() - before
-
-
-def _row(name: str, value: float, unit: str, ratio: float | None = None) -> Row:
-    return {
-        "name": name,
-        "value": round(value, 3),
-        "unit": unit,
-        "ratio": None if ratio is None else round(ratio, 4),
-    }
+if __name__ == "__main__":
+    run(bench_store)

@@ -1,10 +1,10 @@
-"""`harmonize bench probe`: logistic regression by the torch solver against scikit-learn, at one optimum."""
+"""`make bench-probe`: logistic regression by the torch solver against scikit-learn, at one optimum."""
 
-import time
 from typing import Any
 
 import numpy as np
 import torch
+from harness import Row, row, run, seconds
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
@@ -16,34 +16,34 @@ GAP = 1e-6
 
 def bench_probe(
     *, rows: int = 100_000, dims: int = 1024, classes: int = 10, c: float = 0.1, device: str = "cpu"
-) -> list[dict[str, Any]]:
-    """Rows of figures: {"name", "value", "unit", "ratio"}.
+) -> list[Row]:
+    """Logistic regression: the torch solver against scikit-learn, until both stand at the same optimum.
 
     The features have the spectrum 1 / rank that representations of networks are known for, rotated and
     standardised, in float32 for both. scikit-learn runs with ever smaller `tol` until its objective is within
     `GAP` of the optimum; only that last run is counted.
     """
     x, y = _task(rows, dims, classes)
-    started = time.perf_counter()
-    fit = next(fit_softmax(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device), [c], classes))
-    ours = time.perf_counter() - started
+    tensors = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
+    fits = []
+    ours = seconds(lambda: fits.append(next(fit_softmax(*tensors, [c], classes))), device)
+    fit = fits[0]
     value = _objective(x, y, fit.weights.cpu().numpy(), fit.bias.cpu().numpy(), c)
     for tolerance in (1e-4, 1e-5, 1e-6, 1e-7):
-        started = time.perf_counter()
-        model = LogisticRegression(C=c, tol=tolerance, max_iter=10_000).fit(x, y)
-        theirs = time.perf_counter() - started
+        model = LogisticRegression(C=c, tol=tolerance, max_iter=10_000)
+        theirs = seconds(lambda: model.fit(x, y))  # noqa: B023
         other = _objective(x, y, model.coef_, model.intercept_, c)
         if other <= value * (1 + GAP):
             break
     best = min(value, other)
     return [
-        _line(f"{rows:,} x {dims:,}, {classes} classes, C = {c:g}: torch", ours, "s", ours / theirs),
-        _line(f"the same by scikit-learn (tol {tolerance:g})", theirs, "s", None),
-        _line("times faster", theirs / ours, "", None),
-        _line("steps of the torch solver", float(fit.steps), "", None),
-        _line("steps of scikit-learn", float(model.n_iter_[0]), "", None),
-        _line("objective above the best, torch", (value / best - 1) * 1e6, "ppm", None),
-        _line("objective above the best, scikit-learn", (other / best - 1) * 1e6, "ppm", None),
+        row(f"{rows:,} x {dims:,}, {classes} classes, C = {c:g}: torch", ours, "s", ours / theirs),
+        row(f"the same by scikit-learn (tol {tolerance:g})", theirs, "s"),
+        row("times faster", theirs / ours),
+        row("steps of the torch solver", float(fit.steps)),
+        row("steps of scikit-learn", float(model.n_iter_[0])),
+        row("objective above the best, torch", (value / best - 1) * 1e6, "ppm"),
+        row("objective above the best, scikit-learn", (other / best - 1) * 1e6, "ppm"),
     ]
 
 
@@ -70,5 +70,5 @@ def _objective(
     return float(loss.mean() + (weights.astype(np.float64) ** 2).sum() / 2 / c / len(y))
 
 
-def _line(name: str, value: float, unit_name: str, ratio: float | None) -> dict[str, Any]:
-    return {"name": name, "value": value, "unit": unit_name, "ratio": ratio}
+if __name__ == "__main__":
+    run(bench_probe)

@@ -5,10 +5,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from harmony_model import Model
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from harmonize_cli.benchmarks.harmony_model import Model
 from harmonize_cli.errors import missing_extra
 from harmonize_cli.harmony import Gate, Harmonizer
 

@@ -1,23 +1,25 @@
 """One variant in a process of its own, so that peaks of memory don't mix: prints one JSON line.
 
-python -m harmonize_cli.benchmarks.harmony_worker NAME PRESET DEVICE SECONDS [GRAM_FILE]
+python tests/bench/harmony_worker.py NAME PRESET DEVICE SECONDS THREADS GRAM_FILE
 """
 
 import json
 import math
 import statistics
 import sys
-import time
 import warnings
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from harmony_model import PRESETS, make_batch, make_model
+from harmony_variants import Run, check_seconds, make_run
+from harness import interleaved, ratio
+from harness import seconds as seconds_of
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
-from harmonize_cli.benchmarks.harmony_model import PRESETS, make_batch, make_model
-from harmonize_cli.benchmarks.harmony_variants import Run, check_seconds, make_run
 from harmonize_cli.heap import keep_freed_memory
 
 
@@ -39,40 +41,23 @@ def measure(name: str, preset: str, device_name: str, seconds: float, gram_file:
     check = check_seconds(name, make_model(size, device), batch, bf16=bf16)
     counted = not name.startswith("gram ") or name == "gram ours"
     flops = _operations(run) / _operations(plain) if counted else None
-    times, plain_times = _alternate(run, plain, device, seconds)
-    ratios = [mine / other for mine, other in zip(times, plain_times, strict=True)]
+    times = interleaved(
+        {"own": run, "plain": plain},
+        rounds=3,
+        budget=seconds,
+        warm=2,
+        clock=partial(seconds_of, device=device),
+    )
     return {
         "name": name,
-        "ms": 1000 * statistics.median(times),
-        "plain_ms": 1000 * statistics.median(plain_times),
-        "ratio_to_plain": statistics.median(ratios),
+        "ms": 1000 * statistics.median(times["own"]),
+        "plain_ms": 1000 * statistics.median(times["plain"]),
+        "ratio_to_plain": ratio(times["own"], times["plain"]),
         "peak_mb": peak / 2**20,
         "flop_ratio": flops,
         "check_ms": None if check is None else 1000 * check,
-        "runs": len(times),
+        "runs": len(times["own"]),
     }
-
-
-def _alternate(run: Run, plain: Run, device: torch.device, seconds: float) -> tuple[list[float], list[float]]:
-    """Times of both, taken in turns, so that a slower spell of the machine meets both."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(2):
-        plain()
-        run()
-    end = time.perf_counter() + seconds
-    while len(times[0]) < 3 or time.perf_counter() < end:
-        for each, kept in zip((run, plain), times, strict=True):
-            _wait(device)
-            began = time.perf_counter()
-            each()
-            _wait(device)
-            kept.append(time.perf_counter() - began)
-    return times
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _memory_mark(device: torch.device) -> int:

@@ -1,10 +1,9 @@
-"""The benchmark runs, measures what it says, and tells every figure with its unit."""
+"""The benchmark runs, measures what it says, and gives every figure its unit."""
 
 from pathlib import Path
 
+import bench_store as bench
 import pytest
-
-from harmonize_cli.benchmarks import store as bench
 
 
 def test_every_reader_reads_the_same_clips(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The model that `harmonize bench harmony` measures with: plain PyTorch, one stack for three modalities."""
+"""The model that `make bench-harmony` measures with: plain PyTorch, one stack for three modalities."""
 
 from dataclasses import dataclass
 
@@ -77,7 +77,7 @@ class Stack(nn.Module):
 
 
 class Model(nn.Module):
-    """A linear tokeniser per modality, the shared stack, a linear head per modality and loss."""
+    """A linear tokenizer per modality, the shared stack, a linear head per modality and loss."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""`harmonize bench harmony`: what harmonization costs, against the plain step and against other engines.
+"""`make bench-harmony`: what harmonization costs, against the plain step and against other engines.
 
-Every variant runs in a process of its own (peaks of memory don't mix) and takes turns with the plain step
-there, so that a slow spell of the machine meets both.
+Every variant runs in a process of its own (peaks of memory don't mix) and is interleaved with the plain
+step there, so that a slow spell of the machine meets both.
 """
 
 import json
@@ -11,22 +11,22 @@ import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
+from harmony_model import PRESETS
+from harmony_variants import NAMES
+from harness import Row, run
 
-from harmonize_cli.benchmarks.harmony_model import PRESETS
-from harmonize_cli.benchmarks.harmony_variants import NAMES
 from harmonize_cli.errors import BadInput, HarmonizeError
 from harmonize_cli.progress import progress
 
-Row = dict[str, Any]
-
 
 def bench_harmony(
-    preset: str, device: str, seconds: float, threads: int, names: Sequence[str] = NAMES
+    *, preset: str = "default", device: str = "cpu", seconds: float = 10.0, threads: int = 2
 ) -> list[Row]:
-    """One row per variant: name, ms, ratio_to_plain, peak_mb, flop_ratio (None where not counted), and
+    """What harmonization costs: each way to harmonize, and other engines, against the plain step.
+
+    One row per variant: name, ms, ratio_to_plain, peak_mb, flop_ratio (None where not counted), and
     cosine_rms and gram_error against the exact engine (None where there is no Gram of the same thing).
 
     Raises:
@@ -34,12 +34,11 @@ def bench_harmony(
     """
     if preset not in PRESETS:
         raise BadInput(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
-    if find_spec("torchjd") is None:
-        names = [name for name in names if name != "gram torchjd"]
+    names = [name for name in NAMES if name != "gram torchjd" or find_spec("torchjd") is not None]
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         grams = {name: Path(folder) / f"{i}.pt" for i, name in enumerate(names)}
-        for name in progress(list(names), desc="bench"):
+        for name in progress(names, desc="bench"):
             rows.append(_run(name, preset, device, f"{seconds}", f"{threads}", f"{grams[name]}"))
         exact = grams.get("exact")
         for row in rows:
@@ -78,7 +77,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _run(name: str, *options: str) -> Row:
-    command = [sys.executable, "-m", "harmonize_cli.benchmarks.harmony_worker", name, *options]
+    command = [sys.executable, f"{Path(__file__).with_name('harmony_worker.py')}", name, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         tail = "\n".join(done.stderr.splitlines()[-3:])
@@ -94,3 +93,12 @@ def _errors(got: torch.Tensor, want: torch.Tensor) -> Row:
     cosines = [g[:, 0, 1] / (g[:, 0, 0] * g[:, 1, 1]).sqrt() for g in (got, want)]
     rms = (cosines[0] - cosines[1]).square().mean().sqrt()
     return {"gram_error": error.max().item(), "cosine_rms": rms.item()}
+
+
+def _show(rows: list[Row]) -> list[Row]:
+    print(show_harmony(rows))
+    return rows
+
+
+if __name__ == "__main__":
+    run(bench_harmony, show=_show)

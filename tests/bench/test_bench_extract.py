@@ -1,19 +1,16 @@
 import json
 
-from typer.testing import CliRunner
-
-from harmonize_cli.benchmarks.extract import bench_extract
-from harmonize_cli.cli.main import app
+from bench_extract import bench_extract
+from harness import run
 
 
-def test_small_run_has_all_comparisons(tmp_path):
+def test_small_run_has_all_comparisons(tmp_path, capsys):
     args = ["--clips", "2", "--minutes", "0.15", "--clip-frames", "0", "--rounds", "1"]
-    result = CliRunner().invoke(app, ["bench", "extract", *args, "--json", str(tmp_path / "b.json")])
-    assert result.exit_code == 0, result.output
+    run(bench_extract, [*args, "--json", str(tmp_path / "b.json")])
     rows = json.loads((tmp_path / "b.json").read_text())
     assert [row["target"] for row in rows] == [0.85, 0.85, 5.0, 5.0]
     assert all(row["ratio"] > 0 and row["value"] > 0 for row in rows)
-    assert "against a call each" in result.stdout
+    assert "against a call each" in capsys.readouterr().out
 
 
 def test_own_videos_can_be_measured(tmp_path):

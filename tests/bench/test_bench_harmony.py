@@ -1,15 +1,14 @@
-"""`harmonize bench harmony` measures every variant and finds the engines equal."""
+"""`make bench-harmony` measures every variant and finds the engines equal."""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from bench_harmony import _show, bench_harmony, show_harmony
+from harmony_worker import measure
+from harness import run
 
-from harmonize_cli.benchmarks.harmony import bench_harmony, show_harmony
-from harmonize_cli.benchmarks.harmony_worker import measure
-from harmonize_cli.cli.main import app
 from harmonize_cli.errors import BadInput
 
 
@@ -30,20 +29,18 @@ def test_engines_agree_and_rows_are_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_the_command_writes_its_rows(tmp_path: Path) -> None:
+def test_the_command_writes_its_rows(tmp_path: Path, capsys) -> None:
     pytest.importorskip("torchjd")
     file = tmp_path / "rows.json"
-    arguments = ["bench", "harmony", "--preset", "tiny", "--seconds", "0", "--json", str(file)]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
+    run(bench_harmony, ["--preset", "tiny", "--seconds", "0", "--json", str(file)], _show)
     rows = {row["name"]: row for row in json.loads(file.read_text())}
     assert {"name", "ms", "ratio_to_plain", "peak_mb"} <= rows["plain"].keys()
     for name in ("gram torchjd", "gram vmap", "gram loop"):
         assert rows[name]["gram_error"] < 1e-4
     assert 1 < rows["exact"]["flop_ratio"] < 3
-    assert "| exact |" in result.output
+    assert "| exact |" in capsys.readouterr().out
 
 
 def test_an_unknown_preset_is_named() -> None:
     with pytest.raises(BadInput, match="huge"):
-        bench_harmony("huge", "cpu", 0.0, 1)
+        bench_harmony(preset="huge")

@@ -1,15 +1,15 @@
-"""`harmonize bench extract`: extraction against ffmpeg alone, against a call per segment, and open_clip."""
+"""`make bench-extract`: extraction against ffmpeg alone, against a call per segment, and open_clip."""
 
 import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ffmpeg
 import numpy as np
+from harness import Row, interleaved, ratio, row, run
 
 from harmonize_cli.config import load_config
 from harmonize_cli.datasets.manifest import ManifestRow
@@ -19,7 +19,8 @@ from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.pipeline import extract
 from harmonize_cli.media.filters import filters_for
 from harmonize_cli.media.requests import FrameRequest, SoundRequest
-from harmonize_cli.media.run import command, run
+from harmonize_cli.media.run import command
+from harmonize_cli.media.run import run as run_ffmpeg
 from harmonize_cli.media.source import input_node
 from harmonize_cli.progress import progress
 from harmonize_cli.store.schema import Sample
@@ -38,16 +39,16 @@ def bench_extract(
     clip_frames: int = 256,
     rounds: int = 3,
     decoder: str = "ffmpeg",
-) -> Iterator[dict[str, Any]]:
-    """Rows {name, value, unit, ratio, target}, each as soon as it is measured.
+) -> Iterator[Row]:
+    """Extraction against ffmpeg alone with the same filters, and against one call per segment; open_clip.
 
-    `ratio` is to the plain way, measured in turns with it. `folder` holds videos to use instead of made ones.
+    `folder` holds videos to use instead of synthetic ones; `clip_frames` 0 leaves open_clip out.
     """
     with tempfile.TemporaryDirectory(prefix="harmonize-bench-") as scratch_name:
         scratch = Path(scratch_name)
         files = sorted(p for p in folder.iterdir() if p.is_file())[:clips] if folder else []
         files = files or [
-            _make(scratch / f"clip{i}.mp4", 3.0, 160, i) for i in progress(range(clips), desc="making clips")
+            _make(scratch / f"clip{i}.mp4", 3.0, 160, i) for i in progress(range(clips), desc="clips")
         ]
         long = _make(scratch / "long.mp4", 60 * minutes, 320, 7)
         config = load_config(
@@ -88,11 +89,11 @@ def bench_extract(
 
 def _make(path: Path, seconds: float, size: int, seed: int) -> Path:
     """H.264 and AAC at 25 frames a second: a moving pattern with noise, a tone."""
-    picture = ffmpeg.input(f"testsrc2=size={size}x{size}:rate=25:duration={seconds}", f="lavfi")
-    picture = picture.filter("noise", alls=3, allf="t", all_seed=seed)
-    sound = ffmpeg.input(f"sine=frequency={300 + seed}:sample_rate=16000:duration={seconds}", f="lavfi")
+    video = ffmpeg.input(f"testsrc2=size={size}x{size}:rate=25:duration={seconds}", f="lavfi")
+    video = video.filter("noise", alls=3, allf="t", all_seed=seed)
+    audio = ffmpeg.input(f"sine=frequency={300 + seed}:sample_rate=16000:duration={seconds}", f="lavfi")
     options = {"preset": "veryfast", "pix_fmt": "yuv420p", "acodec": "aac"}
-    run(ffmpeg.output(picture, sound, f"file:{path}", **options), deadline=3600)
+    run_ffmpeg(ffmpeg.output(video, audio, f"file:{path}", **options), deadline=3600)
     return path
 
 
@@ -111,16 +112,16 @@ def _null(path: Path) -> bytes:
 
 
 def _one_segment(path: Path, start: float, end: float, *, seek: bool = True) -> np.ndarray[Any, Any]:
-    """What most scripts do: decode one segment, take its frames and its sound.
+    """What most scripts do: decode one segment, take its video frames and its audio.
 
     `seek` puts -ss before the input (from the last key frame on), else behind it (from the file's start on).
     """
     cut = {} if seek else {"ss": start, "t": end - start}
-    picture, sound = _filtered(path, start, end - start) if seek else _filtered(path)
+    video, audio = _filtered(path, start, end - start) if seek else _filtered(path)
     with tempfile.NamedTemporaryFile(suffix=".f32") as wave:
         outputs = [
-            picture.output("pipe:1", format="rawvideo", pix_fmt="rgb24", **cut),
-            sound.output(f"file:{wave.name}", format="f32le", **cut).overwrite_output(),
+            video.output("pipe:1", format="rawvideo", pix_fmt="rgb24", **cut),
+            audio.output(f"file:{wave.name}", format="f32le", **cut).overwrite_output(),
         ]
         raw = _call(command(*outputs))
         np.fromfile(wave.name, np.float32)
@@ -144,40 +145,29 @@ def _compare(
     unit: str,
     target: float,
     rounds: int,
-) -> dict[str, Any]:
-    """Both in turns; medians. Rates are work per second; `plain_work` where the plain way did but a part."""
-    times: dict[str, list[float]] = {"ours": [], "plain": []}
-    for _ in progress(range(rounds), desc=name):
-        for key, act in (("ours", ours), ("plain", plain)):
-            started = time.perf_counter()
-            act()
-            times[key].append(time.perf_counter() - started)
-    mine, other = (
-        work / statistics.median(times["ours"]),
-        (plain_work or work) / statistics.median(times["plain"]),
-    )
-    return {
-        "name": name,
-        "value": mine,
-        "unit": unit,
-        "ratio": mine / other,
-        "target": target,
-        "plain": other,
-        "seconds": times,
-    }
+) -> Row:
+    """Medians of both, interleaved. Rates are work per second; `plain_work`: the plain way did a part."""
+    times = interleaved({"ours": ours, "plain": plain}, rounds=rounds)
+    mine = work / statistics.median(times["ours"])
+    other = (plain_work or work) / statistics.median(times["plain"])
+    share = work / (plain_work or work)
+    return row(
+        name, mine, unit, share / ratio(times["ours"], times["plain"]),
+        target=target, plain=other, seconds=times,
+    )  # fmt: skip
 
 
-def _bench_open_clip(frames: int, rounds: int) -> dict[str, Any]:
+def _bench_open_clip(frames: int, rounds: int) -> Row:
     """Clips of uneven length through the batching of extraction, against full batches of ready tensors."""
     import torch
 
     model = ClipModel("ViT-B-32/random", OpenClipConfig(batch=32))
     encoder = ClipFrames(model)
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 255, (frames, *encoder.request.row_shape), np.uint8)
+    images = rng.integers(0, 255, (frames, *encoder.request.row_shape), np.uint8)
     cuts = np.sort(rng.choice(np.arange(1, frames), min(frames // 8, frames - 1), replace=False))
-    pieces = np.split(pictures, cuts)
-    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(255)
+    pieces = np.split(images, cuts)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
     ready = ((pixels - model.mean.cpu()) / model.std.cpu()).to(model.dtype).contiguous()
 
     def ours() -> None:
@@ -198,3 +188,7 @@ def _bench_open_clip(frames: int, rounds: int) -> dict[str, Any]:
     plain()
     name = f"open_clip ViT-B-32 on {model.device.type}, {frames} frames, against ready batches"
     return _compare(name, ours, plain, work=frames, unit="frames/s", target=0.9, rounds=rounds)
+
+
+if __name__ == "__main__":
+    run(bench_extract)
