@@ -119,7 +119,7 @@ class Guide:
                 errors.append(
                     f"harmonize.mode: {engine.mode} has a gate of its own; with this plan set {other}"
                 )
-            if engine.scope != scope:
+            if engine.scope != scope and not (engine.scope == "auto" and scope in ("backbone", "shared")):
                 errors.append(f"harmonize.scope: is {engine.scope}, the gate looks at {scope}; set the same")
             if engine.granularity == "batch":
                 errors.append("harmonize.granularity: within `batch` there is nothing to choose; set sample")

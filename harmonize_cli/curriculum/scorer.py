@@ -21,18 +21,23 @@ BANK_SAMPLES = 2048
 Rows = NDArray[np.int64]
 
 
-def pick_columns(names: Sequence[str] | None, losses: Mapping[str, str]) -> list[Column]:
+def pick_columns(
+    names: Sequence[str] | None, losses: Mapping[str, str], whole: str = "backbone"
+) -> list[Column]:
     """Columns by their name or their indicator's, or all that these losses allow, but the costly ones.
+
+    whole: the scope that stands for the whole model, backbone, or shared with separate towers.
 
     Raises:
         BadInput: unknown names, or names of losses that the run does not have.
     """
     able = columns_of(losses)
+    usual = [c for c in able.values() if not c.costly and c.scope in ("", whole, "representation")]
     if names is None:
-        return [column for column in able.values() if not column.costly]
+        return usual
     found, errors = {}, []
     for name in names:
-        chosen = [c for c in able.values() if name == c.name or (name == c.kind.name and not c.costly)]
+        chosen = [able[name]] if name in able else [c for c in usual if c.kind.name == name]
         found.update({column.name: column for column in chosen})
         if not chosen:
             close = difflib.get_close_matches(name, able, n=1)
@@ -56,7 +61,9 @@ class Scorer:
         config = LossConfig.model_validate(loaded.config["loss"])
         self.loaded, self.model = loaded, loaded.model
         self.losses = compared(config, modalities)
-        self.columns = pick_columns(names, self.losses)
+        towers = [{p for s in self.model.stages(m) for p in s.parameters()} for m in self.model.modalities]
+        whole = "backbone" if set.intersection(*towers) else "shared"
+        self.columns = pick_columns(names, self.losses, whole)
         self.bank: Bank | None = None
         # gradients are taken of the plain losses: weights and negatives as in training
         self.loss = Objective(config)
@@ -67,7 +74,7 @@ class Scorer:
         self.scopes = sorted({column.scope for column in self.columns} - {""})
         self.needs = {column.kind.needs for column in self.columns}
         self.layered = bool(set(self.scopes) - {"representation"})
-        scope = "backbone" if self.layered else "representation"
+        scope = whole if self.layered else "representation"
         self.harmonizer = Harmonizer({"": loaded.model, "loss": self.loss}, scope=scope)
 
     def fill_bank(self, dataset: StoreDataset, rows: Rows, *, batch: int, seed: int) -> None:

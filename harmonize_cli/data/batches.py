@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from harmonize_cli.data.windows import InputSpec, captions, cut
+from harmonize_cli.data.windows import captions, cut
+from harmonize_cli.models.inputs import InputSpec
 from harmonize_cli.store.digest import encode_text
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import Status

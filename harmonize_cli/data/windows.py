@@ -1,19 +1,19 @@
 """Which feature feeds which modality, and how a window of fixed length is cut from a sample of any length."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, Protocol
+from dataclasses import replace
+from typing import Annotated, Protocol
 
 import numpy as np
 from pydantic import Field
 
 from harmonize_cli.config import StageConfig
 from harmonize_cli.errors import BadInput
+from harmonize_cli.models.inputs import InputSpec
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.schema import FeatureSpec, Kind
+from harmonize_cli.store.schema import FeatureSpec
 
 Positive = Annotated[int, Field(ge=1)]
-Size = Annotated[int, Field(ge=1, le=1 << 31)]
 MODALITIES = ("video", "audio", "text")
 
 
@@ -52,38 +52,6 @@ class InputsConfig(StageConfig):
     video: WindowConfig = WindowConfig()
     audio: WindowConfig = WindowConfig()
     text: WindowConfig = WindowConfig()
-
-
-@dataclass(frozen=True, slots=True)
-class InputSpec:
-    """A resolved input: windows of `rows` rows of shape `row_shape` from feature `key`.
-
-    For word tokens a row of the store is a whole caption: `rows` is its words, `row_shape` (). Of text
-    features it is a candidate: a vector (D,), or a sequence (rows, D).
-    """
-
-    modality: str
-    key: str
-    kind: Kind
-    rows: Size
-    row_shape: Annotated[tuple[Size, ...], Field(max_length=4)]
-    stride: Size = 1
-    candidates: Size = 1
-    vocabulary: Annotated[int, Field(ge=0, le=1 << 31)] = 0
-    encoder: str = ""
-    params_hash: str = ""
-
-    def blank(self) -> np.ndarray:
-        """Zeros shaped as a sample: [rows, *row_shape], of text [C, rows] (words) or [C, *row_shape]."""
-        words = self.kind == "tokens"
-        shape = (self.rows,) if words else self.row_shape
-        if self.modality == "text":
-            return np.zeros((self.candidates, *shape), np.int32 if words else np.float32)
-        return np.zeros((self.rows, *shape), np.uint8 if self.kind == "frames" else np.float32)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**asdict(self), "row_shape": list(self.row_shape)}
 
 
 def resolve_inputs(store: Store, config: InputsConfig) -> dict[str, InputSpec]:

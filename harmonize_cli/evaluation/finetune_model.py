@@ -1,20 +1,18 @@
 """The model that fine-tuning trains, and what reaches it: settings, sizes, crops."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from harmonize_cli.config import StageConfig
-from harmonize_cli.data.windows import InputSpec, check_inputs
+from harmonize_cli.data.windows import check_inputs
 from harmonize_cli.errors import BadInput
-from harmonize_cli.models.vatt import Vatt
+from harmonize_cli.models.base import Model
+from harmonize_cli.models.inputs import InputSpec
 from harmonize_cli.store.reader import Store
 
 
@@ -58,13 +56,11 @@ class FinetuneConfig(StageConfig):
 class Tuned(nn.Module):
     """The backbone's pooled feature (AGG), dropout, one linear layer. forward(inputs) -> logits [B, C]."""
 
-    def __init__(self, backbone: Vatt, modality: str, classes: int, dropout: float) -> None:
+    def __init__(self, backbone: Model, modality: str, classes: int, dropout: float) -> None:
         super().__init__()
         self.backbone, self.modality = backbone, modality
-        for stem in backbone.stems.values():
-            stem.drop_token = 0.0  # type: ignore[assignment]
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(backbone.config.pooled_width(modality), classes)
+        self.classifier = nn.Linear(backbone.pooled_width(modality), classes)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits of the modality's pooled feature."""
@@ -74,9 +70,7 @@ class Tuned(nn.Module):
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Those that this modality's path trains."""
-        parts = [self.backbone.stems[self.modality], self.backbone.stack(self.modality)]
-        if self.modality in self.backbone.post_proj:
-            parts.append(self.backbone.post_proj[self.modality])
+        parts = self.backbone.stages(self.modality)
         return [p for part in parts for p in part.parameters() if p.requires_grad]
 
 
@@ -98,21 +92,6 @@ def fitting_spec(store: Store, specs: Mapping[str, InputSpec], modality: str) ->
             )
         return replace(spec, row_shape=tuple(feature.row_shape), params_hash=feature.preprocessing_hash)
     return check_inputs(store, {modality: spec})[modality]
-
-
-def resize_positions(model: Tuned, spec: InputSpec) -> None:
-    """Make interpolated position tables the tables, so that they are trained at the new size."""
-    if spec.kind != "frames":
-        return
-    stem = model.backbone.stems[model.modality]
-    side = min(spec.row_shape[:2])
-    frame = torch.zeros(1, spec.rows, side, side, spec.row_shape[2], dtype=torch.uint8)
-    grid = stem.tokeniser.grid(frame)  # type: ignore[union-attr,operator]
-    if min(grid) < 1:
-        raise BadInput(f"frames of {side} pixels are smaller than the model's patches")
-    for table, length in zip(stem.positions.tables, grid, strict=True):  # type: ignore[union-attr,arg-type]
-        if table.weight.shape[0] != length:
-            table.resize(length)
 
 
 def train_crop(inputs: Mapping[str, Tensor], config: FinetuneConfig, step: int) -> Mapping[str, Tensor]:

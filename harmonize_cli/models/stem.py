@@ -5,10 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from harmonize_cli.data.windows import InputSpec
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.config import ModelConfig
-from harmonize_cli.models.inputs import spectrum_patch, video_patch, waveform_patch
+from harmonize_cli.models.inputs import InputSpec, spectrum_patch, video_patch, waveform_patch
 from harmonize_cli.models.positions import AggToken, Positions
 from harmonize_cli.models.tokenisers import (
     FeatureTokens,

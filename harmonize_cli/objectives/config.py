@@ -5,7 +5,7 @@ from collections.abc import Collection
 from itertools import combinations
 from typing import Annotated, Any
 
-from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from harmonize_cli.config import StageConfig
 from harmonize_cli.errors import BadInput
@@ -56,11 +56,47 @@ class NceConfig(TermConfig):
     """Two log-sum-exps (rows, columns), added, instead of one over both."""
 
 
+def _section(term: Any) -> dict[str, Any]:
+    """A term as a section: `ON` and `KIND:ON` written out."""
+    if isinstance(term, TermConfig):
+        return term.model_dump()
+    if isinstance(term, str):
+        kind, colon, on = term.rpartition(":")
+        return {"kind": kind, "on": on} if colon else {"on": on}
+    return dict(term) if isinstance(term, dict) else {"on": term}
+
+
+def _short(term: dict[str, Any]) -> dict[str, Any]:
+    """`symmetric` for all terms means those that know it."""
+    return term if term.get("kind", "nce") == "nce" else {k: v for k, v in term.items() if k != "symmetric"}
+
+
+def _term(term: Any) -> TermConfig:
+    section = _section(term)
+    if section.get("kind", "nce") == "nce":
+        return NceConfig.model_validate(section)
+    from harmonize_cli.objectives.base import LOSSES
+
+    try:
+        kind = LOSSES.find(str(section["kind"]))
+    except BadInput as e:
+        raise ValueError(str(e)) from None
+    made = kind.Config.model_validate(section)
+    if len(made.on) not in kind.takes:
+        raise ValueError(
+            f"{made.kind} compares {' or '.join(map(str, kind.takes))} modalities, not {made.on}"
+        )
+    return made
+
+
 class LossConfig(StageConfig):
     """The losses of a run. `loss.va`, `loss.vt` and `loss.at` are short for NCE terms with these weights, and
     `loss.temperature`, `loss.learn_temperature` and `loss.symmetric` for the setting of every term."""
 
-    terms: tuple[SerializeAsAny[TermConfig], ...] = (NceConfig(on="va"), NceConfig(on="vt"))
+    terms: tuple[Annotated[SerializeAsAny[TermConfig], BeforeValidator(_term)], ...] = (
+        NceConfig(on="va"),
+        NceConfig(on="vt"),
+    )
     """Losses, each `ON`, `KIND:ON` or a section with kind, on, weight and the kind's own settings."""
     ignore_same_group: bool = False
     """Other samples of the same source (group) are not negatives."""
@@ -89,28 +125,6 @@ class LossConfig(StageConfig):
             values["terms"] = [_short(shared | _section(term)) for term in terms]
         return values
 
-    @field_validator("terms", mode="before")
-    @classmethod
-    def _of_their_kinds(cls, terms: Any) -> Any:
-        if not isinstance(terms, list | tuple):
-            raise ValueError(
-                "expected a list such as [va, vt] or [vt, {kind: gramian, on: vat, weight: 0.5}]"
-            )
-        made: list[TermConfig] = []
-        wrong: list[str] = []
-        for number, term in enumerate(terms):
-            try:
-                made.append(_term(term))
-            except ValidationError as e:
-                for error in e.errors():
-                    where = ".".join(map(str, (number, *error["loc"])))
-                    wrong.append(f"{where}: {error['msg'].removeprefix('Value error, ')}")
-            except BadInput as e:
-                wrong.append(f"{number}: {e}")
-        if wrong:
-            raise ValueError("; ".join(wrong))
-        return made
-
     @model_validator(mode="after")
     def _names_differ(self) -> "LossConfig":
         if not self.terms:
@@ -131,31 +145,3 @@ class LossConfig(StageConfig):
     def _names(self) -> list[str]:
         on = Counter(term.on for term in self.terms)
         return [t.name or (t.on if on[t.on] == 1 else f"{t.kind}_{t.on}") for t in self.terms]
-
-
-def _section(term: Any) -> dict[str, Any]:
-    """A term as a section: `ON` and `KIND:ON` written out."""
-    if isinstance(term, TermConfig):
-        return term.model_dump()
-    if isinstance(term, str):
-        kind, colon, on = term.rpartition(":")
-        return {"kind": kind, "on": on} if colon else {"on": on}
-    return dict(term) if isinstance(term, dict) else {"on": term}
-
-
-def _short(term: dict[str, Any]) -> dict[str, Any]:
-    """`symmetric` for all terms means those that know it."""
-    return term if term.get("kind", "nce") == "nce" else {k: v for k, v in term.items() if k != "symmetric"}
-
-
-def _term(term: Any) -> TermConfig:
-    section = _section(term)
-    if section.get("kind", "nce") == "nce":
-        return NceConfig.model_validate(section)
-    from harmonize_cli.objectives.base import LOSSES
-
-    kind = LOSSES.find(str(section["kind"]))
-    made = kind.Config.model_validate(section)
-    if len(made.on) not in kind.takes:
-        raise BadInput(f"{made.kind} compares {' or '.join(map(str, kind.takes))} modalities, not {made.on}")
-    return made

@@ -27,12 +27,14 @@ class Statistics:
     @torch.no_grad()
     def keep(self) -> None:
         """Remember them as they are."""
-        torch._foreach_copy_(self._kept, self._live)
+        if self._live:
+            torch._foreach_copy_(self._kept, self._live)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put them back."""
-        torch._foreach_copy_(self._live, self._kept)
+        if self._live:
+            torch._foreach_copy_(self._live, self._kept)
 
 
 def note_bad_step(run: Path, step: int, batch: Batch, loss: Tensor, norm: Tensor) -> None:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from harmonize_cli.config import StageConfig
 from harmonize_cli.data.windows import InputsConfig
-from harmonize_cli.models.config import ModelConfig
+from harmonize_cli.models.config import AnyModel, ModelConfig
 from harmonize_cli.objectives.config import LossConfig
 from harmonize_cli.training.augment import AugmentConfig
 
@@ -61,8 +61,9 @@ class HarmonizeConfig(StageConfig):
     mode: Literal["none", "realign", "curriculum", "both"] = "none"
     """realign: project conflicting per-sample gradients; curriculum: leave out samples by the gate; both: the
     gate first, then the rule."""
-    scope: str = "backbone"
-    """Where the gradients are compared: representation, backbone, all, or comma-separated module paths."""
+    scope: str = "auto"
+    """Where the gradients are compared: representation, backbone, shared, all, or comma-separated module
+    paths; auto is backbone, or shared in a model whose modalities have no parameter in common."""
     rule: str = "realign"
     """The rule of modes realign and both: realign, gradvac, mgda, imtl_g, nash, aligned, cagrad, mmpareto, or
     torchjd:UPGrad and others of TorchJD (docs/harmonization.md)."""
@@ -145,7 +146,7 @@ class CheckpointConfig(StageConfig):
 class PretrainConfig(StageConfig):
     """`harmonize pretrain`."""
 
-    model: ModelConfig = ModelConfig()
+    model: AnyModel = ModelConfig()
     inputs: InputsConfig = InputsConfig()
     loss: LossConfig = LossConfig()
     harmonize: HarmonizeConfig = HarmonizeConfig()
@@ -199,11 +200,9 @@ class PretrainConfig(StageConfig):
     @property
     def peak_lr(self) -> float:
         """`optim.lr`, resolved."""
-        return self.optim.lr or (1e-3 if self.model.preset == "tiny" else 1e-4)
+        return self.optim.lr or (1e-3 if self.model.tiny else 1e-4)
 
     @property
     def final_share(self) -> float:
         """`optim.final`, resolved."""
-        return (
-            self.optim.final if self.optim.final is not None else 0.1 if self.model.preset == "tiny" else 0.5
-        )
+        return self.optim.final if self.optim.final is not None else 0.1 if self.model.tiny else 0.5

@@ -7,8 +7,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from harmonize_cli.data.batches import Batch, Draw, Item, StoreDataset
-from harmonize_cli.data.windows import InputSpec, store_name
+from harmonize_cli.data.windows import store_name
 from harmonize_cli.errors import BadInput, HarmonizeError
+from harmonize_cli.models.inputs import InputSpec
 from harmonize_cli.objectives.config import PAIRS
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import DataConfig, PretrainConfig

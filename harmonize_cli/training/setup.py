@@ -8,11 +8,11 @@ import torch
 import torch._functorch.config
 
 from harmonize_cli.data.batches import StoreDataset
-from harmonize_cli.data.windows import InputSpec, resolve_inputs
+from harmonize_cli.data.windows import resolve_inputs
 from harmonize_cli.harmony import Harmonizer
+from harmonize_cli.models.base import Model, make_model
 from harmonize_cli.models.checkpoint import point, prune
-from harmonize_cli.models.heads import FacHead
-from harmonize_cli.models.vatt import Vatt
+from harmonize_cli.models.inputs import InputSpec
 from harmonize_cli.objectives.config import SPACES
 from harmonize_cli.objectives.objective import Objective
 from harmonize_cli.ranks import barrier, rank, ranks
@@ -47,7 +47,7 @@ class Place:
 class Parts:
     """What a config and a store make."""
 
-    model: Vatt
+    model: Model
     loss: Objective
     harmonizer: Harmonizer | None
     specs: dict[str, InputSpec]
@@ -69,12 +69,11 @@ def build(
 
 def build_model(
     specs: dict[str, InputSpec], config: PretrainConfig, device: torch.device
-) -> tuple[Vatt, Objective]:
+) -> tuple[Model, Objective]:
     """Model and losses before the first step; the seed decides their weights."""
     torch.manual_seed(config.seed)
-    model = Vatt(config.model, specs).to(device)
-    if isinstance(model.head, FacHead):
-        model.head.carry_audio = any("audio_vt" in SPACES[term.on] for term in config.loss.terms)
+    model = make_model(config.model, specs).to(device)
+    model.needs({space for term in config.loss.terms for space in SPACES[term.on]})
     return model, Objective(config.loss).to(device)
 
 
@@ -83,10 +82,7 @@ def start_state(parts: Parts, config: PretrainConfig) -> TrainingState:
     if config.compile:
         # the harmonizer goes through the compiled backward twice: it may not reuse its inputs' memory
         torch._functorch.config.donated_buffer = False
-    for stack in {parts.model.stack(m) for m in parts.model.modalities}:
-        stack.checkpointing = config.checkpoint_activations
-        if config.compile:
-            stack.compile()
+    parts.model.prepare(checkpointing=config.checkpoint_activations, compiled=config.compile)
     gradients = Gradients(
         parts.model,
         parts.loss,

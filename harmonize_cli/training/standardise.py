@@ -1,12 +1,14 @@
 """Means and deviations of the inputs, taken once from the training split before the first step."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from harmonize_cli.data.batches import StoreDataset
-from harmonize_cli.data.windows import InputSpec
-from harmonize_cli.models.tokenisers import PatchTokens
-from harmonize_cli.models.vatt import Vatt
+from harmonize_cli.models.base import Model
+from harmonize_cli.models.inputs import InputSpec
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.data import training_samples
@@ -16,18 +18,17 @@ SAMPLES = 512
 
 
 def fit_inputs(
-    model: Vatt, store: Store, specs: dict[str, InputSpec], config: PretrainConfig, device: torch.device
+    model: Model, store: Store, specs: dict[str, InputSpec], config: PretrainConfig, device: torch.device
 ) -> None:
-    """Fit `Standardise` of every tokeniser that has one; samples without the modality do not count."""
+    """Let the model take statistics of its inputs; samples without the modality do not count."""
     samples = training_samples(store, config.data)
     if not len(samples):
         return
     spread = samples[np.unique(np.linspace(0, len(samples) - 1, SAMPLES).astype(int))]
-    for modality in model.modalities:
-        tokeniser = model.stems[modality].tokeniser
-        if isinstance(tokeniser, PatchTokens) and tokeniser.standardise is not None:
-            dataset = StoreDataset(store, {modality: specs[modality]})
-            tokeniser.standardise.fit(
-                tokeniser.patches(batch.inputs[modality][batch.present[modality]].to(device), None)
-                for batch in dataset.batches(spread, 64)
-            )
+
+    def rows_of(modality: str) -> Iterator[Tensor]:
+        dataset = StoreDataset(store, {modality: specs[modality]})
+        for batch in dataset.batches(spread, 64):
+            yield batch.inputs[modality][batch.present[modality]].to(device)
+
+    model.fit_inputs(rows_of)

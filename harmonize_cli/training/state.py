@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.models.base import Model
 from harmonize_cli.models.checkpoint import (
     STATE,
     WEIGHTS,
@@ -20,7 +21,6 @@ from harmonize_cli.models.checkpoint import (
     read_weights,
     write_checkpoint,
 )
-from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.training.ema import Ema
 from harmonize_cli.training.step import Gradients
 
@@ -39,10 +39,10 @@ class TrainingState:
     """BatchNorm's statistics that belong to the weights as they are evaluated."""
 
     @property
-    def evaluated(self) -> Vatt:
+    def evaluated(self) -> Model:
         """The model with the weights that are validated and saved; `statistics` go with it."""
         model = self.gradients.model
-        return cast(Vatt, self.ema.module) if self.ema is not None else model
+        return cast(Model, self.ema.module) if self.ema is not None else model
 
     def average(self, step: int) -> None:
         """Let the average of the weights, where there is one, follow optimiser step `step` (from 1)."""

@@ -9,7 +9,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from harmonize_cli.data.batches import Batch
 from harmonize_cli.harmony import CachedStep, Harmonizer, HarmonyReport
-from harmonize_cli.models.vatt import Vatt
+from harmonize_cli.models.base import Model
 from harmonize_cli.objectives.base import LossOutput
 from harmonize_cli.objectives.objective import Objective
 from harmonize_cli.ranks import sum_gradients
@@ -34,7 +34,7 @@ class Gradients:
 
     def __init__(
         self,
-        model: Vatt,
+        model: Model,
         loss: Objective,
         harmonizer: Harmonizer | None,
         *,

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from harmonize_cli.data.windows import InputSpec
 from harmonize_cli.evaluation.embed import embed_pool
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
-from harmonize_cli.evaluation.retrieval import retrieve
+from harmonize_cli.evaluation.retrieval import measure
+from harmonize_cli.models.base import Model
 from harmonize_cli.models.checkpoint import LoadedModel
-from harmonize_cli.models.vatt import Vatt
+from harmonize_cli.models.inputs import InputSpec
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig, ValidationConfig
 from harmonize_cli.training.data import no_split
@@ -28,7 +28,7 @@ class Validator:
     ) -> None:
         self.store, self.rows, self.specs, self.config, self.run = store, rows, specs, config, run
 
-    def __call__(self, model: Vatt, step: int) -> dict[str, float]:
+    def __call__(self, model: Model, step: int) -> dict[str, float]:
         """Metrics by name; `SCORE` is among them."""
         loaded = LoadedModel(
             model, self.config.model_dump(mode="json"), self.specs, "", self.run, step, self.run
@@ -39,10 +39,10 @@ class Validator:
         try:
             with torch.random.fork_rng(devices=[]):
                 pool = embed_pool(loaded, self.store, self.rows, protocol, cache=False)
-                outcome = retrieve(pool, protocol, draws=1, device=str(next(model.parameters()).device))
+                found = measure(pool, protocol, device=str(next(model.parameters()).device)).queries
         finally:
             model.train(training)
-        values = {name: interval.value for name, interval in outcome.metrics.items()}
+        values = {f"{way}/{name}": x for way, asked in found.items() for name, x in asked.points().items()}
         r10 = [value for name, value in values.items() if name.endswith("/R@10")]
         shown = {f"val/{name}": value for name, value in values.items() if name.split("/")[1] in SHOWN}
         return {SCORE: float(np.mean(r10)), **shown}

@@ -16,8 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from train_runs import bench_scaling, bench_waiting, noise_store
 
 from harmonize_cli.data.batches import Batch
-from harmonize_cli.data.windows import InputSpec
 from harmonize_cli.heap import keep_freed_memory
+from harmonize_cli.models.config import ModelConfig
+from harmonize_cli.models.inputs import InputSpec
 from harmonize_cli.models.stem import Stem
 from harmonize_cli.ranks import pick_device
 from harmonize_cli.training.config import PretrainConfig
@@ -150,6 +151,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 def tokens(specs: Mapping[str, InputSpec], config: PretrainConfig) -> dict[str, int]:
     """Tokens that the transformer sees per modality in training, without AGG."""
     with torch.device("meta"):
+        assert isinstance(config.model, ModelConfig)
         return {m: Stem(m, spec, config.model).kept_tokens for m, spec in specs.items()}
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harmonize_cli.data.windows import InputSpec
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.checkpoint import (
     MANIFEST,
@@ -18,6 +17,7 @@ from harmonize_cli.models.checkpoint import (
     write_checkpoint,
 )
 from harmonize_cli.models.config import ModelConfig
+from harmonize_cli.models.inputs import InputSpec
 from harmonize_cli.models.vatt import Vatt
 
 SPECS = {

@@ -232,18 +232,21 @@ def test_terms_may_be_short_and_old_settings_go_on():
     ("values", "message"),
     [
         ({"at": 1, "terms": ["va"]}, "at: give these weights in terms"),
-        ({"terms": "va"}, r"expected a list such as \[va, vt\]"),
+        ({"terms": "va"}, "terms: Input should be a valid tuple"),
         ({"terms": []}, "at least one loss"),
         ({"va": 0, "vt": 0}, "one of va, vt, at must be above 0"),
-        ({"terms": ["vv"]}, "0.on: expected one of va, vt, at, vat"),
-        ({"terms": ["va", "siglp:vt"]}, "1: loss 'siglp': unknown .did you mean 'siglip'"),
+        ({"terms": ["vv"]}, "terms.0.on: expected one of va, vt, at, vat"),
+        ({"terms": ["va", "siglp:vt"]}, "terms.1: loss 'siglp': unknown .did you mean 'siglip'"),
         ({"terms": ["siglip:vat"]}, "siglip compares 2 modalities, not vat"),
         ({"terms": ["symile:va"]}, "symile compares 3 modalities"),
-        ({"terms": [{"kind": "rince", "on": "va", "q": 2}]}, "0.q: Input should be less than or equal to 1"),
+        (
+            {"terms": [{"kind": "rince", "on": "va", "q": 2}]},
+            "terms.0.q: Input should be less than or equal to 1",
+        ),
         ({"terms": [{"kind": "rince", "on": "va", "learn_temperature": True}]}, "keep it fixed"),
         ({"terms": [{"kind": "rince", "on": "va", "q": 1, "temperature": 0.01}]}, "overflows; lower q"),
         ({"terms": ["va", {"on": "va", "weight": 2}]}, "several are called nce_va; set name"),
-        ({"terms": [{"on": "va", "weight": -1}]}, "0.weight"),
+        ({"terms": [{"on": "va", "weight": -1}]}, "terms.0.weight"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(values, message):

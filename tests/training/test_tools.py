@@ -132,7 +132,7 @@ def test_an_exported_encoder_gives_the_runs_features(run, store_path, tmp_path, 
     assert "'video': (1, 32)" in capsys.readouterr().out
     card = (out / "README.md").read_text()
     assert loaded.weights_hash in card
-    assert "realign (rule realign, scope backbone" in card
+    assert "realign (rule realign, scope auto" in card
     assert json.loads((out / "config.json").read_text())["vocab"][0] == "<pad>"
     invoke("export", "encoder", run, "-o", tmp_path / "whole", "--heads")
     assert load_encoder(tmp_path / "whole").heads(found)["video_va"].shape == (3, 32)

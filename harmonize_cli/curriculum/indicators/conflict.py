@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     noisy="low",
     about="cosine of the gradients of {}",
     each="losses",
-    scopes=("all", "backbone", "representation"),
+    scopes=("all", "backbone", "shared", "representation"),
     costly=("all",),  # the layers of each modality's own take as long as all the rest
     online=True,  # the gradient engine measures it
 )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     noisy="high",
     about="norm of the gradient of {}",
     each="loss",
-    scopes=("backbone", "representation"),
+    scopes=("backbone", "shared", "representation"),
 )
 def norm(view: "BatchView", loss: str, scope: str) -> "Tensor":
     """[B]."""
