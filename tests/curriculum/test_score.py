@@ -7,6 +7,7 @@ import pytest
 import torch
 from planted import World, train
 from sklearn.metrics import roc_auc_score
+from small_run import small_store
 from typer.testing import CliRunner
 
 from harmonize_cli.cli.main import app
@@ -22,6 +23,8 @@ from harmonize_cli.objectives.config import LossConfig
 from harmonize_cli.objectives.losses.nce import mil_nce
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import Status
+from harmonize_cli.training.config import PretrainConfig
+from harmonize_cli.training.pretrain import pretrain
 
 
 @pytest.fixture(scope="module")
@@ -246,3 +249,23 @@ def test_command(world: World, tmp_path: Path) -> None:
     assert (out / "histogram.png").stat().st_size > 10_000
     again = CliRunner().invoke(app, words)
     assert "all done before" in again.output
+
+
+def test_separate_towers_are_compared_where_losses_meet(tmp_path: Path) -> None:
+    """Nothing is passed by all modalities there: the scope is the video tower."""
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = {
+        "kind": "towers",
+        "video": {"config": {**size, "patch_size": 4, "tubelet_size": 2}},
+        "audio": {"config": {**size, "patch_size": 4, "frequency_stride": 4, "time_stride": 4}},
+        "text": {"config": size},
+        "space": 12,
+    }
+    store = small_store(tmp_path / "store.h5")
+    config = {"batch": 8, "steps": 2, "device": "cpu", "model": model}
+    pretrain(store, tmp_path / "run", PretrainConfig.model_validate(config))
+    score(tmp_path / "run", store, tmp_path / "scores", ScoreSettings())
+    columns = read_scores(tmp_path / "scores").columns
+    assert {"cosine_shared", "cosine_representation", "norm_va_shared", "similarity_at"} <= set(columns)
+    assert not any("backbone" in name for name in columns)
+    assert np.isfinite(columns["cosine_shared"]).any()
