@@ -23,6 +23,7 @@ from harmonize_cli.curriculum.guide import keep_guide, make_guide
 from harmonize_cli.curriculum.ledger import read_ledger
 from harmonize_cli.curriculum.pictures import draw_histograms
 from harmonize_cli.curriculum.plan import read_plan
+from harmonize_cli.curriculum.pretrain import pretrain
 from harmonize_cli.curriculum.score import score
 from harmonize_cli.curriculum.score_parts import ScoreSettings
 from harmonize_cli.curriculum.scores import add_column, read_scores
@@ -43,7 +44,6 @@ from harmonize_cli.store.rearrange import merge
 from harmonize_cli.store.summary import describe_store, summary_lines
 from harmonize_cli.store.verify import verify
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.pretrain import pretrain
 from harmonize_cli.training.runs import find_runs, show_runs
 
 CHECKPOINT = "run/checkpoints/step-00000006"

@@ -6,7 +6,7 @@ there on; an order begun with the old plan is finished by it, so the change come
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,10 +26,11 @@ from harmonize_cli.data.batches import Batch
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import read_arrays, write_arrays
 from harmonize_cli.harmony import Gate as CosineGate
+from harmonize_cli.models.inputs import InputSpec
 from harmonize_cli.objectives.base import LossOutput
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.order import shuffled
+from harmonize_cli.training.data import shuffled
 
 FOLDER = "curriculum"
 _ENTRY = re.compile(r"step-\d{1,18}")
@@ -58,7 +59,7 @@ class Guide:
         self._place[rows] = np.arange(len(rows))
 
     def order(self, epoch: int) -> Rows:
-        """The draws of an epoch, as `training.order.EpochOrder`; those of a run without a plan where all
+        """The draws of an epoch, as `training.data.EpochOrder`; those of a run without a plan where all
         samples weigh the same."""
         entry, phase = self._now(epoch * self.per_epoch)
         draw = entry.weights[phase].draw
@@ -95,13 +96,17 @@ class Guide:
         """Whether any phase has a gate for the gradient engine."""
         return any(gate.scope for gate in self._gates())
 
-    def check(self, config: PretrainConfig, modalities: Collection[str]) -> None:
+    def check(self, config: PretrainConfig, specs: Mapping[str, InputSpec]) -> None:
         """Whether a run with these inputs can follow.
 
         Raises:
             BadInput: a gate that it can't have.
         """
-        check_gates(self._gates(), config, config.loss.fed_by(modalities))
+        check_gates(self._gates(), config, config.loss.fed_by(specs))
+
+    def keep(self, folder: Path, store: Store) -> None:
+        """Into the run's folder, so that it goes on the same without the scores."""
+        keep_guide(self, folder, store)
 
     def _gates(self) -> list[Gate]:
         return [phase.gate for entry in self.entries for phase in entry.plan.phases if phase.gate]

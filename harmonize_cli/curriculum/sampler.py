@@ -1,6 +1,6 @@
 """Which samples an epoch draws, by weight: a pure function of (plan, seed, epoch), the same on every rank.
 
-So a resume needs nothing but the step number, and ranks need not talk: `training.order.Schedule` cuts the
+So a resume needs nothing but the step number, and ranks need not talk: `training.data.Schedule` cuts the
 order into each rank's batches.
 """
 

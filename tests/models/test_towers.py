@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from small_run import small_store
 
 from harmonize_cli.config import validate
+from harmonize_cli.curriculum.pretrain import pretrain
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.embed import embed_pool
 from harmonize_cli.evaluation.protocols import PROTOCOLS
@@ -20,7 +21,6 @@ from harmonize_cli.models.towers import TowersConfig
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.overview import describe_model
-from harmonize_cli.training.pretrain import pretrain
 from harmonize_cli.training.run_folder import read_metrics
 
 HF = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
