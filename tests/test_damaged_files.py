@@ -29,11 +29,11 @@ from harmonize_cli.curriculum.score_parts import ScoreSettings
 from harmonize_cli.curriculum.scores import add_column, read_scores
 from harmonize_cli.errors import HarmonizeError
 from harmonize_cli.evaluation.comparison import compare_results
-from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
 from harmonize_cli.evaluation.overview import overview
 from harmonize_cli.evaluation.protocols import PROTOCOLS
+from harmonize_cli.evaluation.retrieval import RetrievalTask
 from harmonize_cli.evaluation.sources import RunSource
-from harmonize_cli.evaluation.stage import Options
+from harmonize_cli.evaluation.task import Options, evaluate
 from harmonize_cli.models.checkpoint import load_model, read_loss_state
 from harmonize_cli.models.export import export_encoder, load_encoder
 from harmonize_cli.reporting.collect import read_runs
@@ -75,7 +75,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keep_guide(guide, out / "run", opened)
     loaded = load_model(out / "run")
     options = Options(draws=20, out=out / "run" / "eval" / "r.json")
-    evaluate_retrieval(RunSource(loaded), opened, PROTOCOLS["vatt"], split="test", options=options)
+    evaluate(RetrievalTask(RunSource(loaded), opened, PROTOCOLS["vatt"], split="test"), options)
     export_encoder(loaded, out / "encoder", heads=True, vocab=opened.vocab)
     return out
 

@@ -1,7 +1,7 @@
 """What the commands of `harmonize eval` share: how a run, a store and lists are opened, a result shown."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from harmonize_cli.cli.say import say
 from harmonize_cli.errors import BadInput
@@ -24,9 +24,8 @@ def open_source(
     cache: bool,
     verifies: bool,
 ) -> "tuple[Store, Source]":
-    """The store, and the run (or - for the store itself) that is to be judged."""
-    from harmonize_cli.evaluation.sources import PlainSource, RunSource
-    from harmonize_cli.evaluation.untrained import untrained
+    """The store, and the run (or - for the store itself) to evaluate."""
+    from harmonize_cli.evaluation.sources import PlainSource, RunSource, untrained
     from harmonize_cli.models.checkpoint import load_model
     from harmonize_cli.store.reader import Store
 
@@ -60,14 +59,23 @@ def listed(official: str | None, annotations: Path | None, split: str | None) ->
 
 
 def pick_device(name: str) -> str:
-    """The device, checked."""
+    """The device, checked; torch is imported only here."""
     from harmonize_cli.ranks import pick_device as pick
 
     return str(pick(name))
 
 
+def parse_label(text: str) -> 'int | Literal["all"]':
+    """--label as the tasks take it."""
+    if text == "all":
+        return "all"
+    if not text.isdecimal():
+        raise BadInput(f"--label {text}: expected a number from 0, or all")
+    return int(text)
+
+
 def show_result(result: "Result", path: Path) -> None:
     """Print a result's table."""
-    from harmonize_cli.evaluation.show import summary
+    from harmonize_cli.evaluation.tables import summary
 
     say(summary(result, path))

@@ -62,11 +62,11 @@ def compare(
     Only results of one question (task, protocol, split, store) are compared. Several results of a side are
     its seeds: the interval then resamples seeds too.
     """
-    from harmonize_cli.evaluation.comparison import FORMAT, MAIN, compare_results, show
+    from harmonize_cli.evaluation.comparison import FORMAT, compare_results, show
     from harmonize_cli.evaluation.questions import spread
     from harmonize_cli.files import write_json
 
-    found = compare_results(spread(a), spread(b), patterns=metric or MAIN, draws=draws, seed=seed)
+    found = compare_results(spread(a), spread(b), patterns=metric or (), draws=draws, seed=seed)
     say("\n\n".join(show(one, _form(form)) for one in found))
     if out:
         write_json(out, {"format": FORMAT, "comparisons": [one.as_dict() for one in found]})
@@ -119,7 +119,7 @@ def export(
     """
     from harmonize_cli.evaluation.export import export_tasks
     from harmonize_cli.evaluation.protocols import PROTOCOLS, adjusted
-    from harmonize_cli.evaluation.splits import listed_rows
+    from harmonize_cli.evaluation.retrieval import RetrievalTask
 
     settled = adjusted(PROTOCOLS, protocol, config, settings or ())
     opened, source = open_source(
@@ -133,15 +133,16 @@ def export(
         cache=not no_cache,
         verifies=verify_store,
     )
-    rows, name = listed_rows(opened, split, listed(official, annotations, split))
+    task = RetrievalTask(source, opened, settled, split=split, expected=listed(official, annotations, split))
+    rows, name, _ = task.chosen
     about: dict[str, object] = {
         "split": name,
-        "protocol": settled.model_dump(mode="json"),
+        "protocol": settled.as_dict(),
         "model": source.about(),
         "model_hash": source.weights_hash,
         "store_hash": opened.content_hash,
     }
-    written = export_tasks(source.pool(opened, rows, settled), settled, out, about)
+    written = export_tasks(task.pool(), settled, out, about)
     say(f"export: {len(written)} directions of {len(rows)} samples ({', '.join(written)}) -> {out}")
 
 

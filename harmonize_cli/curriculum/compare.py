@@ -26,10 +26,10 @@ from harmonize_cli.curriculum.score import score
 from harmonize_cli.curriculum.score_parts import ScoreSettings
 from harmonize_cli.curriculum.scores import write_about, write_part
 from harmonize_cli.errors import BadInput
-from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
 from harmonize_cli.evaluation.protocols import PROTOCOLS
+from harmonize_cli.evaluation.retrieval import RetrievalTask
 from harmonize_cli.evaluation.sources import RunSource
-from harmonize_cli.evaluation.stage import Options
+from harmonize_cli.evaluation.task import Options, evaluate
 from harmonize_cli.files import read_json, write_json, write_text
 from harmonize_cli.locks import one_writer
 from harmonize_cli.models.checkpoint import load_model
@@ -200,13 +200,9 @@ def make(task: Task, name: str) -> None:
     if done.steps < done.planned:  # SIGTERM: the run is no result
         raise KeyboardInterrupt
     seconds = time.perf_counter() - began
-    result, _ = evaluate_retrieval(
-        RunSource(load_model(run)),
-        Store.open(task.store, verifies=True),
-        PROTOCOLS["vatt"],
-        split=task.settings.split,
-        options=Options(draws=200, out=folder / "eval.json", overwrite=True),
-    )
+    store = Store.open(task.store, verifies=True)
+    retrieval = RetrievalTask(RunSource(load_model(run)), store, PROTOCOLS["vatt"], split=task.settings.split)
+    result, _ = evaluate(retrieval, Options(draws=200, out=folder / "eval.json", overwrite=True))
     metrics = {m: dict(v) for m, v in result.metrics.items()}
     write_json(folder / "retrieval.json", {"metrics": metrics, "train_seconds": seconds})
 

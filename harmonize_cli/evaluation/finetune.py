@@ -1,7 +1,5 @@
 """Fine-tuning a pre-trained backbone on labels (VATT, appendix A.3: the Kinetics protocol)."""
 
-from __future__ import annotations
-
 import io
 import json
 import math
@@ -27,7 +25,7 @@ from harmonize_cli.evaluation.finetune_model import (
     train_crop,
 )
 from harmonize_cli.files import atomic_path, rewind_log, sha256_json, write_text
-from harmonize_cli.locks import is_lock
+from harmonize_cli.locks import is_lock, one_writer
 from harmonize_cli.models.checkpoint import LoadedModel, read_state
 from harmonize_cli.progress import progress
 from harmonize_cli.store.reader import Store
@@ -45,6 +43,7 @@ class Labelled:
     classes: Sequence[str]
 
 
+@one_writer("out")
 def tune(
     loaded: LoadedModel,
     store: Store,
@@ -58,7 +57,7 @@ def tune(
     """Train into `out`, or go on where an earlier call of the same settings stopped.
 
     Args:
-        augment: changes frames or sound of a training window.
+        augment: changes frames or audio of a training window.
         stop: asked after each step; True saves and returns early.
 
     Returns:
@@ -197,7 +196,7 @@ def _restore(
     file = out / STATE
     if not file.exists():
         if out.exists() and any(
-            p.name not in ("finetune.json", METRICS) and not is_lock(p) for p in out.iterdir()
+            p.name not in ("finetune.json", METRICS, "eval") and not is_lock(p) for p in out.iterdir()
         ):
             raise BadInput(f"{out}: exists and holds something else; choose another folder")
         out.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,5 @@
 """The model that fine-tuning trains, and what reaches it: settings, sizes, crops."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Literal

@@ -1,7 +1,5 @@
 """Exported embeddings as an mteb model and task (mteb 2): `mteb.evaluate(Exported(DIR), load_task(DIR))`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -12,9 +12,9 @@ import numpy as np
 from harness import Row, interleaved, ratio, row, run, seconds
 from numpy.typing import NDArray
 
+from harmonize_cli.evaluation.embed import unit
 from harmonize_cli.evaluation.ranks import positive_ranks
 from harmonize_cli.evaluation.relevance import Relevance
-from harmonize_cli.evaluation.retrieval import unit
 
 
 def bench_retrieval(

@@ -8,16 +8,15 @@ from small_world import make_run, make_store
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.comparison import compare_results, show
-from harmonize_cli.evaluation.evaluate_probe import evaluate_probe
-from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
 from harmonize_cli.evaluation.overview import overview
+from harmonize_cli.evaluation.probe import ProbeTask
 from harmonize_cli.evaluation.protocols import PROBES, PROTOCOLS
 from harmonize_cli.evaluation.questions import query_values
 from harmonize_cli.evaluation.results import find_results
-from harmonize_cli.evaluation.sources import RunSource
-from harmonize_cli.evaluation.stage import Options
+from harmonize_cli.evaluation.retrieval import RetrievalTask
+from harmonize_cli.evaluation.sources import RunSource, untrained
 from harmonize_cli.evaluation.statistics import compare, holm
-from harmonize_cli.evaluation.untrained import untrained
+from harmonize_cli.evaluation.task import Options, evaluate
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.store.reader import Store
 
@@ -32,10 +31,10 @@ def runs(tmp_path_factory):
     for name, first in (("base", 0), ("other", 10)):
         for seed in range(2):
             run = make_run(folder / name / f"{name}-{seed}", store, seed=first + seed)
-            evaluate_retrieval(RunSource(load_model(run)), store, PROTOCOLS["vatt"], options=QUICK)
+            evaluate(RetrievalTask(RunSource(load_model(run)), store, PROTOCOLS["vatt"]), QUICK)
     probe = PROBES["logistic"].model_copy(update={"c": (1.0,)})
     for name in ("base", "other"):
-        evaluate_probe(RunSource(load_model(folder / name / f"{name}-0")), store, probe, options=QUICK)
+        evaluate(ProbeTask(RunSource(load_model(folder / name / f"{name}-0")), store, probe), QUICK)
     return folder
 
 
@@ -89,7 +88,7 @@ def test_a_real_gain_is_found_and_a_loss_is_called_one(runs, tmp_path):
 def test_other_questions_have_no_pairs(runs, tmp_path):
     store = make_store(tmp_path / "store.h5", seed=9)
     run = make_run(tmp_path / "run", store)
-    evaluate_retrieval(RunSource(load_model(run)), store, PROTOCOLS["vatt"], options=QUICK)
+    evaluate(RetrievalTask(RunSource(load_model(run)), store, PROTOCOLS["vatt"]), QUICK)
     with pytest.raises(BadInput, match="no pairs"):
         compare_results([runs / "base"], [run])
 
@@ -124,7 +123,7 @@ def test_results_by_group_are_compared_and_merged_by_group(runs, tmp_path):
     for by_group in (False, True):
         options = Options(draws=50, clusters=by_group)
         for folder in folders:
-            evaluate_retrieval(RunSource(load_model(folder)), store, PROTOCOLS["vatt"], options=options)
+            evaluate(RetrievalTask(RunSource(load_model(folder)), store, PROTOCOLS["vatt"]), options)
         (one,) = compare_results([folders[0]], [folders[1]], patterns=[name], draws=200)
         found[by_group] = one.lines[0].test, overview(folders, patterns=[name], over_seeds=True)
     entries = [next(e for e in find_results([f]) if e[1].protocol["interval"]["clusters"]) for f in folders]
@@ -153,8 +152,8 @@ def test_overview_one_line_per_run_or_per_setting(runs, tmp_path):
     assert "| base (2 seeds)" in merged
     fresh = RunSource(untrained(load_model(runs / "base" / "base-0"), 7))
     store = Store.open(runs / "store.h5")
-    _, path = evaluate_retrieval(
-        fresh, store, PROTOCOLS["vatt"], options=Options(draws=50, out=tmp_path / "r.json")
+    _, path = evaluate(
+        RetrievalTask(fresh, store, PROTOCOLS["vatt"]), Options(draws=50, out=tmp_path / "r.json")
     )
     assert "base-0 untrained @ 0" in overview([path], patterns=["*/R@10"])
     (one,) = compare_results([path], [runs / "base" / "base-0"], patterns=["text-to-video/R@10"], draws=50)

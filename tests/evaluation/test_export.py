@@ -4,13 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from small_world import make_run, make_store
+from small_world import make_run, make_store, retrieve
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.export import export_tasks
 from harmonize_cli.evaluation.mteb_adapter import Exported, load_task
 from harmonize_cli.evaluation.protocols import PROTOCOLS
-from harmonize_cli.evaluation.retrieval import retrieve
 from harmonize_cli.evaluation.sources import RunSource
 from harmonize_cli.models.checkpoint import load_model
 

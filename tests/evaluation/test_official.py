@@ -9,12 +9,12 @@ from harmonize_cli.cli.main import app
 from harmonize_cli.datasets.official import official_divisions
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.catalogue import BENCHMARKS
-from harmonize_cli.evaluation.evaluate_probe import evaluate_probe
-from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
+from harmonize_cli.evaluation.probe import ProbeTask
 from harmonize_cli.evaluation.protocols import PROBES, PROTOCOLS
+from harmonize_cli.evaluation.retrieval import RetrievalTask
 from harmonize_cli.evaluation.sources import RunSource
 from harmonize_cli.evaluation.splits import official_parts
-from harmonize_cli.evaluation.stage import Options
+from harmonize_cli.evaluation.task import Options, evaluate
 from harmonize_cli.models.checkpoint import load_model
 
 QUICK = Options(draws=50)
@@ -32,10 +32,10 @@ def divisions(small_store):
 def test_three_splits_are_averaged_and_missing_ids_told(small_store, small_run, divisions):
     source = RunSource(load_model(small_run))
     probe = PROBES["logistic"].model_copy(update={"c": (1.0,)})
-    result, _ = evaluate_probe(source, small_store, probe, official=divisions, options=QUICK)
+    result, _ = evaluate(ProbeTask(source, small_store, probe, official=divisions), QUICK)
     single = []
     for name, division in divisions.items():
-        one, _ = evaluate_probe(source, small_store, probe, official={name: division}, options=QUICK)
+        one, _ = evaluate(ProbeTask(source, small_store, probe, official={name: division}), QUICK)
         single.append(one.metrics["video/top-1"]["value"])
     assert result.metrics["video/top-1"]["value"] == pytest.approx(np.mean(single))
     assert result.split == "split 1, split 2, split 3"
@@ -46,9 +46,9 @@ def test_three_splits_are_averaged_and_missing_ids_told(small_store, small_run, 
 def test_other_lists_of_the_same_name_are_another_result(small_store, small_run, divisions):
     source = RunSource(load_model(small_run))
     probe = PROBES["logistic"].model_copy(update={"c": (1.0,)})
-    first, _ = evaluate_probe(source, small_store, probe, official=divisions, options=QUICK)
+    first, _ = evaluate(ProbeTask(source, small_store, probe, official=divisions), QUICK)
     del divisions["split 1"]["gone"]
-    second, _ = evaluate_probe(source, small_store, probe, official=divisions, options=QUICK)
+    second, _ = evaluate(ProbeTask(source, small_store, probe, official=divisions), QUICK)
     assert first.name != second.name
 
 
@@ -60,8 +60,8 @@ def test_lists_of_other_ids_are_refused(small_store):
 def test_retrieval_keeps_to_the_list_and_counts_what_is_missing(small_store, small_run):
     listed = {*(f"s{i:03d}" for i in range(12, 20)), "lost1", "lost2"}
     source = RunSource(load_model(small_run))
-    result, _ = evaluate_retrieval(
-        source, small_store, PROTOCOLS["vatt"], split="test", expected=listed, options=QUICK
+    result, _ = evaluate(
+        RetrievalTask(source, small_store, PROTOCOLS["vatt"], split="test", expected=listed), QUICK
     )
     assert (result.coverage["expected"], result.coverage["present"]) == (10, 7)  # one of eight is silent
     assert result.coverage["missing"] == ["lost1", "lost2"]

@@ -4,14 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from small_world import retrieve
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
+from harmonize_cli.evaluation.embed import Embedded, unit
 from harmonize_cli.evaluation.protocols import PROTOCOLS, adjusted
 from harmonize_cli.evaluation.results import read_result
-from harmonize_cli.evaluation.retrieval import DIRECTIONS, Embedded, retrieve, unit
+from harmonize_cli.evaluation.retrieval import DIRECTIONS, RetrievalTask
 from harmonize_cli.evaluation.sources import RunSource
-from harmonize_cli.evaluation.stage import Options
+from harmonize_cli.evaluation.task import Options, evaluate
 from harmonize_cli.models.checkpoint import load_model
 
 VATT = PROTOCOLS["vatt"]
@@ -125,7 +126,7 @@ def test_nothing_to_ask_names_the_counts():
 
 
 def test_a_store_and_a_run_end_in_a_result_file(small_store, small_run):
-    result, path = evaluate_retrieval(RunSource(load_model(small_run)), small_store, VATT, options=QUICK)
+    result, path = evaluate(RetrievalTask(RunSource(load_model(small_run)), small_store, VATT), QUICK)
     assert path.parent == small_run / "eval"
     assert read_result(path) == result
     assert (result.split, result.coverage["expected"], result.coverage["present"]) == ("test", 12, 11)
@@ -144,35 +145,32 @@ def test_a_store_and_a_run_end_in_a_result_file(small_store, small_run):
 def test_again_is_the_same_file_and_another_result_is_not_overwritten(small_store, small_run, tmp_path):
     loaded = load_model(small_run)
     out = tmp_path / "mine.json"
-    first, _ = evaluate_retrieval(RunSource(loaded), small_store, VATT, options=Options(draws=50, out=out))
+    first, _ = evaluate(RetrievalTask(RunSource(loaded), small_store, VATT), Options(draws=50, out=out))
     before = out.stat().st_mtime_ns
-    again, _ = evaluate_retrieval(RunSource(loaded), small_store, VATT, options=Options(draws=50, out=out))
+    again, _ = evaluate(RetrievalTask(RunSource(loaded), small_store, VATT), Options(draws=50, out=out))
     assert (again, out.stat().st_mtime_ns) == (first, before)
     with pytest.raises(BadInput, match="--overwrite"):
-        evaluate_retrieval(
-            RunSource(loaded), small_store, VATT, split="train", options=Options(draws=50, out=out)
+        evaluate(
+            RetrievalTask(RunSource(loaded), small_store, VATT, split="train"), Options(draws=50, out=out)
         )
     assert json.loads(out.read_text())["split"] == "test"
-    evaluate_retrieval(
-        RunSource(loaded),
-        small_store,
-        VATT,
-        split="train",
-        options=Options(draws=50, out=out, overwrite=True),
+    evaluate(
+        RetrievalTask(RunSource(loaded), small_store, VATT, split="train"),
+        Options(draws=50, out=out, overwrite=True),
     )
     assert json.loads(out.read_text())["split"] == "train"
 
 
 def test_unknown_split_names_the_known_ones(small_store, small_run):
     with pytest.raises(BadInput, match="the store has test, train"):
-        evaluate_retrieval(RunSource(load_model(small_run)), small_store, VATT, split="valid")
+        evaluate(RetrievalTask(RunSource(load_model(small_run)), small_store, VATT, split="valid"))
 
 
 def test_groups_are_resampled_whole_on_request(small_store, small_run):
     loaded = load_model(small_run)
-    single, _ = evaluate_retrieval(RunSource(loaded), small_store, VATT, options=QUICK)
-    grouped, path = evaluate_retrieval(
-        RunSource(loaded), small_store, VATT, options=Options(draws=50, clusters=True)
+    single, _ = evaluate(RetrievalTask(RunSource(loaded), small_store, VATT), QUICK)
+    grouped, path = evaluate(
+        RetrievalTask(RunSource(loaded), small_store, VATT), Options(draws=50, clusters=True)
     )
     assert grouped.metrics["text-to-video/MeanR"]["value"] == single.metrics["text-to-video/MeanR"]["value"]
     assert grouped.metrics != single.metrics
@@ -183,16 +181,14 @@ def test_groups_are_resampled_whole_on_request(small_store, small_run):
 def test_a_list_makes_another_question(small_store, small_run):
     """The result without a list is there already, under the same split: it must not be taken for this one."""
     source = RunSource(load_model(small_run))
-    plain, _ = evaluate_retrieval(source, small_store, VATT, options=QUICK)
-    listed, _ = evaluate_retrieval(
-        source, small_store, VATT, expected=["s012", "s013", "s015"], options=QUICK
-    )
+    plain, _ = evaluate(RetrievalTask(source, small_store, VATT), QUICK)
+    listed, _ = evaluate(RetrievalTask(source, small_store, VATT, expected=["s012", "s013", "s015"]), QUICK)
     assert listed.coverage["pools"]["text-to-video"] == {"queries": 3, "gallery": 3}
     assert listed.name != plain.name
     with pytest.raises(
         BadInput, match="none of the 1 ids of the list is in the store; ids there look like 'x'"
     ):
-        evaluate_retrieval(source, small_store, VATT, expected=["x"], options=QUICK)
+        evaluate(RetrievalTask(source, small_store, VATT, expected=["x"]), QUICK)
 
 
 def test_settings_change_the_name_of_the_protocol():
