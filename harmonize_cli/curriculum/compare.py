@@ -21,6 +21,7 @@ from harmonize_cli.config import dump_yaml, load_config
 from harmonize_cli.curriculum.audit import AuditSettings, audit
 from harmonize_cli.curriculum.methods import BASELINE, METHODS, TRUTH, Method, plan_for
 from harmonize_cli.curriculum.plan import write_plan
+from harmonize_cli.curriculum.pretrain import pretrain
 from harmonize_cli.curriculum.score import ScoreSettings, score
 from harmonize_cli.curriculum.scores import part_name, write_about, write_part
 from harmonize_cli.errors import BadInput
@@ -35,7 +36,6 @@ from harmonize_cli.processes import in_processes
 from harmonize_cli.progress import progress
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.pretrain import pretrain
 
 SETTINGS, RESULT, INDICATOR = "compare.yaml", "compare.json", "indicator.json"
 

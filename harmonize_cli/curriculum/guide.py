@@ -6,7 +6,7 @@ there on; an order begun with the old plan is finished by it, so the change come
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ from harmonize_cli.data.batches import Batch
 from harmonize_cli.errors import BadInput, list_faults
 from harmonize_cli.files import read_arrays, write_arrays
 from harmonize_cli.harmony import Gate as CosineGate
+from harmonize_cli.models.inputs import InputSpec
 from harmonize_cli.objectives.base import LossOutput
 from harmonize_cli.ranks import gather, own_rows
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.order import shuffled
+from harmonize_cli.training.data import shuffled
 
 FOLDER = "curriculum"
 _KEPT = {"text": "caption", "audio": "sound"}
@@ -62,7 +63,7 @@ class Guide:
         self._place[rows] = np.arange(len(rows))
 
     def order(self, epoch: int) -> Rows:
-        """The draws of an epoch, as `training.order.EpochOrder`; those of a run without a plan where all
+        """The draws of an epoch, as `training.data.EpochOrder`; those of a run without a plan where all
         samples weigh the same."""
         entry, phase = self._now(epoch * self.per_epoch)
         draw = entry.weights[phase].draw
@@ -100,14 +101,14 @@ class Guide:
         """Whether any phase has a gate for the gradient engine."""
         return any(gate.scope for gate in self._gates())
 
-    def check(self, config: PretrainConfig, modalities: Collection[str]) -> None:
+    def check(self, config: PretrainConfig, specs: Mapping[str, InputSpec]) -> None:
         """Whether a run with these inputs can follow.
 
         Raises:
             BadInput: a gate that it can't have.
         """
         engine, errors = config.harmonize, []
-        self.losses = compared(config.loss, modalities)
+        self.losses = compared(config.loss, specs)
         able = columns_of(self.losses)
         for by in dict.fromkeys(gate.by for gate in self._gates()):
             if by not in able:
@@ -125,6 +126,15 @@ class Guide:
                 errors.append("harmonize.granularity: within `batch` there is nothing to choose; set sample")
         if errors:
             raise BadInput(list_faults("curriculum: the plan's gate does not fit the run:", errors))
+
+    def keep(self, folder: Path, store: Store) -> None:
+        """Write what guides a run into its folder; what is there of later steps is of an abandoned end."""
+        names = {f"step-{entry.first:08d}" for entry in self.entries}
+        for file in (folder / FOLDER).glob("step-*"):
+            if file.stem not in names:
+                file.unlink()
+        for entry in self.entries:
+            _write_entry(entry, folder / FOLDER, [store.ids[i] for i in self.rows])
 
     def _gates(self) -> list[Gate]:
         return [phase.gate for entry in self.entries for phase in entry.plan.phases if phase.gate]
@@ -204,17 +214,6 @@ def make_guide(
     if not entries:
         return None
     return Guide(entries, rows, batch=batch, steps=steps, seed=seed, size=len(store))
-
-
-def keep_guide(guide: Guide, run: Path, store: Store) -> None:
-    """Write what guides a run into its folder; what is there of later steps is of an abandoned end."""
-    folder = run / FOLDER
-    names = {f"step-{entry.first:08d}" for entry in guide.entries}
-    for file in folder.glob("step-*"):
-        if file.stem not in names:
-            file.unlink()
-    for entry in guide.entries:
-        _write_entry(entry, folder, [store.ids[i] for i in guide.rows])
 
 
 def new_entry(plan_file: Path, store: Store, rows: Rows, first: int) -> Entry:

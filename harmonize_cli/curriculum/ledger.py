@@ -34,7 +34,7 @@ Visits = dict[str, NDArray[Any]]
 
 
 class Ledger:
-    """A `training.recorder.Recorder` that appends to RUN/ledger."""
+    """A `training.hooks.Recorder` that appends to RUN/ledger."""
 
     def __init__(self, run: Path) -> None:
         self.folder = run / FOLDER

@@ -1,7 +1,7 @@
 """From a plan and scores to what each sample may do in each phase, and to the samples of an epoch.
 
 Both are pure functions (of plan, seed, epoch), the same on every rank: a resume needs nothing but the step
-number, and ranks need not communicate. `training.order.Schedule` cuts the order into each rank's batches.
+number, and ranks need not communicate. `training.data.Schedule` cuts the order into each rank's batches.
 """
 
 from collections.abc import Sequence

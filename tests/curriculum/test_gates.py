@@ -13,6 +13,7 @@ from harmonize_cli.config import validate
 from harmonize_cli.curriculum.guide import rejected
 from harmonize_cli.curriculum.indicators import columns_of
 from harmonize_cli.curriculum.plan import Gate, Plan, write_plan
+from harmonize_cli.curriculum.pretrain import pretrain
 from harmonize_cli.curriculum.view import BatchView
 from harmonize_cli.data.batches import StoreDataset
 from harmonize_cli.errors import BadInput
@@ -22,7 +23,6 @@ from harmonize_cli.objectives.config import LossConfig
 from harmonize_cli.objectives.objective import Objective
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.pretrain import pretrain
 
 SHORT = CONFIG.model_copy(update={"steps": 12, "batch": 30})
 LOSSES = {"va": "va", "vt": "vt"}

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from harmonize_cli.config import validate
 from harmonize_cli.curriculum.guide import make_guide
 from harmonize_cli.curriculum.plan import Plan, read_plan, write_plan
+from harmonize_cli.curriculum.pretrain import pretrain
 from harmonize_cli.curriculum.score import ScoreSettings, score
 from harmonize_cli.curriculum.scores import Scores, read_scores
 from harmonize_cli.curriculum.weights import phase_weights, weighted_order
@@ -23,8 +24,7 @@ from harmonize_cli.errors import BadInput
 from harmonize_cli.models.checkpoint import find_checkpoint
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.order import Schedule
-from harmonize_cli.training.pretrain import pretrain
+from harmonize_cli.training.data import Schedule
 
 IDS = [f"s{i}" for i in range(20)]
 SCORES = Scores(

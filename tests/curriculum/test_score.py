@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from harmonize_cli.cli.main import app
 from harmonize_cli.curriculum.indicators import INDICATORS, columns_of, indicator
+from harmonize_cli.curriculum.pretrain import pretrain
 from harmonize_cli.curriculum.score import ScoreSettings, score, scoring_order
 from harmonize_cli.curriculum.scorer import Scorer, batch_agreement, pick_columns
 from harmonize_cli.curriculum.scores import Scores, read_scores
@@ -24,7 +25,6 @@ from harmonize_cli.objectives.losses.nce import mil_nce
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import Status
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.pretrain import pretrain
 
 
 @pytest.fixture(scope="module")
