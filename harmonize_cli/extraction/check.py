@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harmonize_cli.datasets.manifest import ManifestRow
+from harmonize_cli.encoders.registry import vocabulary
 from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.plan import FileGroup, plan_units
 from harmonize_cli.extraction.unit import Job, UnitRunner
@@ -79,7 +80,7 @@ def check(
         looks = progress(pool.map(_look, files), desc="check", total=len(files), unit="file")
         seen: dict[Path, MediaInfo | str] = dict(zip(files, looks, strict=True))
     report.estimated = sum(isinstance(look, MediaInfo) and look.stated is None for look in seen.values())
-    runner = UnitRunner(Job(config, ("word",) if "tokens" in config.encoders else None, None))
+    runner = UnitRunner(Job(config, vocabulary(config.encoders, config, lambda: ("word",), ()), None))
     good: list[FileGroup] = []
     for group in groups:
         if _judge_group(group, seen, report, runner.features):

@@ -5,6 +5,7 @@ from pathlib import Path
 from zlib import crc32
 
 from harmonize_cli.datasets.manifest import ManifestRow
+from harmonize_cli.encoders.base import ENCODERS
 from harmonize_cli.errors import BadInput, list_errors
 from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.output import Output
@@ -12,17 +13,6 @@ from harmonize_cli.extraction.plan import Unit, plan_units
 from harmonize_cli.extraction.tasks import Task
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec, Status
-
-_KEYS = {
-    "raw": "video/frames",
-    "waveform": "audio/waveform",
-    "logmel": "audio/logmel",
-    "mfcc": "audio/mfcc",
-    "tokens": "text/tokens",
-    "clip_tokens": "text/clip_tokens",
-    "open_clip": "video/open_clip",
-    "torchaudio": "audio/speech",
-}
 
 
 def failed_ids(store: Store) -> set[str]:
@@ -55,7 +45,7 @@ def narrowed(config: ExtractConfig, output: Output) -> tuple[ExtractConfig, Stor
     if len(stores) != 1:
         raise BadInput(f"{output.out}: nothing complete is there to extend; extract it first")
     have = stores[0].features
-    lacking = tuple(name for name in config.encoders if _KEYS[name.partition(":")[0]] not in have)
+    lacking = tuple(name for name in config.encoders if ENCODERS.split(name)[0].keys[0] not in have)
     if not lacking:
         raise BadInput(
             f"{output.out}: has the features of {', '.join(config.encoders)} already; nothing to extend"

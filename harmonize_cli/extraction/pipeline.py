@@ -11,7 +11,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from harmonize_cli.datasets.manifest import ManifestRow
-from harmonize_cli.encoders.tokens import Vocab
+from harmonize_cli.encoders.registry import vocabulary
 from harmonize_cli.errors import BadInput
 from harmonize_cli.extraction.config import ExtractConfig, Mode
 from harmonize_cli.extraction.counts import Counts, ExtractReport
@@ -72,7 +72,8 @@ def _extract(
     output = Output(out, options.mode)
     if options.mode == "extend":
         config, base = narrowed(config, output)
-    words = _words(rows, config, output)
+    train = [row for row in rows if row.split == "train"] or rows
+    words = vocabulary(config.encoders, config, output.vocab, (t for row in train for t in row.texts))
     job = Job(config, words, options.root, options.attrs or {}, _threads(config, options.workers))
     cluster = None
     if options.engine == "ray":
@@ -115,19 +116,6 @@ def _extract(
     if options.share[1] == 1:
         output.finish()
     return ExtractReport(out, counts, max(0, expected - todo), time.monotonic() - started, expected)
-
-
-def _words(rows: Sequence[ManifestRow], config: ExtractConfig, output: Output) -> tuple[str, ...] | None:
-    """The vocabulary: of the store that is continued, of the config, or of the training texts."""
-    if "tokens" not in config.encoders:
-        return None
-    if config.tokens.vocab:
-        return tuple(Vocab.load(config.tokens.vocab).words)
-    known = output.vocab()
-    if known is not None:
-        return tuple(known)
-    train = [row for row in rows if row.split == "train"] or rows
-    return tuple(Vocab.build((t for row in train for t in row.texts), config.tokens.vocab_size).words)
 
 
 def _threads(config: ExtractConfig, workers: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from harmonize_cli.encoders.base import Encoder, FrameEncoder, SoundEncoder, TextEncoder
 from harmonize_cli.encoders.registry import build_encoders
-from harmonize_cli.encoders.tokens import Tokens, Vocab, clean_words
+from harmonize_cli.encoders.tokens import Vocab, clean_words
 from harmonize_cli.extraction.ahead import run_ahead
 from harmonize_cli.extraction.batches import Batcher, Inputs
 from harmonize_cli.extraction.config import ExtractConfig
@@ -57,7 +57,7 @@ class UnitRunner:
             encoders = build_encoders(job.config.encoders, job.config, vocab)
         self.encoders: list[Encoder] = list(encoders)
         self.features: list[FeatureSpec] = [e.spec for e in self.encoders]
-        self._vocab = vocab if any(isinstance(e, Tokens) for e in self.encoders) else None
+        self._vocab = vocab
         self._frames = [e for e in self.encoders if isinstance(e, FrameEncoder)]
         self._sounds = [e for e in self.encoders if isinstance(e, SoundEncoder)]
         self._texts = [e for e in self.encoders if isinstance(e, TextEncoder)]
