@@ -74,6 +74,22 @@ def parse_label(text: str) -> 'int | Literal["all"]':
     return int(text)
 
 
+def pair_up(places: list[str], benchmarks: list[str]) -> tuple[list[str], list[tuple[str, Path]]]:
+    """Runs among `places`, and benchmarks with their stores: NAME takes every store, NAME=STORE its own."""
+    runs = [
+        p for p in places if p == "-" or (Path(p) / "checkpoints").is_dir() or (Path(p) / "last").exists()
+    ]
+    stores = [Path(place) for place in places if place not in runs]
+    split = [text.partition("=") for text in benchmarks]
+    pairs = [(name, store) for name, _, own in split for store in ([Path(own)] if own else stores)]
+    if not runs or len({name for name, _ in pairs}) < len({name for name, _, _ in split}):
+        what = "run folder (or -)" if not runs else "store"
+        raise BadInput(
+            f"{', '.join(places)}: no {what} among these; eval run RUN... STORE... --benchmark NAME"
+        )
+    return runs, pairs
+
+
 def show_result(result: "Result", path: Path) -> None:
     """Print a result's table."""
     from harmonize_cli.evaluation.tables import summary

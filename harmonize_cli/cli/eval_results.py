@@ -12,7 +12,6 @@ from harmonize_cli.cli.options import (
     Seed,
 )
 from harmonize_cli.cli.say import answer
-from harmonize_cli.errors import BadInput
 
 
 def register(app: App) -> None:
@@ -90,17 +89,7 @@ def list_(
 
     Example: harmonize eval list --root data --annotations data/annotations
     """
-    from harmonize_cli.datasets.layouts import LAYOUTS
-    from harmonize_cli.datasets.locate import find_list
     from harmonize_cli.evaluation.catalogue import availability, show
 
-    def count(name: str, place: Path, lists: Path) -> tuple[int, int]:
-        found = LAYOUTS[name].find(place, annotations=lists)
-        return found.present, found.expected
-
-    folders = [*(root or [Path()]), *(annotations or [])]
-    missing = [folder for folder in folders if not folder.is_dir()]
-    if missing:
-        raise BadInput(f"{missing[0]}: no such folder")
-    listed_here = availability(LAYOUTS, folders, find_list, count)
-    answer(listed_here, show(listed_here))
+    found = availability([*(root or [Path()]), *(annotations or [])])
+    answer(found, show(found))

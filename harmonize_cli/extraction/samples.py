@@ -13,6 +13,7 @@ from harmonize_cli.datasets.manifest import ManifestRow
 from harmonize_cli.media.decode import TrackOutcome
 from harmonize_cli.media.requests import FrameRequest, Kind, Request, SoundRequest, Span
 from harmonize_cli.media.segments import Segment
+from harmonize_cli.store.columns import COLUMNS
 from harmonize_cli.store.schema import Sample, Status
 
 _QUIET_WINDOW = 0.1  # seconds
@@ -45,17 +46,8 @@ class Judgement:
 
 def new_sample(row: ManifestRow, root: Path | None) -> Sample:
     """A sample with everything that the manifest says of it."""
-    return Sample(
-        id=row.id,
-        group=row.group,
-        split=row.split,
-        fold=row.fold,
-        labels=row.labels,
-        texts=row.texts,
-        source=_as_written(row.video or row.audio, root),
-        start=row.start,
-        end=row.end,
-    )
+    known = {name: getattr(row, name) for name, column in COLUMNS.items() if column.field}
+    return Sample(**known, source=_as_written(row.video or row.audio, root), facts=dict(row.more))
 
 
 def span_of(row: ManifestRow) -> Span:

@@ -9,7 +9,7 @@ RUN/last, RUN/best                                  links to such folders, set a
 import io
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from harmonize_cli.config import StageConfig, validate
 from harmonize_cli.errors import BadInput, list_faults
 from harmonize_cli.files import naming, read_json, sha256_file, shaped, sync_file, sync_folder, write_json
 from harmonize_cli.models.base import Model, make_model
-from harmonize_cli.models.checkpoint_folders import MANIFEST, list_checkpoints
+from harmonize_cli.models.checkpoint_folders import MANIFEST, list_checkpoints, step_of
 from harmonize_cli.models.config import AnyModel, ModelSettings
 from harmonize_cli.models.inputs import InputSpec
 
@@ -280,9 +280,10 @@ def point(run: Path, name: str, folder: Path) -> None:
     sync_folder(run)
 
 
-def prune(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints; the ones that `last` and `best` point at stay."""
+def prune(run: Path, keep: int, *, always: Collection[int] = ()) -> None:
+    """Remove all but the newest `keep` checkpoints; those of the steps `always`, `last` and `best` stay."""
     kept = {(run / name).resolve() for name in ("last", "best")}
+    kept |= {folder.resolve() for folder in list_checkpoints(run) if step_of(folder) in always}
     for folder in list_checkpoints(run)[: -keep or None]:
         if folder.resolve() not in kept:
             # the manifest goes first: a half-removed folder is no checkpoint

@@ -36,7 +36,6 @@ DEFAULTS = {
     "overwrite": False,
     "seed": 0,
     "checkpoint": "last",
-    "draws": 2000,
 }
 """Options by name whose default is the same wherever they are."""
 
@@ -59,7 +58,7 @@ VARIES = ("--out", "--split", "--indicator", "--modality", "--protocol")
 SHARED = shared() | {"--help": {"Show this message and exit."}}
 
 
-@pytest.mark.parametrize("name", [n for n in COMMANDS if not n.startswith("curriculum")])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_shared_options_are_the_same_everywhere(name: str) -> None:
     for option in (p for p in COMMANDS[name].params if p.param_type_name == "option"):
         long = next(text for text in option.opts if text.startswith("--"))
@@ -109,7 +108,7 @@ def test_names_are_completed_from_the_registries() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["runs {0}", "config show pretrain", "config explain extract"],
+    ["runs {0}", "config show pretrain", "config explain extract", "config explain curriculum"],
 )
 def test_what_reads_only_yaml_or_json_imports_no_torch(words: str, tmp_path: Path) -> None:
     small_run(tmp_path / "run", small_store(tmp_path / "s.h5"))
