@@ -236,28 +236,30 @@ def finetune(
     train, steps, batch, lr, warmup, momentum, smoothing, clip, dropout, windows, crops, seed, ...
     """
     from harmonize_cli.config import load_config
-    from harmonize_cli.evaluation.finetune_model import FinetuneConfig
     from harmonize_cli.evaluation.finetune_task import FinetuneTask, Stopped
     from harmonize_cli.evaluation.task import Options, evaluate
     from harmonize_cli.models.checkpoint import load_model
     from harmonize_cli.store.reader import Store
-    from harmonize_cli.training.augment import Augmentation, AugmentConfig
+    from harmonize_cli.training.augment import Augmentation
+    from harmonize_cli.training.config import AugmentConfig, FinetuneConfig
+    from harmonize_cli.training.finetune import Tuner
     from harmonize_cli.training.signals import StopOnSignal
 
     settled = load_config(FinetuneConfig, config, settings or ())
     changes = AugmentConfig(crop="area", flip=0.5, colour=0.8, audio_noise=0.01)
     with StopOnSignal() as signal:
-        task = FinetuneTask(
+        tuner = Tuner(
             load_model(run, checkpoint, pick_device(device)),
             Store.open(store, verifies=verify_store),
             out,
             settled,
-            test=test,
             augment=Augmentation(changes) if augment else None,
             stop=lambda: signal.asked,
         )
         try:
-            show_result(*evaluate(task, Options(draws, seed, by_group, overwrite=overwrite)))
+            show_result(
+                *evaluate(FinetuneTask(tuner, test), Options(draws, seed, by_group, overwrite=overwrite))
+            )
         except Stopped:
             say(f"stopped; the same command goes on from {out}")
 
