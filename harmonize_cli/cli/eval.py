@@ -304,6 +304,8 @@ def run(
     """Measure published benchmarks: every run on every store, with the protocol, splits and metrics that the
     benchmark declares. Results that are there already are not made again.
     """
+    from harmonize_cli.config import load_config
+    from harmonize_cli.datasets.layouts import Benchmark
     from harmonize_cli.encoders.registry import text_tokeniser
     from harmonize_cli.errors import BadInput, list_errors
     from harmonize_cli.evaluation.catalogue import find_benchmark
@@ -312,6 +314,9 @@ def run(
     from harmonize_cli.evaluation.suite import Extras, patterns_of, tasks_of
     from harmonize_cli.evaluation.task import Options, evaluate
     from harmonize_cli.evaluation.zeroshot import Prompts, Tokenise, read_names, read_templates
+    from harmonize_cli.store.reader import Store
+    from harmonize_cli.training.config import FinetuneConfig
+    from harmonize_cli.training.finetune import Tuner
 
     sentences = read_templates(templates)
 
@@ -319,8 +324,16 @@ def run(
         spec = source.loaded.specs.get("text")
         return text_tokeniser(spec.encoder if spec else "", source.loaded.run / "vocab.json")
 
+    def tuner(source: RunSource, opened: Store, declared: Benchmark) -> Tuner:
+        settings = {"modality": declared.modalities[0], "train": declared.train_split}
+        out = source.loaded.run / f"finetune-{declared.name}"
+        return Tuner(source.loaded, opened, out, load_config(FinetuneConfig, flags=settings))
+
     extras = Extras(
-        annotations, lambda classes: Prompts(classes, read_names(names, classes), sentences), tokeniser
+        annotations,
+        lambda classes: Prompts(classes, read_names(names, classes), sentences),
+        tokeniser,
+        tuner,
     )
     options = Options(draws, seed, by_group, overwrite=overwrite)
     runs, pairs = pair_up(places, benchmark)
