@@ -7,9 +7,11 @@ import typer
 
 from harmonize_cli.cli import eval_results
 from harmonize_cli.cli.eval_common import (
+    check_format,
     divisions,
     listed,
     open_source,
+    pair_up,
     parse_label,
     pick_device,
     show_result,
@@ -22,6 +24,7 @@ from harmonize_cli.cli.options import (
     Config,
     Device,
     Draws,
+    FormatOption,
     Keys,
     Label,
     NoCache,
@@ -260,6 +263,92 @@ def finetune(
             show_result(*evaluate(task, Options(draws, seed, by_group, overwrite=overwrite)))
         except Stopped:
             say(f"stopped; the same command goes on from {out}")
+
+
+@app.command(
+    epilog="Example: harmonize eval run runs/a runs/b features/msrvtt --benchmark msrvtt; several data sets: "
+    "harmonize eval run runs/a runs/b --benchmark msrvtt=features/msrvtt --benchmark esc50=features/esc50"
+)
+@kept("embeddings are kept under RUN/cache, the same command goes on from there")
+def run(
+    places: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN... STORE...", help="Run folders (or - for the store's own), and stores."),
+    ],
+    *,
+    benchmark: Annotated[
+        list[str], typer.Option(help="Benchmark of `eval list`: NAME, or NAME=STORE. Repeatable.")
+    ],
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="retrieval, probe, zeroshot or finetune. Default: the benchmark's usual one."),
+    ] = None,
+    annotations: Annotations = None,
+    templates: Annotated[Path | None, typer.Option(help="As for zeroshot.")] = None,
+    names: Annotated[Path | None, typer.Option(help="As for zeroshot.")] = None,
+    key: Keys = None,
+    untrained: Untrained = None,
+    checkpoint: Checkpoint = "last",
+    device: Device = "auto",
+    batch_size: BatchSize = 64,
+    draws: Draws = 2000,
+    seed: Seed = 0,
+    by_group: Clusters = False,
+    overwrite: Overwrite = False,
+    no_cache: NoCache = False,
+    verify_store: VerifyStore = True,
+    form: FormatOption = "terminal",
+) -> None:
+    """Measure published benchmarks: every run on every store, with the protocol, splits and metrics that the
+    benchmark declares. Results that are there already are not made again.
+    """
+    from harmonize_cli.encoders.registry import text_tokeniser
+    from harmonize_cli.errors import BadInput, list_errors
+    from harmonize_cli.evaluation.catalogue import find_benchmark
+    from harmonize_cli.evaluation.overview import overview
+    from harmonize_cli.evaluation.sources import RunSource
+    from harmonize_cli.evaluation.suite import Extras, patterns_of, tasks_of
+    from harmonize_cli.evaluation.task import Options, evaluate
+    from harmonize_cli.evaluation.zeroshot import Prompts, Tokenise, read_names, read_templates
+
+    sentences = read_templates(templates)
+
+    def tokeniser(source: RunSource) -> Tokenise:
+        spec = source.loaded.specs.get("text")
+        return text_tokeniser(spec.encoder if spec else "", source.loaded.run / "vocab.json")
+
+    extras = Extras(
+        annotations, lambda classes: Prompts(classes, read_names(names, classes), sentences), tokeniser
+    )
+    options = Options(draws, seed, by_group, overwrite=overwrite)
+    runs, pairs = pair_up(places, benchmark)
+    results: dict[str, list[Path]] = {}
+    failed: list[str] = []
+    for name, store in pairs:
+        declared = find_benchmark(name)
+        for place in runs:
+            try:
+                opened, source = open_source(
+                    place,
+                    store,
+                    keys=key,
+                    checkpoint=checkpoint,
+                    device=device,
+                    fresh=untrained,
+                    batch_size=batch_size,
+                    cache=not no_cache,
+                    verifies=verify_store,
+                )
+                for one in tasks_of(*declared, source, opened, task or (), extras):
+                    results.setdefault(name, []).append(evaluate(one, options)[1])
+            except BadInput as e:
+                failed.append(f"{name}, {place} on {store}: {e}")
+    for name, paths in results.items():
+        say(overview(paths, patterns=patterns_of(find_benchmark(name)[1]), form=check_format(form)))
+    if failed:
+        raise BadInput(
+            list_errors(f"{len(failed)} of {len(runs) * len(pairs)} could not be measured", failed)
+        )
 
 
 eval_results.register(app)

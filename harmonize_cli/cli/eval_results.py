@@ -1,11 +1,11 @@
 """`harmonize eval compare, table, export, list`: what is done with results and benchmarks."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from harmonize_cli.cli.eval_common import listed, open_source
+from harmonize_cli.cli.eval_common import check_format, listed, open_source
 from harmonize_cli.cli.options import (
     Annotations,
     BatchSize,
@@ -26,10 +26,6 @@ from harmonize_cli.cli.options import (
     VerifyStore,
 )
 from harmonize_cli.cli.say import say
-from harmonize_cli.errors import BadInput
-
-if TYPE_CHECKING:
-    from harmonize_cli.evaluation.tables import Format
 
 
 def register(app: typer.Typer) -> None:
@@ -67,7 +63,7 @@ def compare(
     from harmonize_cli.files import write_json
 
     found = compare_results(spread(a), spread(b), patterns=metric or (), draws=draws, seed=seed)
-    say("\n\n".join(show(one, _form(form)) for one in found))
+    say("\n\n".join(show(one, check_format(form)) for one in found))
     if out:
         write_json(out, {"format": FORMAT, "comparisons": [one.as_dict() for one in found]})
 
@@ -85,7 +81,9 @@ def table(
     from harmonize_cli.evaluation.overview import overview
     from harmonize_cli.files import write_text
 
-    text = overview(runs, patterns=metric or (), over_seeds=over_seeds, intervals=intervals, form=_form(form))
+    text = overview(
+        runs, patterns=metric or (), over_seeds=over_seeds, intervals=intervals, form=check_format(form)
+    )
     if out:
         write_text(out, text + "\n")
     else:
@@ -155,24 +153,6 @@ def list_(
     ] = None,
 ) -> None:
     """Benchmarks, how to run each, the files that it needs and what is missing here."""
-    from harmonize_cli.datasets.layouts import LAYOUTS
-    from harmonize_cli.datasets.locate import find_list
     from harmonize_cli.evaluation.catalogue import availability, show
 
-    def count(name: str, place: Path, lists: Path) -> tuple[int, int]:
-        found = LAYOUTS[name].find(place, annotations=lists)
-        return found.present, found.expected
-
-    folders = [*(root or [Path()]), *(annotations or [])]
-    missing = [folder for folder in folders if not folder.is_dir()]
-    if missing:
-        raise BadInput(f"{missing[0]}: no such folder")
-    say(show(availability(LAYOUTS, folders, find_list, count)))
-
-
-def _form(name: str) -> "Format":
-    from harmonize_cli.evaluation.tables import FORMATS
-
-    if name not in FORMATS:
-        raise BadInput(f"--format {name}: expected {', '.join(FORMATS)}")
-    return name
+    say(show(availability([*(root or [Path()]), *(annotations or [])])))

@@ -10,7 +10,7 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -292,9 +292,10 @@ def point(run: Path, name: str, folder: Path) -> None:
     sync_folder(run)
 
 
-def prune(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints; the ones that `last` and `best` point at stay."""
+def prune(run: Path, keep: int, *, always: Collection[int] = ()) -> None:
+    """Remove all but the newest `keep` checkpoints; those of the steps `always`, `last` and `best` stay."""
     kept = {(run / name).resolve() for name in ("last", "best")}
+    kept |= {folder.resolve() for folder in list_checkpoints(run) if step_of(folder) in always}
     for folder in list_checkpoints(run)[: -keep or None]:
         if folder.resolve() not in kept:
             # the manifest goes first: a half-removed folder is no checkpoint

@@ -141,6 +141,8 @@ class CheckpointConfig(StageConfig):
     """Steps between checkpoints; the last step is always saved."""
     keep: Positive = 2
     """Newest checkpoints to keep, besides the best."""
+    keep_steps: tuple[Positive, ...] = ()
+    """Steps to save at and to keep whatever comes after, such as an early one for `curriculum score`."""
 
 
 class PretrainConfig(StageConfig):
@@ -182,8 +184,21 @@ class PretrainConfig(StageConfig):
     """Steps without a finite gradient are left out and noted in bad_steps.jsonl; more of them end the run."""
     log_every: Positive = 10
     """Steps per line of metrics.jsonl."""
-    tensorboard: bool = False
-    """TensorBoard event files beside it (extra tensorboard)."""
+    loggers: tuple[str, ...] = ()
+    """Besides metrics.jsonl: tensorboard (extra tensorboard), or those of installed packages."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_logger(cls, values: Any) -> Any:
+        """`tensorboard: true` of earlier versions."""
+        if isinstance(values, dict) and "tensorboard" in values:
+            wanted = values["tensorboard"]
+            values = {name: value for name, value in values.items() if name != "tensorboard"}
+            if wanted is True:
+                values["loggers"] = [*values.get("loggers", ()), "tensorboard"]
+            elif wanted is not False:
+                raise ValueError("tensorboard: give loggers: [tensorboard]")
+        return values
 
     @model_validator(mode="after")
     def _one_length(self) -> "PretrainConfig":

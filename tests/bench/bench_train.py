@@ -22,10 +22,7 @@ from harmonize_cli.models.inputs import InputSpec
 from harmonize_cli.models.stem import Stem
 from harmonize_cli.ranks import pick_device
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.harmonize import build_harmonizer
-from harmonize_cli.training.loop import update
-from harmonize_cli.training.setup import Parts, build_model, start_state
-from harmonize_cli.training.state import TrainingState
+from harmonize_cli.training.step import TrainStep
 
 Preset = Literal["tiny", "small", "base", "medium", "large"]
 
@@ -93,19 +90,18 @@ def bench_steps(preset: str, batch: int, precision: str, device: torch.device, r
     config = PretrainConfig.model_validate(values)
     data = random_batch(specs, batch, device)
     peak = matmul_rate(device, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision])
-    states: dict[str, TrainingState] = {}
+    states: dict[str, TrainStep] = {}
     for name, section in CASES.items():
         settings = PretrainConfig.model_validate({**values, "harmonize": section})
-        model, loss = build_model(specs, settings, device)
-        parts = Parts(model, loss, build_harmonizer(model, loss, settings, 1000), specs)
-        states[name] = start_state(parts, settings)
+        states[name] = TrainStep.build(specs, settings, device, steps=1000)
     flops = count_flops(states["plain"], data)
     memory: dict[str, float | None] = dict.fromkeys(states)
 
     def measured(name: str) -> None:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        step(states[name], data)
+        states[name](data, 0)
+        states[name].update(1e-5)
         if device.type == "cuda":
             memory[name] = torch.cuda.max_memory_allocated(device) / 1e6
 
@@ -124,19 +120,12 @@ def bench_steps(preset: str, batch: int, precision: str, device: torch.device, r
     }
 
 
-def step(state: TrainingState, batch: Batch) -> None:
-    """One training step."""
-    state.optimiser.zero_grad(set_to_none=True)
-    state.gradients(batch, 0)
-    update(state, 1e-5, 0.0)
-
-
-def count_flops(state: TrainingState, batch: Batch) -> float:
+def count_flops(state: TrainStep, batch: Batch) -> float:
     """FLOPs of the matrix products of a plain step, forward and backward (2 per multiply-add)."""
     counter = FlopCounterMode(display=False)
     # attention as plain products: the CPU's fused kernel isn't known to the counter
     with sdpa_kernel(SDPBackend.MATH), counter:
-        state.gradients(batch, 0)
+        state(batch, 0)
     return float(counter.get_total_flops())
 
 

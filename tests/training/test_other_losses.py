@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from harmonize_cli.curriculum.pretrain import pretrain
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.pretrain import pretrain
 from harmonize_cli.training.run_folder import read_metrics
 
 BASE = {

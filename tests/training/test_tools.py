@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from harmonize_cli.cli.main import app
+from harmonize_cli.curriculum.pretrain import pretrain
 from harmonize_cli.data.batches import StoreDataset
 from harmonize_cli.data.windows import InputsConfig, resolve_inputs
 from harmonize_cli.errors import BadInput
@@ -20,7 +21,6 @@ from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.embeddings import embed_store, write_embeddings
 from harmonize_cli.training.overview import describe_model, show_model
 from harmonize_cli.training.plan import make_plan, show_plan
-from harmonize_cli.training.pretrain import pretrain
 from harmonize_cli.training.runs import find_runs, show_runs
 
 CONFIG = PretrainConfig.model_validate(
