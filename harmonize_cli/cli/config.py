@@ -21,7 +21,7 @@ WHERE = {
     "curriculum": ("harmonize_cli.curriculum.plan", "Plan"),
     "retrieval": ("harmonize_cli.evaluation.protocols", "RetrievalProtocol"),
     "probe": ("harmonize_cli.evaluation.protocols", "ProbeProtocol"),
-    "finetune": ("harmonize_cli.evaluation.finetune_model", "FinetuneConfig"),
+    "finetune": ("harmonize_cli.training.config", "FinetuneConfig"),
     "demo": ("harmonize_cli.demo.config", "DemoConfig"),
     "demo-data": ("harmonize_cli.demo.settings", "DialpadSettings"),
 }

@@ -15,7 +15,7 @@ from harmonize_cli.encoders.registry import vocabulary
 from harmonize_cli.errors import BadInput
 from harmonize_cli.extraction.config import ExtractConfig, Mode
 from harmonize_cli.extraction.counts import Counts, ExtractReport
-from harmonize_cli.extraction.modes import extension, narrowed, retries
+from harmonize_cli.extraction.modes import extension, failed_ids, narrowed, retries
 from harmonize_cli.extraction.output import Output
 from harmonize_cli.extraction.plan import plan_units
 from harmonize_cli.extraction.room import named_when_full
@@ -94,7 +94,11 @@ def _extract(
         done = output.done_ids()
         tasks += [Task(left, output.part(u.index)) for u in mine if (left := u.without(done))]
     expected = sum(len(unit.ids) for unit in mine)
-    todo = sum(len(task.unit.ids) for task in tasks)
+    renewed = {sample for task in tasks for sample in task.unit.ids}
+    todo = len(renewed)
+    before = {sample for store in output.stores() for sample in failed_ids(store)}
+    mine_ids = {sample for unit in mine for sample in unit.ids}
+    failed_before = len((before & mine_ids) - renewed)
     counts = Counts()
     bar: tqdm[Any] = progress(desc="extract", total=expected, unit="clip", initial=max(0, expected - todo))
     with bar, named_when_full(tasks):
@@ -114,8 +118,10 @@ def _extract(
     if options.mode == "extend":
         output.swap()
     if options.share[1] == 1:
-        output.finish()
-    return ExtractReport(out, counts, max(0, expected - todo), time.monotonic() - started, expected)
+        output.finish(None if config.compression == "none" else config.compression)
+    return ExtractReport(
+        out, counts, max(0, expected - todo), time.monotonic() - started, expected, failed_before
+    )
 
 
 def _threads(config: ExtractConfig, workers: int) -> int:

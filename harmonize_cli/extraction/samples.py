@@ -18,7 +18,7 @@ from harmonize_cli.store.schema import Sample, Status
 
 _QUIET_WINDOW = 0.1  # seconds
 _QUIET_DB = -50.0
-_END_SLACK = 0.2  # seconds
+END_SLACK = 0.2  # seconds
 _LOUDEST = 64.0  # times full scale: 36 dB above it
 
 
@@ -83,7 +83,7 @@ def judge(
             why = outcome.reason or f"nothing on the {name} between {span.start:g} s and the segment's end"
         return Judgement(Status.FAILED, why)
     # tracks of one file end a little apart; that is no fault
-    slack = 1 + _END_SLACK * (request.sample_rate if isinstance(request, SoundRequest) else request.rate)
+    slack = 1 + END_SLACK * (request.sample_rate if isinstance(request, SoundRequest) else request.rate)
     if want and have < want - slack:
         why = f"{have / want:.0%} of the segment"
         if end is not None and (span.end is None or end < span.end):

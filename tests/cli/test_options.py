@@ -108,7 +108,13 @@ def test_names_are_completed_from_the_registries() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["runs {0}", "config show pretrain", "config explain extract", "config explain curriculum"],
+    [
+        "runs {0}",
+        "config show pretrain",
+        "config explain extract",
+        "config explain curriculum",
+        "config explain finetune",
+    ],
 )
 def test_what_reads_only_yaml_or_json_imports_no_torch(words: str, tmp_path: Path) -> None:
     small_run(tmp_path / "run", small_store(tmp_path / "s.h5"))

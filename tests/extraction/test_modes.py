@@ -50,7 +50,7 @@ def test_other_encoders_or_settings_are_refused(media, tmp_path):
     extract(rows, tmp_path / "s", config())
     with pytest.raises(BadInput, match=r"video/frames: row_shape.*--mode overwrite"):
         extract(rows, tmp_path / "s", config("raw.size=16"))
-    with pytest.raises(BadInput, match="audio/waveform is there, but not asked for"):
+    with pytest.raises(BadInput, match="audio/waveform is in the store only"):
         extract(rows, tmp_path / "s", config(encoders=("raw", "tokens")))
     report = extract(rows, tmp_path / "s", config("raw.size=16"), RunOptions(mode="overwrite"))
     assert report.counts.samples == 1
