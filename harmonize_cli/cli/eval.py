@@ -239,28 +239,30 @@ def finetune(
     train, steps, batch, lr, warmup, momentum, smoothing, clip, dropout, windows, crops, seed, ...
     """
     from harmonize_cli.config import load_config
-    from harmonize_cli.evaluation.finetune_model import FinetuneConfig
     from harmonize_cli.evaluation.finetune_task import FinetuneTask, Stopped
     from harmonize_cli.evaluation.task import Options, evaluate
     from harmonize_cli.models.checkpoint import load_model
     from harmonize_cli.store.reader import Store
-    from harmonize_cli.training.augment import Augmentation, AugmentConfig
+    from harmonize_cli.training.augment import Augmentation
+    from harmonize_cli.training.config import AugmentConfig, FinetuneConfig
+    from harmonize_cli.training.finetune import Tuner
     from harmonize_cli.training.signals import StopOnSignal
 
     settled = load_config(FinetuneConfig, config, settings or ())
     changes = AugmentConfig(crop="area", flip=0.5, colour=0.8, audio_noise=0.01)
     with StopOnSignal() as signal:
-        task = FinetuneTask(
+        tuner = Tuner(
             load_model(run, checkpoint, pick_device(device)),
             Store.open(store, verifies=verify_store),
             out,
             settled,
-            test=test,
             augment=Augmentation(changes) if augment else None,
             stop=lambda: signal.asked,
         )
         try:
-            show_result(*evaluate(task, Options(draws, seed, by_group, overwrite=overwrite)))
+            show_result(
+                *evaluate(FinetuneTask(tuner, test), Options(draws, seed, by_group, overwrite=overwrite))
+            )
         except Stopped:
             say(f"stopped; the same command goes on from {out}")
 
@@ -302,6 +304,8 @@ def run(
     """Measure published benchmarks: every run on every store, with the protocol, splits and metrics that the
     benchmark declares. Results that are there already are not made again.
     """
+    from harmonize_cli.config import load_config
+    from harmonize_cli.datasets.layouts import Benchmark
     from harmonize_cli.encoders.registry import text_tokeniser
     from harmonize_cli.errors import BadInput, list_errors
     from harmonize_cli.evaluation.catalogue import find_benchmark
@@ -310,6 +314,9 @@ def run(
     from harmonize_cli.evaluation.suite import Extras, patterns_of, tasks_of
     from harmonize_cli.evaluation.task import Options, evaluate
     from harmonize_cli.evaluation.zeroshot import Prompts, Tokenise, read_names, read_templates
+    from harmonize_cli.store.reader import Store
+    from harmonize_cli.training.config import FinetuneConfig
+    from harmonize_cli.training.finetune import Tuner
 
     sentences = read_templates(templates)
 
@@ -317,8 +324,16 @@ def run(
         spec = source.loaded.specs.get("text")
         return text_tokeniser(spec.encoder if spec else "", source.loaded.run / "vocab.json")
 
+    def tuner(source: RunSource, opened: Store, declared: Benchmark) -> Tuner:
+        settings = {"modality": declared.modalities[0], "train": declared.train_split}
+        out = source.loaded.run / f"finetune-{declared.name}"
+        return Tuner(source.loaded, opened, out, load_config(FinetuneConfig, flags=settings))
+
     extras = Extras(
-        annotations, lambda classes: Prompts(classes, read_names(names, classes), sentences), tokeniser
+        annotations,
+        lambda classes: Prompts(classes, read_names(names, classes), sentences),
+        tokeniser,
+        tuner,
     )
     options = Options(draws, seed, by_group, overwrite=overwrite)
     runs, pairs = pair_up(places, benchmark)

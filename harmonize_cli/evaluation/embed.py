@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from harmonize_cli.data.batches import StoreDataset
-from harmonize_cli.data.windows import check_inputs
+from harmonize_cli.data.windows import check_inputs, positions
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
 from harmonize_cli.files import read_arrays, sha256_json, write_arrays
@@ -129,11 +129,6 @@ def window_features(
 
 def device_of(loaded: LoadedModel) -> torch.device:
     return next(loaded.model.parameters()).device
-
-
-def positions(windows: int) -> list[float]:
-    """Where windows lie, 0 the first and 1 the last possible place: linearly spaced; a single one amid."""
-    return [0.5] if windows == 1 else np.linspace(0, 1, windows).tolist()
 
 
 def _longer(dataset: StoreDataset, rows: Rows) -> NDArray[np.bool_]:

@@ -4,13 +4,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harmonize_cli.config import load_config
 from harmonize_cli.datasets.layouts import Benchmark, Layout
 from harmonize_cli.datasets.official import official_divisions
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.classification import Label
-from harmonize_cli.evaluation.finetune_model import FinetuneConfig
-from harmonize_cli.evaluation.finetune_task import FinetuneTask
+from harmonize_cli.evaluation.finetune_task import FinetuneTask, Tuner
 from harmonize_cli.evaluation.metrics import METRICS
 from harmonize_cli.evaluation.probe import ProbeTask
 from harmonize_cli.evaluation.protocols import PROBES, PROTOCOLS, adjusted
@@ -28,11 +26,13 @@ class Extras:
     Attributes:
         annotations: folder of the official lists; without it splits are those of the store.
         prompts, tokeniser: for zero-shot classification, the words of the classes and the run's tokeniser.
+        tuner: for fine-tuning, what trains.
     """
 
     annotations: Path | None = None
     prompts: Callable[[Sequence[str]], Prompts] = lambda classes: Prompts(classes, classes, ["{}"])
     tokeniser: Callable[[RunSource], Tokenise] | None = None
+    tuner: Callable[[RunSource, Store, Benchmark], Tuner] | None = None
 
 
 def tasks_of(
@@ -91,11 +91,9 @@ def tasks_of(
                     split=split,
                 )
             elif label != "all":
-                config = {"modality": benchmark.modalities[0], "train": benchmark.train_split}
-                out = source.loaded.run / f"finetune-{benchmark.name}"
-                yield FinetuneTask(
-                    source.loaded, store, out, load_config(FinetuneConfig, flags=config), split or "test"
-                )
+                if extras.tuner is None:
+                    raise BadInput("finetune needs a tuner")
+                yield FinetuneTask(extras.tuner(source, store, benchmark), split or "test")
 
 
 def patterns_of(benchmark: Benchmark) -> list[str]:
