@@ -15,9 +15,10 @@ def doctor(
 
     Example: harmonize doctor --folder /data
     """
+    from harmonize_cli.extraction.doctor import registered
     from harmonize_cli.media.doctor import examine
 
-    findings = examine(folder)
+    findings = [*examine(folder), *registered()]
     width = max(len(f.name) for f in findings)
     lines = [f"{f.name:<{width}}  {f.value}" for f in findings]
     missing = [f"  {f.name}: {f.fix}" for f in findings if f.fix]
