@@ -38,6 +38,6 @@ def say_line(message: object, *, err: bool = False) -> None:
 def answer(value: object, text: str | None = None) -> None:
     """What a command found: `text` for people, with --json `value` as JSON, NaN and infinity as null."""
     if OUTPUT.as_json:
-        typer.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
+        typer.echo(printable(json.dumps(plain(value), indent=2, ensure_ascii=False)))
     elif text is not None:
         say(text)
