@@ -19,7 +19,7 @@ from harmonize_cli.extraction.modes import extension, failed_ids, narrowed, retr
 from harmonize_cli.extraction.output import Output
 from harmonize_cli.extraction.plan import plan_units
 from harmonize_cli.extraction.room import named_when_full
-from harmonize_cli.extraction.tasks import Task, write_shard
+from harmonize_cli.extraction.tasks import ShardTask, write_shard
 from harmonize_cli.extraction.unit import Job, UnitRunner
 from harmonize_cli.locks import locked
 from harmonize_cli.processes import in_processes
@@ -92,7 +92,7 @@ def _extract(
         output.check(runner.features)
         tasks = retries(output, rows, options.share) if options.mode == "retry-failed" else []
         done = output.done_ids()
-        tasks += [Task(left, output.part(u.index)) for u in mine if (left := u.without(done))]
+        tasks += [ShardTask(left, output.part(u.index)) for u in mine if (left := u.without(done))]
     expected = sum(len(unit.ids) for unit in mine)
     renewed = {sample for task in tasks for sample in task.unit.ids}
     todo = len(renewed)
@@ -133,7 +133,7 @@ def _threads(config: ExtractConfig, workers: int) -> int:
 _runner: UnitRunner | None = None
 
 
-def _write_in_worker(job: Job, task: Task) -> Counts:
+def _write_in_worker(job: Job, task: ShardTask) -> Counts:
     global _runner  # noqa: PLW0603  # a worker process loads its models once
     if _runner is None:
         _runner = UnitRunner(job)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from harmonize_cli.datasets.manifest import ManifestRow
 from harmonize_cli.media.decode import TrackOutcome
 from harmonize_cli.media.requests import FrameRequest, Kind, Request, SoundRequest, Span
-from harmonize_cli.media.segments import Segment
+from harmonize_cli.media.segments import MediaSegment
 from harmonize_cli.store.columns import COLUMNS
 from harmonize_cli.store.schema import Sample, Status
 
@@ -56,7 +56,7 @@ def span_of(row: ManifestRow) -> Span:
 
 
 def judge(
-    segment: Segment, number: int, request: Request, span: Span, file: FileFacts, *, min_coverage: float
+    segment: MediaSegment, number: int, request: Request, span: Span, file: FileFacts, *, min_coverage: float
 ) -> Judgement:
     """Whether the rows of request `number` are enough of `span`. No rows are never a success."""
     outcome = file.outcome.get(request.kind, TrackOutcome("ok"))
@@ -143,7 +143,7 @@ def sound_error(wave: npt.NDArray[np.float32], sample_rate: int, start: float) -
 
 
 def sync_facts(
-    segment: Segment, requests: Sequence[Request], duration: float | None = None
+    segment: MediaSegment, requests: Sequence[Request], duration: float | None = None
 ) -> dict[str, Any]:
     """How sound and pictures of a segment differ in start and end, seconds; positive: sound is later.
 

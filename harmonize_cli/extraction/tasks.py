@@ -16,7 +16,7 @@ from harmonize_cli.store.writer import ShardWriter
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class ShardTask:
     """The samples of `unit` go to the shard `path`.
 
     With a `base` shard the new one takes its place: its other samples are kept, or, to `extend` it, every
@@ -29,7 +29,7 @@ class Task:
     extend: bool = False
 
 
-def write_shard(runner: UnitRunner, task: Task, each: Callable[[], object] = lambda: None) -> Counts:
+def write_shard(runner: UnitRunner, task: ShardTask, each: Callable[[], object] = lambda: None) -> Counts:
     """Do a task; `each` is called after every new sample.
 
     Raises:

@@ -30,7 +30,7 @@ from harmonize_cli.media.decode import FileDecode, TrackOutcome
 from harmonize_cli.media.decoders import decoder_for
 from harmonize_cli.media.requests import Chunk, Kind, Request, SoundRequest, Span
 from harmonize_cli.media.rows import release
-from harmonize_cli.media.segments import Cutter, Segment
+from harmonize_cli.media.segments import Cutter, MediaSegment
 from harmonize_cli.store.schema import FeatureSpec, Sample, Status
 
 _WHOLE_BYTES, _PIECES, _PIECE_BYTES = 16 << 20, 16, 64 << 10
@@ -137,7 +137,7 @@ class UnitRunner:
             for path, numbers in files.items()
         ]
 
-    def _add_media(self, sample: Sample, segment: Segment, span: Span, file: FileFacts) -> Inputs:
+    def _add_media(self, sample: Sample, segment: MediaSegment, span: Span, file: FileFacts) -> Inputs:
         """Sound and raw frames into the sample; frames for the batched encoders are returned."""
         sample.facts.update(
             sync_facts(segment, self.requests, file.durations.get("video")), content_hash=file.digest
@@ -167,7 +167,7 @@ class UnitRunner:
             self._add_sound(sample, segment, verdicts["audio"])
         return later
 
-    def _add_sound(self, sample: Sample, segment: Segment, verdict: Judgement) -> None:
+    def _add_sound(self, sample: Sample, segment: MediaSegment, verdict: Judgement) -> None:
         status, reason = verdict.status, verdict.reason
         for number, request in enumerate(self.requests) if status == Status.OK else ():
             if isinstance(request, SoundRequest):
@@ -224,7 +224,9 @@ class _Numbered:
             yield Chunk(self.numbers[chunk.request], chunk.times, chunk.rows)
 
 
-def _segments(decodes: Sequence[_Numbered], cutter: Cutter, requests: Sequence[Request]) -> Iterator[Segment]:
+def _segments(
+    decodes: Sequence[_Numbered], cutter: Cutter, requests: Sequence[Request]
+) -> Iterator[MediaSegment]:
     """Feed the cutter from all decodes, always from the one that is behind."""
     served = {number for d in decodes for number in d.numbers}
     for number in set(range(len(requests))) - served:
