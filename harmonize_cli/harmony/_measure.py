@@ -370,7 +370,7 @@ def representation_gram(up: Upstream, units: int) -> Tensor:
     """[U, K, K] from the cotangents of the pooled vectors that at least two losses reach.
 
     With L_va and L_vt that is the video vector; the audio and text vectors know one loss only and would
-    leave b as it is while inflating a and c.
+    leave b as it is while inflating a and c. Where one loss alone is there, it is that of all it reaches.
 
     Raises:
         BadInput: no pooled vector is reached by two losses.
@@ -380,10 +380,11 @@ def representation_gram(up: Upstream, units: int) -> Tensor:
     dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
     gram = torch.zeros(up.samples, K, K, dtype=dtype, device=first.device)
     buffers = Buffers()
+    alone = len(set[int]().union(*up.losses_at())) < 2
     met = False
     for m in range(len(up.pooled)):
         here = {k: d.reshape(up.samples, -1) for k, of in enumerate(up.delta) if (d := of[m]) is not None}
-        if len(here) < 2 and K > 1:
+        if len(here) < 2 and not alone:
             continue
         met = True
         for k, d in here.items():

@@ -87,9 +87,10 @@ class Policy:
             kept, threshold = self.gate.keep(cosine, step), self.gate.threshold(cosine, step)
             if self.control == "random":
                 kept = _same_share(kept, ~measured.isnan(), draw)
-        weights = torch.where(cosine.isnan()[:, None], 1.0, self._weights(judged))
-        taking_part = torch.ones_like(weights)
-        if self.gate is not None:
+        weights = taking_part = torch.ones_like(gram[..., 0])
+        if gram.shape[-1] > 1:  # one loss alone makes a plain step, whatever the rule
+            weights = torch.where(cosine.isnan()[:, None], 1.0, self._weights(judged))
+        if self.gate is not None and gram.shape[-1] > 1:
             left = _left_to_rejected(judged, self.gate.rejected, losses)
             weights = torch.where(kept[:, None], weights, left)
             taking_part = torch.where(kept[:, None], 1.0, left)

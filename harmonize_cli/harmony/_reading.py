@@ -177,6 +177,7 @@ class Reader:
         layers.uses = make_uses(given, rows, units)
         first = next(d for of in up.delta for d in of if d is not None)
         members = {frozenset(n for n, ids in enumerate(inside) if i in ids) for i in layers.parameters}
+        members |= {frozenset({n}) for n in range(len(inside))}  # none of a step's parameters may be in scope
         totals = {each: GramSum(units, len(up.delta), first) for each in members}
         add_grams(layers, inside, totals, self.sketch)
         quick = [sum_tables(totals, n) for n in range(len(inside))]

@@ -19,6 +19,9 @@ class Scope:
     - auto: backbone, or shared in a model whose modalities have no parameter in common;
     - all: every parameter;
     - patterns: parameters whose path matches, or lies below a match: `transformer`, `blocks.*.attention`.
+
+    In a step that only one loss reaches, such as a batch without text, what two losses reach is what that one
+    reaches: there is nothing to compare, and the step is a plain one.
     """
 
     name: str
@@ -50,9 +53,11 @@ class Scope:
         reached = [found for found, by in zip(leaves, losses, strict=True) if by]
         every = set[int]().union(*reached)
         common = set.intersection(*leaves) & every if leaves else set()
+        alone = len(set[int]().union(*losses)) < 2
         if self.patterns:
             chosen = {i for i in every if any(self._matches(name) for name in names[i])}
-            return self.name, chosen or self._nothing(names)
+            absent = alone and any(self._matches(name) for of in names.values() for name in of)
+            return self.name, chosen if chosen or absent else self._nothing(names)
         if self.name == "all":
             return "all", every or self._nothing(names)
         if self.name == "backbone" or (self.name == "auto" and common):
@@ -61,7 +66,7 @@ class Scope:
             i: set[int]().union(*(by for found, by in zip(leaves, losses, strict=True) if i in found))
             for i in every
         }
-        shared = {i for i, by in by_loss.items() if len(by) > 1}
+        shared = {i for i, by in by_loss.items() if len(by) > 1 or alone}
         return "shared", shared or self._nothing(names)
 
     def _matches(self, name: str) -> bool:

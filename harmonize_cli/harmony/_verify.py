@@ -112,7 +112,9 @@ def _inside(harmonizer: Harmonizer) -> list[nn.Parameter]:
 
 def _at_pooled(up: Upstream, own: slice, k: int) -> list[Tensor | None]:
     """At representation scope: the cotangents themselves, where two losses met."""
-    met = [sum(of[m] is not None for of in up.delta) > 1 for m in range(len(up.pooled))]
+    reached = up.losses_at()
+    least = min(2, len(set[int]().union(*reached)))
+    met = [len(by) >= least for by in reached]
     return [
         d.reshape(up.samples, -1)[own] if both and d is not None else None
         for d, both in zip(up.delta[k], met, strict=True)
