@@ -24,11 +24,12 @@ from harmonize_cli.harmony._uses import Segment
 
 @dataclass(slots=True)
 class Factors:
-    """A layer's factors over all of its calls; which parameters they make gradients of."""
+    """A layer's factors over all of its calls; which parameters they make gradients of, and their ids."""
 
     segments: list[Segment]
     weight: bool
     bias: bool
+    ids: tuple[int, ...]
 
 
 def add_shared(layers: Sequence[Factors], total: GramSum, buffers: Buffers) -> None:
@@ -50,6 +51,7 @@ def _token_form(layers: Sequence[Factors], total: GramSum, buffers: Buffers) -> 
                 one, two = layer.segments[s], layer.segments[t]
                 if not (one.losses() and two.losses()):
                     continue
+                total.key = layer.ids
                 key = layer.weight, layer.bias
                 if key not in products:
                     products[key] = _inputs_product(one.x, two.x, *key)
@@ -105,6 +107,7 @@ def _in_cache(d: Tensor) -> Iterator[slice]:
 
 
 def _direct_form(layer: Factors, total: GramSum, buffers: Buffers) -> None:
+    total.key = layer.ids
     x, d = layer.segments[0].x, next(s.cotangent() for s in layer.segments if s.losses())
     size = x.shape[-1] * d.shape[-1] * total.losses * d.element_size()
     step = max(1, min(total.units, _budget(x) // max(size, 1)))

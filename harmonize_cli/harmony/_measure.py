@@ -13,7 +13,7 @@ from harmonize_cli.harmony._gram import Factors, add_shared
 from harmonize_cli.harmony._graph import Cotangents, Graph, Upstream
 from harmonize_cli.harmony._kinds import read
 from harmonize_cli.harmony._sketch import Sketch
-from harmonize_cli.harmony._sums import Buffers, GramSum, Sink, add_grad, wide
+from harmonize_cli.harmony._sums import Buffers, GramSum, Sink, add_grad, dense, wide
 from harmonize_cli.harmony._tape import Op, Side
 from harmonize_cli.harmony._units import Rows, spread, sum_units
 from harmonize_cli.harmony._uses import OuterUse, Use, drop_dead_tokens
@@ -58,13 +58,13 @@ class Layers:
 
 @dataclass(slots=True)
 class Measurement:
-    """grams: per scope [U, K, K]; quick_grams: of the parameters read by units alone; inside: per scope the
-    ids of the parameters compared."""
+    """grams: per scope [U, K, K]; inside: per scope the ids of the parameters compared; apart: the sums of
+    each parameter that is read by units on its own (a weight with its bias), where they were asked for."""
 
     layers: Layers
     grams: list[Tensor]
-    quick_grams: list[Tensor]
     inside: list[set[int]]
+    apart: dict[tuple[int, ...], GramSum]
 
 
 @dataclass(slots=True)
@@ -227,13 +227,14 @@ def _factors(
     for i, found in outer:
         if found[0][1]:
             bias = biases.get(tuple(id(u) for u, _ in found))
-            both = bias is not None and scopes[bias] == scopes[i]
-            if both:
+            ids: tuple[int, ...] = (i,)
+            if bias is not None and scopes[bias] == scopes[i]:
                 joined.add(bias)
-            yield Factors([u.segment for u, _ in found], True, both), scopes[i]
+                ids = i, bias
+            yield Factors([u.segment for u, _ in found], True, len(ids) > 1, ids), scopes[i]
     for i, found in outer:
         if not found[0][1] and i not in joined:
-            yield Factors([u.segment for u, _ in found], False, True), scopes[i]
+            yield Factors([u.segment for u, _ in found], False, True, (i,)), scopes[i]
 
 
 def _components(params: list[int], uses_of: dict[int, list[Use]]) -> Iterable[tuple[list[int], list[Use]]]:
@@ -273,6 +274,7 @@ def _add_component(
         rows = [unit_gradients(layers, params, uses, k, part) for k in range(total.losses)]
         for i in params:
             grads = [[row[i]] if i in row else [] for row in rows]
+            totals[scopes[i]].key = (i,)
             totals[scopes[i]].add_all(grads, buffers, part)
 
 
@@ -340,13 +342,6 @@ def single_unit(
     one = torch.zeros(units, len(up.delta), device=up.pooled[0].device)
     one[u, k] = 1
     return up.gradients(params, spread(one, up.samples), keep_graph=True, only=k)
-
-
-def dense(g: Tensor) -> Tensor:
-    """In float32 at least, not sparse, and real: complex numbers as pairs."""
-    g = g.to_dense() if g.is_sparse else g
-    g = torch.view_as_real(g.resolve_conj()) if g.is_complex() else g
-    return g.to(wide(g.dtype))
 
 
 def update(layers: Layers, up: Upstream, unit_weights: Tensor) -> None:

@@ -8,7 +8,7 @@ gradients, read by units, differ from it are left to ordinary backward passes: s
 
 import logging
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,7 +26,6 @@ from harmonize_cli.harmony._measure import (
     Walk,
     add_grams,
     cotangents,
-    dense,
     make_uses,
     owns,
     slow_gram,
@@ -34,18 +33,18 @@ from harmonize_cli.harmony._measure import (
     walk,
 )
 from harmonize_cli.harmony._sketch import Sketch
-from harmonize_cli.harmony._sums import Buffers, GramSum, Sink
+from harmonize_cli.harmony._sums import Buffers, GramSum, ProjectedSink, dense, projected
 from harmonize_cli.harmony._tape import Op, tensors
 from harmonize_cli.harmony._units import Rows, spread
 
 log = logging.getLogger(__name__)
 
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
-"""Largest difference from the ordinary backward pass, relative to the parameter's largest entry (or a
-hundredth of the largest of all, for parameters whose gradient is all but rounding)."""
+TOLERANCE = {torch.float64: (1e-8, 1e-10), torch.float32: (1e-3, 1e-5)}
+"""Largest difference from the ordinary backward pass: relative to the parameter's largest entry, and to the
+largest of all, for parameters whose gradient is all but rounding."""
 NEAR = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference of an operation's cotangents from those that were seen, as vectors."""
-LOOSE, LOOSELY_NEAR = 0.05, 0.08
+LOOSE, LOOSELY_NEAR = (5e-2, 5e-4), 0.08
 """The same in 16-bit types and under autocast."""
 
 
@@ -62,16 +61,16 @@ class Known:
     zeros: list[Tensor]
     uses: int = 1
 
-    def holds(self, form: Hashable) -> bool:
-        """Whether it can be used once more; after 2, 4, 8, ... times it is found out anew."""
+    def holds(self, form: Hashable, *, again: bool) -> bool:
+        """Whether it can be used once more; again: after 2, 4, 8, ... times it is found out anew."""
         self.uses += 1
-        due = self.uses & (self.uses - 1) == 0
+        due = again and self.uses & (self.uses - 1) == 0
         return form == self.form and not due and not any(bool(t.any()) for t in self.zeros)
 
 
 @dataclass(slots=True)
 class Reader:
-    """Reads the graphs of one model. check: see the module; without it the samples are taken to lie first.
+    """Reads the graphs of one model. check: compare with the ordinary pass; rows are found in any case.
 
     names: per parameter id, its paths. known: per signature of a pass, what was found out of it. slow: paths
     of the parameters that took extra backward passes in the last measurement.
@@ -95,14 +94,10 @@ class Reader:
         """
         signature, graph = _signature(up), Graph(up.ops)
         known = self.known.get(signature)
-        if known is None and not self.check:
-            refuse(up, graph)
-            rows = assumed(up)
-            known = self.known[signature] = Known([rows.get(op) for op in up.ops], None, [])
         if known is not None:
             rows = {op: r for op, r in zip(up.ops, known.rows, strict=True) if r is not None and readable(op)}
             seen = walk(up, graph, rows)
-            if not self.check or known.holds(seen.form):
+            if known.holds(seen.form, again=self.check):
                 found = self._read(up, graph, seen, rows, units, choose, keep_graph=keep_graph)
                 if found is not None:
                     return found
@@ -141,7 +136,8 @@ class Reader:
         began = time.perf_counter()
         refuse(up, graph)
         touched = [graph.walk([z.grad_fn]).ops for z in up.pooled]
-        trial = Trial.make(up, [op for op in up.ops if any(op in own for own in touched)], units)
+        below = [op for op in up.ops if any(op in own for own in touched)]
+        trial = Trial.make(up, below, units, parameters=self.check)
         self.seconds += time.perf_counter() - began
         given = cotangents(up, touched, keep_graph=True)
         began = time.perf_counter()
@@ -150,9 +146,9 @@ class Reader:
             seen = walk(up, graph, rows)
             read = {op: d for op, d in given.items() if any(op in own for own in seen.ops)}
             self.seconds += time.perf_counter() - began
-            measured = self._measured(up, seen.layers, read, rows, units, choose)
+            measured = self._measured(up, seen.layers, read, rows, units, choose, apart=self.check)
             began = time.perf_counter()
-            wrong = trial.wrong(measured, exact=self.sketch is None)
+            wrong = trial.wrong(measured, exact=self.sketch is None) if self.check else set()
             if not wrong:
                 break
             behind = measured.layers.behind
@@ -170,6 +166,8 @@ class Reader:
         rows: OpRows,
         units: int,
         choose: Choose,
+        *,
+        apart: bool = False,
     ) -> Measurement:
         if not any(layers.leaves):
             raise BadInput("the pooled vectors depend on no parameter of the given modules")
@@ -178,12 +176,12 @@ class Reader:
         first = next(d for of in up.delta for d in of if d is not None)
         members = {frozenset(n for n, ids in enumerate(inside) if i in ids) for i in layers.parameters}
         members |= {frozenset({n}) for n in range(len(inside))}  # none of a step's parameters may be in scope
-        totals = {each: GramSum(units, len(up.delta), first) for each in members}
+        alone: dict[tuple[int, ...], GramSum] = {}
+        totals = {each: GramSum(units, len(up.delta), first, alone if apart else None) for each in members}
         add_grams(layers, inside, totals, self.sketch)
-        quick = [sum_tables(totals, n) for n in range(len(inside))]
-        grams = [gram.clone() for gram in quick]
+        grams = [sum_tables(totals, n) for n in range(len(inside))]
         self._add_slow(up, layers, grams, inside, units)
-        return Measurement(layers, grams, quick, inside)
+        return Measurement(layers, grams, inside, alone)
 
     def _add_slow(
         self, up: Upstream, layers: Layers, grams: list[Tensor], inside: list[set[int]], units: int
@@ -232,21 +230,6 @@ def zeros(ops: Sequence[Op]) -> list[Tensor]:
 
 
 WITH_BIAS = (F.linear, torch.conv1d, torch.conv2d, torch.conv3d)
-
-
-def assumed(up: Upstream) -> OpRows:
-    """Samples first wherever data entered, or parameters were expanded to rows."""
-    rows: OpRows = {}
-    for op in up.ops:
-        expanded = op.func in EXPANSIONS or any(s.made_by in rows for s in op.sides if s.made_by is not None)
-        if readable(op) and (not op.pure or expanded):
-            fits = [len(shape) > 0 and shape[0] % up.samples == 0 for shape in op.shapes]
-            if all(fits):
-                rows[op] = [Rows() for _ in fits]
-    return rows
-
-
-EXPANSIONS = (Tensor.expand, Tensor.expand_as, Tensor.repeat, torch.broadcast_to, Tensor.broadcast_to)
 
 
 def sum_tables(totals: Mapping[frozenset[int], GramSum], scope: int) -> Tensor:
@@ -337,94 +320,86 @@ class Trial:
         return None
 
     def wrong(self, measured: Measurement, *, exact: bool) -> set[int]:
-        """Ids of the parameters whose gradients, read by units, are not those of the pass; exact: the Gram
-        matrices are, so they must be those of the units' gradients."""
-        if not self.want:
-            return set()
-        layers = measured.layers
-        quick = layers.quick()
-        wrong = self._different(quick, self._added_up(layers, quick, self.weights), self.want)
-        by_units = self._by_units(layers, quick)
-        for (u, k), found in by_units.items():
-            one = torch.zeros_like(self.weights)
-            one[u, k] = 1
-            part = torch.tensor([u], device=one.device)
-            alone = self._added_up(layers, quick, one, part)
-            wrong |= self._different(quick, {i: g[0] for i, g in found.items()}, alone)
-        if exact and not wrong and any(self._gram_differs(measured, by_units)):
-            wrong = {id(p) for p in quick}
+        """Ids of the parameters whose gradients, read by units, are not those of the pass, along a random
+        direction each; exact: the Gram matrices are, so they must be those of the units' gradients."""
+        layers, quick = measured.layers, measured.layers.quick()
+        wanted = {i: projected(g) for i, g in self.want.items() if g is not None}
+        wrong = self._different(quick, self._added_up(layers, quick, self.weights), wanted)
+        # two units alone, read in the way of a Gram matrix
+        two, ids = sorted({0, len(self.weights) - 1}), {id(p) for p in quick}
+        part = torch.tensor(two, device=self.weights.device)
+        some = torch.zeros_like(self.weights).index_copy_(0, part, self.weights[part])
+        losses = range(self.weights.shape[1])
+        single = [[unit_gradients(layers, ids, layers.uses, k, slice(u, u + 1)) for k in losses] for u in two]
+        sums = ProjectedSink()
+        for u, rows in zip(two, single, strict=True):
+            for k, row in enumerate(rows):
+                for i, g in row.items():
+                    sums.put(i, self.weights[u, k] * projected(g[0]))
+        wrong |= self._different(quick, sums.own, self._added_up(layers, quick, some, part))
+        for u, rows in zip(two, single, strict=True) if exact else ():
+            wrong |= self._gram_differs(measured.apart, u, rows)
         return wrong
 
     @staticmethod
     def _added_up(
         layers: Layers, quick: list[nn.Parameter], weights: Tensor, part: Tensor | None = None
-    ) -> dict[int, Tensor | None]:
-        """Gradients under weights, by parameter id, without touching `.grad`."""
-        sink, buffers = Sink(direct=False, skipped=layers.slow), Buffers()
+    ) -> dict[int, Tensor]:
+        """Projected gradients under weights, by parameter id."""
+        sink, buffers = ProjectedSink(layers.slow), Buffers()
         for use in layers.uses:
             use.add_to(sink, weights, buffers, part)
-        got: dict[int, Tensor | None] = {id(side.tensor): g for side, g in sink.own()}
         for p, g in zip(quick, sink.pull_back(quick, keep_graph=True), strict=True):
             if g is not None:
-                own = got.get(id(p))
-                got[id(p)] = g if own is None else own + g
-        return got
-
-    def _by_units(
-        self, layers: Layers, quick: list[nn.Parameter]
-    ) -> dict[tuple[int, int], dict[int, Tensor]]:
-        """Per loss of the first and the last unit: gradients [1, *shape] by parameter id."""
-        ids = {id(p) for p in quick}
-        losses = range(self.weights.shape[1])
-        return {
-            (u, k): unit_gradients(layers, ids, layers.uses, k, slice(u, u + 1))
-            for u in self._two()
-            for k in losses
-        }
+                sink.put(id(p), projected(g))
+        return sink.own
 
     def _gram_differs(
-        self, measured: Measurement, by_units: dict[tuple[int, int], dict[int, Tensor]]
-    ) -> Iterator[bool]:
-        losses = range(self.weights.shape[1])
-        for gram, ids in zip(measured.quick_grams, measured.inside, strict=True):
-            for u in self._two():
-                rows = [{i: g for i, g in by_units[u, k].items() if i in ids} for k in losses]
-                want = torch.tensor([[_inner(one, two) for two in rows] for one in rows], dtype=torch.float64)
-                length = want.diagonal().sqrt()
-                error = (gram[u].double().cpu() - want).abs() - self._tolerance(gram.dtype) * length.outer(
-                    length
-                )
-                yield not bool((error <= 1e-300).all())
+        self, apart: Mapping[tuple[int, ...], GramSum], u: int, rows: list[dict[int, Tensor]]
+    ) -> set[int]:
+        """Ids of the parameters whose share of unit u's Gram matrix is not that of its gradients."""
+        found = {ids: total.table()[u].double().cpu() for ids, total in apart.items()}
+        wanted = {ids: _gram_of([[row[i] for i in ids if i in row] for row in rows]) for ids in apart}
+        wrong: set[int] = set()
+        if not wanted:
+            return wrong
+        whole = torch.stack(list(wanted.values())).sum(0).diagonal()
+        for ids, want in wanted.items():
+            tolerance, _ = self._tolerance(apart[ids].dtype)
+            rounding = 10 * torch.finfo(apart[ids].dtype).eps
+            length, all_lengths = want.diagonal().sqrt(), whole.sqrt()
+            limit = tolerance * length.outer(length) + rounding * all_lengths.outer(all_lengths)
+            if not bool(((found[ids] - want).abs() <= limit).all()):
+                wrong |= set(ids)
+        return wrong
 
-    def _two(self) -> list[int]:
-        return sorted({0, len(self.weights) - 1})
-
-    def _tolerance(self, dtype: torch.dtype) -> float:
+    def _tolerance(self, dtype: torch.dtype) -> tuple[float, float]:
         return LOOSE if self.loose else TOLERANCE.get(dtype, LOOSE)
 
     def _different(
-        self, params: list[nn.Parameter], got: Mapping[int, Tensor | None], want: Mapping[int, Tensor | None]
+        self, params: list[nn.Parameter], got: Mapping[int, Tensor], want: Mapping[int, Tensor]
     ) -> set[int]:
         sizes = {id(p): _largest(want.get(id(p))) for p in params}
-        floor = 1e-2 * max(sizes.values(), default=0.0)
+        largest = max(sizes.values(), default=0.0)
         wrong = set()
         for p in params:
-            expected, found = want.get(id(p)), got.get(id(p))
-            if expected is None and found is None:
-                continue
-            there = dense(torch.zeros_like(p) if expected is None else expected)
-            have = torch.zeros_like(there) if found is None else dense(found).to(there.dtype)
-            error = (have - there).abs().max().item() if there.numel() else 0.0
-            if not error <= self._tolerance(p.dtype) * max(sizes[id(p)], floor):
+            found, expected = got.get(id(p)), want.get(id(p))
+            if found is None or expected is None:
+                error = max(_largest(found), _largest(expected))
+            else:
+                error = _largest(found.to(expected) - expected)
+            tolerance, rounding = self._tolerance(p.dtype)
+            if not error <= tolerance * sizes[id(p)] + rounding * largest:
                 wrong.add(id(p))
         return wrong
 
 
-def _inner(one: Mapping[int, Tensor], two: Mapping[int, Tensor]) -> float:
-    return sum(
-        (dense(one[i]).double() * dense(two[i]).double()).sum().item() for i in one.keys() & two.keys()
-    )
+def _gram_of(rows: list[list[Tensor]]) -> Tensor:
+    """[K, K], for each loss a list of gradients."""
+    flat = [torch.cat([dense(g).flatten() for g in row]) if row else None for row in rows]
+    inner = [[0.0 if a is None or b is None else torch.dot(a, b).item() for b in flat] for a in flat]
+    return torch.tensor(inner, dtype=torch.float64)
 
 
 def _largest(g: Tensor | None) -> float:
-    return dense(g).abs().max().item() if g is not None and g.numel() else 0.0
+    return g.abs().max().item() if g is not None and g.numel() else 0.0

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony._graph import Upstream, upstream
 from harmonize_cli.harmony._harmonizer import Harmonizer, One, Pooled, listed
-from harmonize_cli.harmony._measure import dense, single_unit
+from harmonize_cli.harmony._measure import single_unit
 from harmonize_cli.harmony._report import HarmonyReport
+from harmonize_cli.harmony._sums import dense
 from harmonize_cli.harmony._tape import RandomState
 from harmonize_cli.harmony._units import spread
 
