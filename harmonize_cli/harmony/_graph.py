@@ -1,6 +1,6 @@
 """The graph of a step, cut at the pooled vectors: what they were made from, and what was made from them."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -260,11 +260,14 @@ class Downstream:
 
 
 def downstream(
-    losses: Mapping[str, Tensor], up: Upstream, mask: Sequence[Tensor], ops: Sequence[Op], *, read_heads: bool
+    losses: Mapping[str, Tensor],
+    up: Upstream,
+    mask: Sequence[Tensor],
+    readable: Callable[[Upstream, list[Op]], list[Op]] | None,
 ) -> Downstream:
     """What lies between the pooled vectors and `losses`. mask: the outputs of `through_gate`.
 
-    read_heads: account for recorded operations of the heads one by one.
+    readable: picks the recorded operations of the heads to account for one by one; none by default.
 
     Raises:
         BadInput: losses that are no scalars or have no graph, that pass the detach mask by, or a mask without
@@ -272,10 +275,10 @@ def downstream(
     """
     _check_losses(losses)
     stops = frozenset(z.grad_fn for z in up.pooled if z.grad_fn is not None)
-    graph, own = Graph(ops), {id(z) for z in up.pooled}
+    graph, own = Graph(up.ops), {id(z) for z in up.pooled}
     ends = [loss.grad_fn for loss in losses.values()]
     below = graph.walk(ends, stops)
-    heads = [op for op in ops if read_heads and op in below.ops and has_samples(op, up.samples)]
+    heads = readable(up, [op for op in up.ops if op in below.ops]) if readable is not None else []
     rest = graph.walk(ends, stops, set(heads))
     clear = [op for op in heads if not any(id(s.tensor) in rest.leaves for s in op.sides)]
     if len(clear) < len(heads):  # a parameter that is used in another way too gets its plain gradient
@@ -298,13 +301,6 @@ def downstream(
         [list(zip(mask, row[: len(mask)], strict=True)) for row in found],
         [(p, [row[len(mask) + n] for row in found]) for n, p in enumerate(beyond)],
     )
-
-
-def has_samples(op: Op, samples: int) -> bool:
-    """Whether an operation of the heads can be read by samples: data entered it, and came out row by row."""
-    shape = op.shapes[0]
-    direct = all(side.made_by is None for side in op.sides)
-    return not op.pure and direct and len(shape) > 1 and shape[0] % samples == 0
 
 
 def _check_losses(losses: Mapping[str, Tensor]) -> None:

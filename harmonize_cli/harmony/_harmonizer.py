@@ -278,7 +278,7 @@ class Harmonizer:
         mask, self._mask = self._mask, []
         up = upstream(listed(pooled), *self.take())
         reads = self.needs_layers and self.scope.name == "all" if read_heads is None else read_heads
-        down = downstream(losses, up, mask, up.ops, read_heads=reads)
+        down = downstream(losses, up, mask, self.reader.heads if reads else None)
         trained = {id(p): p for p in down.leaves} | {id(p): p for p, _ in down.beyond}
         trained |= {id(s.tensor): s.tensor for op in down.heads for s in op.sides}  # type: ignore[misc]
         self._know(trained.values())
@@ -294,7 +294,7 @@ class Harmonizer:
         plain = any(p.dim() > 0 for p, _ in pulled.plain)
         if self.policy.gate is not None and read_heads is None and not mask and plain:
             raise BadInput("a gate has to know the heads' outputs: " + ADVICE)
-        self._refuse_both_sides(up, trained)
+        self._wrapped.refuse_reduced({*trained, *self._refuse_both_sides(up, trained)})
         return Cut(list(losses), up, down if mask else None, pulled)
 
     def take(self) -> tuple[list[Op], list[GradientEdge]]:
@@ -476,7 +476,8 @@ class Harmonizer:
                     'such as Harmonizer({"": model, "loss": loss})'
                 )
 
-    def _refuse_both_sides(self, up: Upstream, trained: Mapping[int, Tensor]) -> None:
+    def _refuse_both_sides(self, up: Upstream, trained: Mapping[int, Tensor]) -> set[int]:
+        """The ids of what lies upstream."""
         above: dict[int, Tensor] = {}
         for z in up.pooled:
             reach = Graph([]).walk([z.grad_fn])
@@ -499,12 +500,12 @@ class Harmonizer:
                 "a loss that reads something else than the pooled vectors); give pooled vectors that lie "
                 "behind both uses"
             )
+        return set(above)
 
     def _need_record(self) -> None:
         recorded, self._recorded = self._recorded, False
         self._wrapped = Wrapped(self.modules)
         self._wrapped.prepare(self.modules, by_layers=self.needs_layers or self.granularity.whole)
-        self._wrapped.refuse_reduced()
         if self.needs_layers and not recorded:
             raise BadInput(
                 f"scope {self.scope.name}: run the encoder inside `with harmonizer.record():`; only scope "

@@ -7,12 +7,14 @@ gradients, read by units, differ from it are left to ordinary backward passes: s
 """
 
 import logging
+import math
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 
 from harmonize_cli.errors import BadInput
@@ -80,6 +82,7 @@ class Reader:
     check: bool = True
     sketch: Sketch | None = None
     known: dict[Hashable, Known] = field(default_factory=dict)
+    known_heads: dict[Hashable, list[bool]] = field(default_factory=dict)
     slow: tuple[str, ...] = ()
     seconds: float = 0.0
     """What the checks have taken so far."""
@@ -183,6 +186,27 @@ class Reader:
         self._add_slow(up, layers, grams, inside, units)
         return Measurement(layers, grams, inside, alone)
 
+    def heads(self, up: Upstream, ops: list[Op]) -> list[Op]:
+        """Of the operations between the pooled vectors and the losses, those whose outputs have the samples
+        along their first axis; the others' parameters get their plain gradient."""
+        ops = [op for op in ops if _batched(op, up.samples)]
+        key = tuple(op.signature() for op in ops), up.samples
+        if key not in self.known_heads:
+            self.known_heads[key] = [samples_lie_first(op, up) for op in ops]
+            out = {
+                n for op, yes in zip(ops, self.known_heads[key], strict=True) if not yes for n in self._of(op)
+            }
+            if out:
+                log.warning(
+                    "harmonize: %s are used in heads whose rows are not the samples'; they are left out of "
+                    "scope all and get their plain gradients",
+                    ", ".join(sorted(out)),
+                )
+        return [op for op, yes in zip(ops, self.known_heads[key], strict=True) if yes]
+
+    def _of(self, op: Op) -> set[str]:
+        return {self.names[id(s.tensor)][0] for s in op.sides if id(s.tensor) in self.names}
+
     def _add_slow(
         self, up: Upstream, layers: Layers, grams: list[Tensor], inside: list[set[int]], units: int
     ) -> None:
@@ -210,12 +234,43 @@ def _speaks(given: Mapping[Op, Cotangents], op: Op, rows: Sequence[Rows | None])
 
 def _signature(up: Upstream) -> Hashable:
     """What decides how a pass is read: its operations, their parameters and shapes."""
-    ops = tuple(
-        (op.func, op.pure, *(id(s.tensor) if s.made_by is None else 0 for s in op.sides), *op.shapes)
-        for op in up.ops
-    )
+    ops = tuple(op.signature() for op in up.ops)
     reached = tuple(d is not None for of in up.delta for d in of)
     return ops, reached, up.samples, tuple(z.shape for z in up.pooled), len(up.delta)
+
+
+def _batched(op: Op, samples: int) -> bool:
+    """Whether data entered, and came out with a first axis that may be the samples'."""
+    shape = op.shapes[0]
+    return (
+        not op.pure
+        and all(s.made_by is None for s in op.sides)
+        and len(shape) > 1
+        and shape[0] % samples == 0
+    )
+
+
+def samples_lie_first(op: Op, up: Upstream) -> bool:
+    """Whether a row of an operation's output depends on its own sample more than on any other one.
+
+    Seen where random cotangents of up to eight samples' rows, one sample at a time, arrive at the pooled
+    vectors. BatchNorm below mixes the samples a little; a row counts for its own there too.
+    """
+    draw, found = torch.Generator().manual_seed(0), False
+    meta = op.edges[0].node._input_metadata[op.edges[0].output_nr]
+    edges = [get_gradient_edge(z) for z in up.pooled]
+    for u in range(0, up.samples, math.ceil(up.samples / 8)):
+        d = torch.randn(op.shapes[0], generator=draw)
+        one = torch.zeros(up.samples).index_fill_(0, torch.tensor(u), 1)
+        d = Rows().scale(d, one).reshape(meta.shape).to(meta.device, meta.dtype)
+        grads = torch.autograd.grad(op.edges[:1], edges, [d], retain_graph=True, allow_unused=True)
+        rows = [dense(g).reshape(up.samples, -1).square().sum(1) for g in grads if g is not None]
+        energy = torch.stack(rows).sum(0).tolist() if rows else [0.0]
+        if sum(energy) > 0:
+            found = True
+            if energy[u] <= max([*energy[:u], *energy[u + 1 :], 0.0]):
+                return False
+    return found
 
 
 def zeros(ops: Sequence[Op]) -> list[Tensor]:

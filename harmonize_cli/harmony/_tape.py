@@ -7,7 +7,7 @@ normalised or transposed weight, an expanded token) is followed to the operation
 
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,6 +87,11 @@ class Op:
     edges: list[GradientEdge] = field(default_factory=list)
     shapes: list[torch.Size] = field(default_factory=list)
     in_place: bool = False
+
+    def signature(self) -> Hashable:
+        """What it does to which parameters, in what shapes."""
+        ids = (id(s.tensor) if s.made_by is None else 0 for s in self.sides)
+        return self.func, self.pure, *ids, *self.shapes
 
     @property
     def changed(self) -> bool:
