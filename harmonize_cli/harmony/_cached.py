@@ -8,14 +8,14 @@ is thus exact here, not an approximation.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from harmonize_cli.harmony._graph import Upstream, upstream
-from harmonize_cli.harmony._harmonizer import Chunk, Harmonizer
+from harmonize_cli.harmony._harmonizer import Harmonizer
 from harmonize_cli.harmony._report import HarmonyReport
 from harmonize_cli.harmony._tape import RandomState
 from harmonize_cli.harmony._wrapped import explained
@@ -75,15 +75,14 @@ class Replayed(Generic[ChunkT]):
     states: list[RandomState]
     sizes: list[int]
     whole: Upstream
-    once: bool = field(default=False)
 
-    def __call__(self, *, record: bool) -> Iterator[Chunk]:
+    def __call__(self, record: bool) -> Iterator[tuple[slice, Upstream]]:
         """See `Chunks`."""
         start = 0
         for chunk, state, size in zip(self.chunks, self.states, self.sizes, strict=True):
             own = slice(start, start + size)
             start += size
-            yield Chunk(own, self._encoded(chunk, state, own, record=record))
+            yield own, self._encoded(chunk, state, own, record=record)
 
     def _encoded(self, chunk: ChunkT, state: RandomState, own: slice, *, record: bool) -> Upstream:
         with state.replayed():

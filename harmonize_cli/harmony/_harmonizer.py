@@ -8,11 +8,11 @@ A chunk is a part of the batch with its graph above the pooled vectors; the dire
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +33,9 @@ from harmonize_cli.harmony._graph import (
 from harmonize_cli.harmony._kinds import READERS
 from harmonize_cli.harmony._measure import (
     Layers,
-    Measurement,
     OpRows,
     add_grams,
+    add_up,
     make_uses,
     representation_gram,
     update,
@@ -46,7 +46,7 @@ from harmonize_cli.harmony._report import HarmonyReport
 from harmonize_cli.harmony._rule import Weigh, make_rule
 from harmonize_cli.harmony._scope import Scope
 from harmonize_cli.harmony._sketch import parse_gram
-from harmonize_cli.harmony._sums import Buffers, GramSum, Sink, add_grad
+from harmonize_cli.harmony._sums import GramSum, Sink, add_grad
 from harmonize_cli.harmony._tape import Op, Tape
 from harmonize_cli.harmony._units import Granularity, Rows, any_in_unit, spread
 from harmonize_cli.harmony._whole import WholeBatch
@@ -56,21 +56,9 @@ from harmonize_cli.ranks import gather, own_rows, sum_gradients
 Pooled = Tensor | Mapping[str, Tensor] | Iterable[Tensor]
 
 
-@dataclass(slots=True)
-class Chunk:
-    """A part of the batch: its samples, and the graph that its pooled vectors were made in."""
-
-    samples: slice
-    up: Upstream
-
-
-class Chunks(Protocol):
-    """A batch's chunks. `once` is True where they can be gone through again without cost."""
-
-    once: bool
-
-    def __call__(self, *, record: bool) -> Iterator[Chunk]:
-        """In order; `record` where layers are going to be read."""
+Chunks = Callable[[bool], Iterable[tuple[slice, Upstream]]]
+"""The batch's parts in order: their samples, and the graphs that their pooled vectors were made in; recorded
+where layers are going to be read (True)."""
 
 
 @dataclass(slots=True)
@@ -139,7 +127,8 @@ class Harmonizer:
         self.policy = Policy(make_rule(rule), gate, control, seed)
         self.in_scope: list[str] = []
         """Paths of the parameters compared in the last step."""
-        self.names = self._paths()
+        self.names: dict[int, list[str]] = {}
+        self._named()
         self.reader = Reader(self.names, check, parse_gram(gram, seed))
         self._tape = Tape(self.modules, READERS)
         self._mask: list[Tensor] = []
@@ -221,7 +210,7 @@ class Harmonizer:
                 losses = {name: scaler.scale(loss) for name, loss in losses.items()}
                 scale = scaler.get_scale()
             cut = self.cut(losses, pooled)
-            return self.run(cut, One(cut.up), step=step, valid=valid, scale=scale, reduce=reduce)
+            return self.run(cut, step=step, valid=valid, scale=scale, reduce=reduce)
 
     def grams(
         self, losses: Mapping[str, Tensor], pooled: Pooled, scopes: Sequence[str] = ()
@@ -249,7 +238,7 @@ class Harmonizer:
                 for scope, gram in zip(layered, measured.grams, strict=True):
                     found[scope.name] = gram
                     if heads is not None and scope.name == "all":
-                        found[scope.name] = gram + self._gram_of(heads, cut, units)
+                        found[scope.name] = gram + self._gram_of(heads, cut)
             return {scope.name: found[scope.name] for scope in wanted}
 
     def covers(self, losses: Mapping[str, Tensor], pooled: Pooled) -> tuple[str, list[str]]:
@@ -276,12 +265,13 @@ class Harmonizer:
                 know, a parameter is used on both sides, or a gate does not know the heads.
         """
         mask, self._mask = self._mask, []
+        self._named()
         up = upstream(listed(pooled), *self.take())
         reads = self.needs_layers and self.scope.name == "all" if read_heads is None else read_heads
         down = downstream(losses, up, mask, self.reader.heads if reads else None)
         trained = {id(p): p for p in down.leaves} | {id(p): p for p, _ in down.beyond}
         trained |= {id(s.tensor): s.tensor for op in down.heads for s in op.sides}  # type: ignore[misc]
-        self._know(trained.values())
+        self._refuse_unknown(trained.values())
         if any(self._wrapped.owns(path) for i in trained for path in self.names[i]):
             raise BadInput(SHARDED_HEADS)
         pulled = down.pull(keep_graph=bool(mask))
@@ -305,28 +295,41 @@ class Harmonizer:
     def run(
         self,
         cut: Cut,
-        chunks: Chunks,
+        chunks: Chunks | None = None,
         *,
         step: int,
         valid: Mapping[str, Tensor] | None,
         scale: float = 1.0,
         reduce: bool = True,
     ) -> HarmonyReport:
-        """A step over the chunks of a cut: measure, decide, update."""
+        """A step over the chunks of a cut, one by default: measure, decide, update.
+
+        Chunks are gone through once more for the update where the decision has to know all of them.
+        """
         began = time.perf_counter()
-        samples = cut.up.samples
+        samples, direct = cut.up.samples, chunks is None
+        chunks = chunks or (lambda record: [(slice(0, samples), cut.up)])
         units = self.granularity.units(samples)
         defined = any_in_unit(defined_samples(valid, cut), units)
         if self.granularity.whole:
-            whole = WholeBatch(self._named())
-            for chunk in chunks(record=False):
-                whole.add(chunk.up)
-            self._chosen, gram = whole.gram(cut.up, cut.pulled.plain, self.scope, self.names)
-            gram = gram / scale**2
-            decision = self._decide(gram, defined, step, cut.losses)
-            whole.update(decision.weights)
+            gram, decision = self._whole(cut, chunks, defined, step, scale)
             return self._report(cut, gram, decision, began)
-        gram, kept, heads = self._measured(cut, chunks, defined, step, scale)
+        kept: Layers | None = None
+        heads, updated = None, False
+        if self.needs_layers:
+            heads = self._heads(cut, units)
+            updated = not direct and self.policy.one_by_one
+            grams = []
+            for own, layers, gram in self._measured(cut, chunks, heads, keep_graph=direct and bool(cut.down)):
+                grams.append(gram / scale**2)
+                if updated:
+                    decision = self.policy.decide(grams[-1].cpu(), defined[own].cpu(), step, cut.losses)
+                    update(*layers, decision.weights.to(gram))
+                kept = layers[0] if direct else None
+            gram = torch.cat(grams)
+        else:
+            self._chosen = "representation"
+            gram = representation_gram(cut.up, units) / scale**2
         decision = self._decide(gram, defined, step, cut.losses)
         weights = decision.weights.to(gram)
         if decision.rejecting and cut.down is not None:
@@ -336,47 +339,49 @@ class Harmonizer:
             cut.up.delta = cut.pulled.delta
             heads = self._heads(cut, units)
             weights = decision.open_weights().to(gram)
-        if isinstance(kept, Measurement):
-            update(kept.layers, cut.up, weights)
-        elif kept is None:
-            for chunk in chunks(record=False):
-                chunk.up.backward(spread(weights, samples)[chunk.samples])
-        self._update_heads(cut, heads, weights)
+        if kept is not None:
+            update(kept, cut.up, weights)
+        elif not updated:
+            for own, up in chunks(False):
+                up.backward(spread(weights, samples)[own])
+        add_up(heads.uses if heads is not None else [], Sink(), weights)
+        for p, grads in cut.pulled.plain:
+            for grad in grads:
+                add_grad(p, grad)
         if reduce:
             # FSDP sums its own
             sum_gradients(p for name, p in self._named().items() if not self._wrapped.owns(name))
         return self._report(cut, gram, decision, began)
 
-    def _measured(
+    def _whole(
         self, cut: Cut, chunks: Chunks, defined: Tensor, step: int, scale: float
-    ) -> tuple[Tensor, "Measurement | bool | None", Layers | None]:
-        """[U, K, K]; what an update needs where there is one chunk, True where chunks are updated already,
-        None where they have to be gone through again; the heads, where they are read."""
-        units = self.granularity.units(cut.up.samples)
-        if not self.needs_layers:
-            self._chosen = "representation"
-            return representation_gram(cut.up, units) / scale**2, None, None
-        heads = self._heads(cut, units)
-        of_heads = self._gram_of(heads, cut, units) if heads is not None else None
-        at_once = not chunks.once and self.policy.one_by_one
-        grams, last, keep = [], None, chunks.once and cut.down is not None
+    ) -> tuple[Tensor, Decision]:
+        whole = WholeBatch(self._named())
+        for _, up in chunks(False):
+            whole.add(up)
+        self._chosen, gram = whole.gram(cut.up, cut.pulled.plain, self.scope, self.names)
+        gram = gram / scale**2
+        everywhere = gather(defined).any()[None]
+        decision = self.policy.decide(gram.cpu(), everywhere.cpu(), step, cut.losses)
+        whole.update(decision.weights)
+        return gram, decision
+
+    def _measured(
+        self, cut: Cut, chunks: Chunks, heads: Layers | None, *, keep_graph: bool
+    ) -> Iterator[tuple[slice, tuple[Layers, Upstream], Tensor]]:
+        """Per chunk: its units, what its update needs, and its Gram matrices [U, K, K], heads included."""
+        of_heads = None if heads is None else self._gram_of(heads, cut)
         choose = partial(self._choose, cut.up, [self.scope])
-        for chunk in chunks(record=True):
-            count = self.granularity.units(chunk.up.samples)
-            start = chunk.samples.start // self.granularity.share
+        for samples, up in chunks(True):
+            count = self.granularity.units(up.samples)
+            start = samples.start // self.granularity.share
             own = slice(start, start + count)
-            last = self.reader.measure(chunk.up, count, choose, keep_graph=keep)
-            gram = last.grams[0] if of_heads is None else last.grams[0] + of_heads[own]
-            gram = gram / scale**2
-            grams.append(gram)
-            if at_once:
-                decision = self.policy.decide(gram.cpu(), defined[own].cpu(), step, cut.losses)
-                update(last.layers, chunk.up, decision.weights.to(gram))
-        assert last is not None
-        self.in_scope = sorted(self.names[i][0] for i in last.inside[0])
-        if heads is not None:
-            self.in_scope += sorted(self.names[id(p)][0] for p in heads.quick())
-        return torch.cat(grams), last if chunks.once else at_once or None, heads
+            found = self.reader.measure(up, count, choose, keep_graph=keep_graph)
+            self.in_scope = sorted(self.names[i][0] for i in found.inside[0])
+            if heads is not None:
+                self.in_scope += sorted(self.names[i][0] for i in heads.parameters)
+            gram = found.grams[0]
+            yield own, (found.layers, up), gram if of_heads is None else gram + of_heads[own]
 
     def _choose(self, up: Upstream, scopes: list[Scope], leaves: list[set[int]]) -> list[set[int]]:
         """The parameters in each scope, by id, for those that every pooled vector depends on."""
@@ -394,36 +399,20 @@ class Harmonizer:
         parameters = {i: p for i, p in sides.items() if isinstance(p, nn.Parameter)}
         return Layers(uses, parameters, [set(parameters)], set())
 
-    def _gram_of(self, heads: Layers, cut: Cut, units: int) -> Tensor:
-        total = GramSum(units, len(cut.losses), cut.up.pooled[0])
-        add_grams(heads, [set(heads.parameters)], {frozenset({0}): total}, self.reader.sketch)
+    def _gram_of(self, heads: Layers, cut: Cut) -> Tensor:
+        total = GramSum(self.granularity.units(cut.up.samples), len(cut.losses), cut.up.pooled[0])
+        add_grams(heads, set(heads.parameters), total, self.reader.sketch)
         return total.table()
-
-    def _update_heads(self, cut: Cut, heads: Layers | None, weights: Tensor) -> None:
-        """The heads' gradients: under the rule's weights [U, K] where they are in scope, plain elsewhere."""
-        if heads is not None:
-            sink, buffers = Sink(), Buffers()
-            for use in heads.uses:
-                use.add_to(sink, weights, buffers)
-        for p, grads in cut.pulled.plain:
-            for grad in grads:
-                if grad is not None:
-                    add_grad(p, grad)
 
     def _decide(self, gram: Tensor, defined: Tensor, step: int, losses: list[str]) -> Decision:
         """Decide on the units of all ranks (a few numbers each, on the CPU), return this rank's."""
-        if self.granularity.whole:
-            everywhere = gather(defined).any()[None]
-            return self.policy.decide(gram.cpu(), everywhere.cpu(), step, losses)
-        decision = self.policy.decide(gather(gram).cpu(), gather(defined).cpu(), step, losses)
-        return Decision(
-            weights=own_rows(decision.weights),
-            taking_part=own_rows(decision.taking_part),
-            kept=own_rows(decision.kept),
-            cosine=own_rows(decision.cosine),
-            everywhere=decision.cosine,
-            threshold=decision.threshold,
-            rejecting=decision.rejecting,
+        all_ranks = self.policy.decide(gather(gram).cpu(), gather(defined).cpu(), step, losses)
+        return replace(
+            all_ranks,
+            weights=own_rows(all_ranks.weights),
+            taking_part=own_rows(all_ranks.taking_part),
+            kept=own_rows(all_ranks.kept),
+            cosine=own_rows(all_ranks.cosine),
         )
 
     def _report(self, cut: Cut, gram: Tensor, decision: Decision, began: float) -> HarmonyReport:
@@ -442,39 +431,26 @@ class Harmonizer:
             slow=self.reader.slow if self.needs_layers else (),
         )
 
-    def _paths(self) -> dict[int, list[str]]:
-        """Per trainable parameter, by id, all of its paths."""
-        found: dict[int, list[str]] = {}
+    def _named(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters as they are now, by their first path; `names` gets all paths, by id."""
+        self.names.clear()
+        found: dict[str, nn.Parameter] = {}
         for prefix, module in self.modules.items():
             for name, p in module.named_parameters(prefix=prefix, remove_duplicate=False):
                 if p.requires_grad:
-                    found.setdefault(id(p), []).append(name)
+                    if id(p) not in self.names:
+                        found[name] = p
+                    self.names.setdefault(id(p), []).append(name)
         return found
 
-    def _named(self) -> dict[str, nn.Parameter]:
-        found: dict[int, tuple[str, nn.Parameter]] = {}
-        for prefix, module in self.modules.items():
-            for name, p in module.named_parameters(prefix=prefix):
-                if p.requires_grad:
-                    found.setdefault(id(p), (name, p))
-        return dict(found.values())
-
-    def _know(self, parameters: Iterable[Tensor]) -> None:
-        """Look at the modules again where a parameter is new, such as a lazy layer's.
-
-        Raises:
-            BadInput: it is none of theirs.
-        """
+    def _refuse_unknown(self, parameters: Iterable[Tensor]) -> None:
         if any(id(p) not in self.names for p in parameters):
-            self.names.clear()
-            self.names.update(self._paths())
-            if any(id(p) not in self.names for p in parameters):
-                if self._wrapped.shards:
-                    raise BadInput(SHARDED_HEADS)
-                raise BadInput(
-                    "the losses train parameters outside the given modules; pass all of them, "
-                    'such as Harmonizer({"": model, "loss": loss})'
-                )
+            raise BadInput(
+                SHARDED_HEADS
+                if self._wrapped.shards
+                else "the losses train parameters outside the given modules; pass all of them, "
+                'such as Harmonizer({"": model, "loss": loss})'
+            )
 
     def _refuse_both_sides(self, up: Upstream, trained: Mapping[int, Tensor]) -> set[int]:
         """The ids of what lies upstream."""
@@ -492,7 +468,7 @@ class Harmonizer:
                 )
         # with FSDP the graph has gathered copies, which are nobody's parameters
         if not self._wrapped.shards:
-            self._know(p for p in above.values() if isinstance(p, nn.Parameter))
+            self._refuse_unknown(p for p in above.values() if isinstance(p, nn.Parameter))
         both = [self.names[i][0] for i in above if i in trained]
         if both:
             raise BadInput(
@@ -520,18 +496,6 @@ class Harmonizer:
         """Continue from `state_dict`."""
         if "rule" in state:
             self.policy.rule.load_state_dict(state["rule"])
-
-
-@dataclass(slots=True)
-class One:
-    """The direct step's only chunk."""
-
-    up: Upstream
-    once: bool = True
-
-    def __call__(self, *, record: bool) -> Iterator[Chunk]:
-        """See `Chunks`."""
-        yield Chunk(slice(0, self.up.samples), self.up)
 
 
 def listed(pooled: Pooled) -> list[Tensor]:

@@ -166,34 +166,27 @@ def _cotangents(up: Upstream, pooled: list[int], ops: list[Op], *, keep_graph: b
     return gathered
 
 
-def add_grams(
-    layers: Layers, inside: Sequence[set[int]], totals: dict[frozenset[int], GramSum], sketch: Sketch | None
-) -> None:
-    """Add the Gram terms of the parameters in `inside` (one set a scope) to `totals`, by their scopes.
-
-    Slow parameters are left out.
-    """
+def add_grams(layers: Layers, inside: set[int], total: GramSum, sketch: Sketch | None) -> None:
+    """Add the Gram terms of the parameters in `inside`, slow ones aside."""
     uses_of: dict[int, list[Use]] = defaultdict(list)
-    behind = [set[int]().union(*(layers.behind(side) for side in use.sides)) for use in layers.uses]
     order = {i: n for n, i in enumerate(layers.parameters)}
-    for use, ids in zip(layers.uses, behind, strict=True):
-        for i in sorted(ids & order.keys(), key=order.__getitem__):
+    for use in layers.uses:
+        behind = set[int]().union(*(layers.behind(side) for side in use.sides))
+        for i in sorted(behind & order.keys(), key=order.__getitem__):
             uses_of[i].append(use)
-    scopes = {i: frozenset(n for n, ids in enumerate(inside) if i in ids) for i in uses_of}
-    wanted = [i for i in uses_of if scopes[i] and i not in layers.slow]
+    wanted = [i for i in uses_of if i in inside and i not in layers.slow]
     outer = {i: _outer_uses(layers, i, uses_of[i]) for i in wanted}
     buffers = Buffers()
     for params, uses in _components([i for i in wanted if outer[i] is None], uses_of):
-        _add_component(layers, params, uses, scopes, totals, buffers)
-    sharing: dict[tuple[frozenset[int], Hashable], list[Factors]] = defaultdict(list)
-    for factors, member in _factors([(i, found) for i, found in outer.items() if found], scopes):
-        key = tuple((s.x.data_ptr(), s.x.shape, s.x.stride()) for s in factors.segments)
-        sharing[member, key].append(factors)
-    for (member, _), group in sharing.items():
+        _add_component(layers, params, uses, total, buffers)
+    sharing: dict[Hashable, list[Factors]] = defaultdict(list)
+    for factors in _factors({i: found for i, found in outer.items() if found}):
+        sharing[tuple((s.x.data_ptr(), s.x.shape, s.x.stride()) for s in factors.segments)].append(factors)
+    for group in sharing.values():
         if sketch is not None and sketch.pays(group):
-            sketch.add_gram(group, totals[member], buffers)
+            sketch.add_gram(group, total, buffers)
         else:
-            add_shared(group, totals[member], buffers)
+            add_shared(group, total, buffers)
 
 
 OuterUses = list[tuple[OuterUse, bool]]
@@ -218,23 +211,17 @@ def _outer_uses(layers: Layers, i: int, uses: list[Use]) -> OuterUses | None:
     return found if same else None
 
 
-def _factors(
-    outer: list[tuple[int, OuterUses]], scopes: dict[int, frozenset[int]]
-) -> Iterable[tuple[Factors, frozenset[int]]]:
+def _factors(outer: dict[int, OuterUses]) -> Iterable[Factors]:
     """Factors of weights, each with the bias of the same calls where there is one, and of biases alone."""
-    biases = {tuple(id(u) for u, _ in found): i for i, found in outer if not found[0][1]}
-    joined = set()
-    for i, found in outer:
+    calls = {i: tuple(id(use) for use, _ in found) for i, found in outer.items()}
+    biases = {calls[i]: i for i, found in outer.items() if not found[0][1]}
+    for i, found in outer.items():
         if found[0][1]:
-            bias = biases.get(tuple(id(u) for u, _ in found))
-            ids: tuple[int, ...] = (i,)
-            if bias is not None and scopes[bias] == scopes[i]:
-                joined.add(bias)
-                ids = i, bias
-            yield Factors([u.segment for u, _ in found], True, len(ids) > 1, ids), scopes[i]
-    for i, found in outer:
-        if not found[0][1] and i not in joined:
-            yield Factors([u.segment for u, _ in found], False, True, (i,)), scopes[i]
+            bias = biases.pop(calls[i], None)
+            ids = (i,) if bias is None else (i, bias)
+            yield Factors([use.segment for use, _ in found], True, bias is not None, ids)
+    for i in biases.values():
+        yield Factors([use.segment for use, _ in outer[i]], False, True, (i,))
 
 
 def _components(params: list[int], uses_of: dict[int, list[Use]]) -> Iterable[tuple[list[int], list[Use]]]:
@@ -258,14 +245,8 @@ def _components(params: list[int], uses_of: dict[int, list[Use]]) -> Iterable[tu
 
 
 def _add_component(
-    layers: Layers,
-    params: list[int],
-    uses: list[Use],
-    scopes: dict[int, frozenset[int]],
-    totals: dict[frozenset[int], GramSum],
-    buffers: Buffers,
+    layers: Layers, params: list[int], uses: list[Use], total: GramSum, buffers: Buffers
 ) -> None:
-    total = next(iter(totals.values()))
     size = 4 * total.losses * sum(layers.parameters[i].numel() for i in params)
     size += 4 * sum(side.tensor.numel() for use in uses for side in use.sides)
     step = max(1, min(total.units, 2**28 // max(size, 1)))
@@ -273,9 +254,8 @@ def _add_component(
         part = slice(start, min(start + step, total.units))
         rows = [unit_gradients(layers, params, uses, k, part) for k in range(total.losses)]
         for i in params:
-            grads = [[row[i]] if i in row else [] for row in rows]
-            totals[scopes[i]].key = (i,)
-            totals[scopes[i]].add_all(grads, buffers, part)
+            total.key = (i,)
+            total.add_all([[row[i]] if i in row else [] for row in rows], buffers, part)
 
 
 def unit_gradients(
@@ -344,21 +324,26 @@ def single_unit(
     return up.gradients(params, spread(one, up.samples), keep_graph=True, only=k)
 
 
+def add_up(uses: list[Use], sink: Sink, weights: Tensor, part: Tensor | None = None) -> None:
+    """Add sum_i sum_k weights[i, k] g[k, i] of the uses to `sink`, and let go of them.
+
+    part: units outside of which the weights are 0.
+    """
+    buffers = Buffers()
+    while uses:
+        uses.pop().add_to(sink, weights, buffers, part)
+
+
 def update(layers: Layers, up: Upstream, unit_weights: Tensor) -> None:
-    """Fill `.grad` upstream with sum_i sum_k weights[i, k] g[k, i]; weights [U, K]. Lets go of the uses."""
-    sink, buffers, quick = Sink(skipped=layers.slow), Buffers(), layers.quick()
-    while layers.uses:
-        layers.uses.pop().add_to(sink, unit_weights, buffers)
+    """Fill `.grad` upstream with sum_i sum_k weights[i, k] g[k, i]; weights [U, K]."""
+    sink, quick = Sink(skipped=layers.slow), layers.quick()
+    add_up(layers.uses, sink, unit_weights)
     # under autocast the copies of parameters in 16 bits are shared with what the slow ones need
-    for p, grad in zip(quick, sink.pull_back(quick, keep_graph=bool(layers.slow)), strict=True):
-        if grad is not None:
-            add_grad(p, grad)
+    made = sink.pull_back(quick, keep_graph=bool(layers.slow))
     slow = [p for i, p in layers.parameters.items() if i in layers.slow]
-    if slow:
-        found = up.gradients(slow, spread(unit_weights, up.samples), keep_graph=False)
-        for p, grad in zip(slow, found, strict=True):
-            if grad is not None:
-                add_grad(p, grad)
+    rest = up.gradients(slow, spread(unit_weights, up.samples), keep_graph=False)
+    for p, grad in zip([*quick, *slow], [*made, *rest], strict=True):
+        add_grad(p, grad)
 
 
 def representation_gram(up: Upstream, units: int) -> Tensor:

@@ -27,6 +27,7 @@ from harmonize_cli.harmony._measure import (
     OpRows,
     Walk,
     add_grams,
+    add_up,
     cotangents,
     make_uses,
     owns,
@@ -35,7 +36,7 @@ from harmonize_cli.harmony._measure import (
     walk,
 )
 from harmonize_cli.harmony._sketch import Sketch
-from harmonize_cli.harmony._sums import Buffers, GramSum, ProjectedSink, dense, projected
+from harmonize_cli.harmony._sums import GramSum, ProjectedSink, dense, projected
 from harmonize_cli.harmony._tape import Op, tensors
 from harmonize_cli.harmony._units import Rows, spread
 
@@ -177,12 +178,14 @@ class Reader:
         inside = choose(layers.leaves)
         layers.uses = make_uses(given, rows, units)
         first = next(d for of in up.delta for d in of if d is not None)
-        members = {frozenset(n for n, ids in enumerate(inside) if i in ids) for i in layers.parameters}
-        members |= {frozenset({n}) for n in range(len(inside))}  # none of a step's parameters may be in scope
         alone: dict[tuple[int, ...], GramSum] = {}
-        totals = {each: GramSum(units, len(up.delta), first, alone if apart else None) for each in members}
-        add_grams(layers, inside, totals, self.sketch)
-        grams = [sum_tables(totals, n) for n in range(len(inside))]
+        grams = []
+        for ids in inside:
+            own: dict[tuple[int, ...], GramSum] = {}
+            total = GramSum(units, len(up.delta), first, own if apart else None)
+            add_grams(layers, ids, total, self.sketch)
+            grams.append(total.table())
+            alone |= own
         self._add_slow(up, layers, grams, inside, units)
         return Measurement(layers, grams, inside, alone)
 
@@ -285,12 +288,6 @@ def zeros(ops: Sequence[Op]) -> list[Tensor]:
 
 
 WITH_BIAS = (F.linear, torch.conv1d, torch.conv2d, torch.conv3d)
-
-
-def sum_tables(totals: Mapping[frozenset[int], GramSum], scope: int) -> Tensor:
-    """[U, K, K] of the parameters that are in a scope."""
-    tables = [total.table() for member, total in totals.items() if scope in member]
-    return torch.stack(tables).sum(0) if len(tables) > 1 else tables[0]
 
 
 def refuse(up: Upstream, graph: Graph) -> None:
@@ -406,9 +403,8 @@ class Trial:
         layers: Layers, quick: list[nn.Parameter], weights: Tensor, part: Tensor | None = None
     ) -> dict[int, Tensor]:
         """Projected gradients under weights, by parameter id."""
-        sink, buffers = ProjectedSink(layers.slow), Buffers()
-        for use in layers.uses:
-            use.add_to(sink, weights, buffers, part)
+        sink = ProjectedSink(layers.slow)
+        add_up(list(layers.uses), sink, weights, part)
         for p, g in zip(quick, sink.pull_back(quick, keep_graph=True), strict=True):
             if g is not None:
                 sink.put(id(p), projected(g))

@@ -173,6 +173,7 @@ def dense(g: Tensor) -> Tensor:
     return g.to(wide(g.dtype))
 
 
-def add_grad(p: nn.Parameter, grad: Tensor) -> None:
+def add_grad(p: nn.Parameter, grad: Tensor | None) -> None:
     """Accumulate a gradient that autograd returned, which others may share, into `.grad`."""
-    p.grad = grad.clone() if p.grad is None else p.grad.add_(grad)
+    if grad is not None:
+        p.grad = grad.clone() if p.grad is None else p.grad.add_(grad)

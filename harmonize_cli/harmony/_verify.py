@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony._graph import Upstream, upstream
-from harmonize_cli.harmony._harmonizer import Harmonizer, One, Pooled, listed
+from harmonize_cli.harmony._harmonizer import Harmonizer, Pooled, listed
 from harmonize_cli.harmony._measure import single_unit
 from harmonize_cli.harmony._report import HarmonyReport
 from harmonize_cli.harmony._sums import dense
@@ -73,7 +73,7 @@ def verify(harmonizer: Harmonizer, forward: Forward, *, units: int | None = None
         with state.replayed(), harmonizer.record():
             again, pooled_again = forward()
         cut = harmonizer.cut(again, pooled_again, read_heads=False)
-        report = harmonizer.run(cut, One(cut.up), step=0, valid=None, reduce=False)
+        report = harmonizer.run(cut, step=0, valid=None, reduce=False)
         return _compare(harmonizer, up, report, units)
     finally:
         harmonizer.policy = policy
