@@ -1,16 +1,16 @@
 """The graph of a step, cut at the pooled vectors: what they were made from, and what was made from them."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony._scope import Rows
 from harmonize_cli.harmony._tape import Op
-from harmonize_cli.harmony._units import Rows
 
 Cotangents = list[list[Tensor | None]]
 """Per loss, at each of some places."""
@@ -196,149 +196,3 @@ def upstream(pooled: Sequence[Tensor], ops: list[Op], couplings: list[GradientEd
     if samples == 0 or any(len(z) % samples for z in pooled):
         raise BadInput(f"pooled vectors of {[len(z) for z in pooled]} rows: not multiples of one batch size")
     return Upstream(rooted, samples, ops, couplings)
-
-
-Roots = list[list[tuple[Tensor, Tensor | None]]]
-"""Per loss: tensors to start from, and their cotangents (None for the loss itself)."""
-
-Plain = list[tuple[nn.Parameter, list[Tensor | None]]]
-"""Parameters, and their gradient under each loss."""
-
-ADVICE = (
-    "make the losses from nothing but what `Harmonizer.through_gate` returns for the heads' outputs: "
-    "`losses = ...(harmonizer.through_gate(heads(pooled)))`"
-)
-
-
-@dataclass(slots=True)
-class Pulled:
-    """Gradients per loss: at the pooled vectors, at the outputs of recorded operations of the heads, and
-    plain ones of all other parameters."""
-
-    delta: Cotangents
-    at_heads: dict[Op, Cotangents]
-    plain: Plain
-
-
-@dataclass(slots=True)
-class Downstream:
-    """The graph between `pooled` and `roots`: the losses, or the detach mask with the losses' cotangents.
-
-    The detach mask is an alias of each head's output, which the losses are made from. Taking a loss away from
-    a sample there treats that embedding as a constant. The cotangents then go back through the heads once
-    more: BatchNorm there couples the samples, and rows cut out behind it would lack the terms that keep its
-    mean and variance where they are.
-
-    heads: recorded operations, read one by one. leaves: the parameters that they don't account for. beyond:
-    parameters between the mask and the losses, such as a learned temperature, which no gate touches.
-    """
-
-    pooled: list[Tensor]
-    heads: list[Op]
-    leaves: list[nn.Parameter]
-    roots: Roots
-    beyond: Plain = field(default_factory=list)
-
-    def pull(self, *, keep_graph: bool) -> Pulled:
-        """Differentiate down to the pooled vectors; frees the graph unless told to keep it."""
-        edges = [edge for op in self.heads for edge in op.edges]
-        inputs = [*map(get_gradient_edge, self.pooled), *edges, *map(get_gradient_edge, self.leaves)]
-        found = _gradients(self.roots, inputs, keep_graph=keep_graph)
-        at, end = len(self.pooled), len(self.pooled) + len(edges)
-        outputs = [iter(row[at:end]) for row in found]
-        heads = {op: [op.shaped([next(of) for _ in op.edges]) for of in outputs] for op in self.heads}
-        plain = [(p, [row[end + n] for row in found]) for n, p in enumerate(self.leaves)]
-        return Pulled([row[:at] for row in found], heads, plain + self.beyond)
-
-    def pull_without(self, taking_part: Tensor) -> Pulled:
-        """`pull` with losses detached from the samples where `taking_part` [B, K] is 0; frees the graph."""
-        self.roots = [
-            [(y, None if d is None else Rows().scale(d, taking_part[:, k])) for y, d in pairs]
-            for k, pairs in enumerate(self.roots)
-        ]
-        return self.pull(keep_graph=False)
-
-
-def downstream(
-    losses: Mapping[str, Tensor],
-    up: Upstream,
-    mask: Sequence[Tensor],
-    readable: Callable[[Upstream, list[Op]], list[Op]] | None,
-) -> Downstream:
-    """What lies between the pooled vectors and `losses`. mask: the outputs of `through_gate`.
-
-    readable: picks the recorded operations of the heads to account for one by one; none by default.
-
-    Raises:
-        BadInput: losses that are no scalars or have no graph, that pass the detach mask by, or a mask without
-            rows for the samples.
-    """
-    _check_losses(losses)
-    stops = frozenset(z.grad_fn for z in up.pooled if z.grad_fn is not None)
-    graph, own = Graph(up.ops), {id(z) for z in up.pooled}
-    ends = [loss.grad_fn for loss in losses.values()]
-    below = graph.walk(ends, stops)
-    heads = readable(up, [op for op in up.ops if op in below.ops]) if readable is not None else []
-    rest = graph.walk(ends, stops, set(heads))
-    clear = [op for op in heads if not any(id(s.tensor) in rest.leaves for s in op.sides)]
-    if len(clear) < len(heads):  # a parameter that is used in another way too gets its plain gradient
-        heads, rest = clear, graph.walk(ends, stops, set(clear))
-    roots: Roots = [[(loss, None)] for loss in losses.values()]
-    if not mask:
-        return Downstream(up.pooled, heads, _parameters(rest, own), roots)
-    gates = frozenset(y.grad_fn for y in mask if y.grad_fn is not None)
-    past = graph.walk(ends, gates)
-    if past.nodes & stops or past.leaves.keys() & own:
-        raise BadInput("gate: the losses read something else made from the pooled vectors; " + ADVICE)
-    if any(len(y) % up.samples for y in mask):
-        raise BadInput(f"gate: through_gate saw {[len(y) for y in mask]} rows for {up.samples} samples")
-    beyond = _parameters(past, own)
-    found = _gradients(roots, [*map(get_gradient_edge, [*mask, *beyond])], keep_graph=True)
-    return Downstream(
-        up.pooled,
-        heads,
-        _parameters(graph.walk(gates, stops, set(heads)), own),
-        [list(zip(mask, row[: len(mask)], strict=True)) for row in found],
-        [(p, [row[len(mask) + n] for row in found]) for n, p in enumerate(beyond)],
-    )
-
-
-def _check_losses(losses: Mapping[str, Tensor]) -> None:
-    if not isinstance(losses, Mapping) or not losses:
-        kind = "none given" if isinstance(losses, Mapping) else type(losses).__name__
-        raise BadInput(f"losses: {kind}; expected scalars by name, such as {{'va': ..., 'vt': ...}}")
-    for name, loss in losses.items():
-        if not isinstance(loss, Tensor) or loss.dim() != 0:
-            shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise BadInput(f"losses[{name!r}]: {shape}; expected a scalar tensor: take its mean or sum first")
-    if not any(loss.requires_grad for loss in losses.values()):
-        raise BadInput(
-            f"losses {', '.join(losses)}: none depends on a parameter (detached, or under no_grad)"
-        )
-
-
-def _parameters(reach: Reach, without: set[int]) -> list[nn.Parameter]:
-    return [p for i, p in reach.leaves.items() if isinstance(p, nn.Parameter) and i not in without]
-
-
-def _gradients(
-    roots: Roots, inputs: Sequence[GradientEdge], *, keep_graph: bool
-) -> list[list[Tensor | None]]:
-    """Per loss, at each of `inputs`."""
-    rows: list[list[Tensor | None]] = []
-    last = len(roots) - 1
-    for k, pairs in enumerate(roots):
-        pulled = [(y, d) for y, d in pairs if y.grad_fn is not None and (d is not None or y.dim() == 0)]
-        row: list[Tensor | None] = [None] * len(inputs)
-        if pulled and inputs:
-            row = list(
-                torch.autograd.grad(
-                    [y for y, _ in pulled],
-                    inputs,
-                    [d for _, d in pulled],
-                    retain_graph=keep_graph or k < last,
-                    allow_unused=True,
-                )
-            )
-        rows.append(row)
-    return rows

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,16 +20,9 @@ from torch.amp.grad_scaler import GradScaler
 from torch.autograd.graph import GradientEdge
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.harmony._gate import Gate
-from harmonize_cli.harmony._graph import (
-    ADVICE,
-    Downstream,
-    Graph,
-    Pulled,
-    Upstream,
-    downstream,
-    upstream,
-)
+from harmonize_cli.harmony._cut import ADVICE, Cut, Pooled, defined_samples, listed, make_cut
+from harmonize_cli.harmony._gram import GramSum, parse_gram
+from harmonize_cli.harmony._graph import Graph, Upstream, upstream
 from harmonize_cli.harmony._kinds import READERS
 from harmonize_cli.harmony._measure import (
     Layers,
@@ -40,39 +33,20 @@ from harmonize_cli.harmony._measure import (
     representation_gram,
     update,
 )
-from harmonize_cli.harmony._policy import Control, Decision, Policy
+from harmonize_cli.harmony._policy import Control, Decision, Gate, Policy
 from harmonize_cli.harmony._reading import Reader
 from harmonize_cli.harmony._report import HarmonyReport
 from harmonize_cli.harmony._rule import Weigh, make_rule
-from harmonize_cli.harmony._scope import Scope
-from harmonize_cli.harmony._sketch import parse_gram
-from harmonize_cli.harmony._sums import GramSum, Sink, add_grad
+from harmonize_cli.harmony._scope import Granularity, Rows, Scope, any_in_unit, spread
+from harmonize_cli.harmony._sums import Sink, add_grad
 from harmonize_cli.harmony._tape import Op, Tape
-from harmonize_cli.harmony._units import Granularity, Rows, any_in_unit, spread
 from harmonize_cli.harmony._whole import WholeBatch
-from harmonize_cli.harmony._wrapped import SHARDED_HEADS, Wrapped, explained, outside_autocast
+from harmonize_cli.harmony._wrapped import Wrapped, explained, outside_autocast
 from harmonize_cli.ranks import gather, own_rows, sum_gradients
-
-Pooled = Tensor | Mapping[str, Tensor] | Iterable[Tensor]
-
 
 Chunks = Callable[[bool], Iterable[tuple[slice, Upstream]]]
 """The batch's parts in order: their samples, and the graphs that their pooled vectors were made in; recorded
 where layers are going to be read (True)."""
-
-
-@dataclass(slots=True)
-class Cut:
-    """A step's graph, cut at the pooled vectors.
-
-    up: all samples, with their cotangents. down: the graph below, kept while a gate may take losses away
-    there. pulled: what came from below.
-    """
-
-    losses: list[str]
-    up: Upstream
-    down: Downstream | None
-    pulled: Pulled
 
 
 class Harmonizer:
@@ -258,34 +232,22 @@ class Harmonizer:
         return name, sorted(self.names[i][0] for i in inside)
 
     def cut(self, losses: Mapping[str, Tensor], pooled: Pooled, *, read_heads: bool | None = None) -> Cut:
-        """The graph of the last forward pass, cut at `pooled`.
+        """The graph of the last forward pass, cut at `pooled`; read_heads: as scope `all` does by default.
 
         Raises:
-            BadInput: see `upstream` and `downstream`; or the losses train what this harmonizer does not
-                know, a parameter is used on both sides, or a gate does not know the heads.
+            BadInput: see `make_cut`; or a gate does not know the heads.
         """
-        mask, self._mask = self._mask, []
         self._named()
+        mask, self._mask = self._mask, []
+        gated = self.policy.gate is not None and read_heads is None
+        if read_heads is None:
+            read_heads = self.needs_layers and self.scope.name == "all"
         up = upstream(listed(pooled), *self.take())
-        reads = self.needs_layers and self.scope.name == "all" if read_heads is None else read_heads
-        down = downstream(losses, up, mask, self.reader.heads if reads else None)
-        trained = {id(p): p for p in down.leaves} | {id(p): p for p, _ in down.beyond}
-        trained |= {id(s.tensor): s.tensor for op in down.heads for s in op.sides}  # type: ignore[misc]
-        self._refuse_unknown(trained.values())
-        if any(self._wrapped.owns(path) for i in trained for path in self.names[i]):
-            raise BadInput(SHARDED_HEADS)
-        pulled = down.pull(keep_graph=bool(mask))
-        up.delta = pulled.delta
-        if not any(d is not None for of in up.delta for d in of):
-            raise BadInput(
-                "no loss depends on the pooled vectors; give `backward` the very tensors that the losses "
-                "were made from"
-            )
-        plain = any(p.dim() > 0 for p, _ in pulled.plain)
-        if self.policy.gate is not None and read_heads is None and not mask and plain:
+        found = make_cut(losses, up, mask, self.reader.heads if read_heads else None)
+        found.refuse_unknown(self.names, self._wrapped)
+        if gated and not mask and any(p.dim() > 0 for p, _ in found.pulled.plain):
             raise BadInput("a gate has to know the heads' outputs: " + ADVICE)
-        self._wrapped.refuse_reduced({*trained, *self._refuse_both_sides(up, trained)})
-        return Cut(list(losses), up, down if mask else None, pulled)
+        return found
 
     def take(self) -> tuple[list[Op], list[GradientEdge]]:
         """The recorded operations of the last forward pass, and outputs of those that mix samples."""
@@ -443,41 +405,6 @@ class Harmonizer:
                     self.names.setdefault(id(p), []).append(name)
         return found
 
-    def _refuse_unknown(self, parameters: Iterable[Tensor]) -> None:
-        if any(id(p) not in self.names for p in parameters):
-            raise BadInput(
-                SHARDED_HEADS
-                if self._wrapped.shards
-                else "the losses train parameters outside the given modules; pass all of them, "
-                'such as Harmonizer({"": model, "loss": loss})'
-            )
-
-    def _refuse_both_sides(self, up: Upstream, trained: Mapping[int, Tensor]) -> set[int]:
-        """The ids of what lies upstream."""
-        above: dict[int, Tensor] = {}
-        for z in up.pooled:
-            reach = Graph([]).walk([z.grad_fn])
-            above |= reach.leaves
-            others = [y for y in up.pooled if y is not z and y.grad_fn is not z.grad_fn]
-            if len({id(y) for y in up.pooled}) < len(up.pooled) or any(
-                y.grad_fn in reach.nodes for y in others
-            ):
-                raise BadInput(
-                    "pooled: one vector is another, or was made from it, so its path would count twice; give "
-                    "each once, and only the last of a chain"
-                )
-        # with FSDP the graph has gathered copies, which are nobody's parameters
-        if not self._wrapped.shards:
-            self._refuse_unknown(p for p in above.values() if isinstance(p, nn.Parameter))
-        both = [self.names[i][0] for i in above if i in trained]
-        if both:
-            raise BadInput(
-                f"{both[0]}: a parameter is used both before and after the pooled vectors (tied weights, or "
-                "a loss that reads something else than the pooled vectors); give pooled vectors that lie "
-                "behind both uses"
-            )
-        return set(above)
-
     def _need_record(self) -> None:
         recorded, self._recorded = self._recorded, False
         self._wrapped = Wrapped(self.modules)
@@ -496,29 +423,3 @@ class Harmonizer:
         """Continue from `state_dict`."""
         if "rule" in state:
             self.policy.rule.load_state_dict(state["rule"])
-
-
-def listed(pooled: Pooled) -> list[Tensor]:
-    """The pooled vectors in order.
-
-    Raises:
-        BadInput: something else than tensors.
-    """
-    if isinstance(pooled, Tensor):
-        return [pooled]
-    found = list(pooled.values()) if isinstance(pooled, Mapping) else list(pooled)
-    if not found or not all(isinstance(z, Tensor) for z in found):
-        kinds = sorted({type(z).__name__ for z in found}) or ["nothing"]
-        raise BadInput(f"pooled: {', '.join(kinds)}; expected tensors [B, ...], one or by name")
-    return found
-
-
-def defined_samples(valid: Mapping[str, Tensor] | None, cut: Cut) -> Tensor:
-    """[B] True for the samples that have the pairs of all losses."""
-    samples = cut.up.samples
-    flags = torch.ones(samples, dtype=torch.bool, device=cut.up.pooled[0].device)
-    for name, of in (valid or {}).items():
-        if name not in cut.losses or of.shape != flags.shape:
-            raise BadInput(f"valid[{name!r}]: expected one of the losses {cut.losses} and shape [{samples}]")
-        flags &= of.to(flags)
-    return flags

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harmonize_cli.harmony._graph import Cotangents
+from harmonize_cli.harmony._scope import Rows
 from harmonize_cli.harmony._sums import wide
 from harmonize_cli.harmony._tape import Op, Side
-from harmonize_cli.harmony._units import Rows
 from harmonize_cli.harmony._uses import OuterUse, ReplayedUse, Segment, SettledUse, Use, find_batched
 
 Reader = Callable[[Op, list[Side], Cotangents, Rows, int], "Use | None"]

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.harmony._gram import Factors, add_shared
+from harmonize_cli.harmony._gram import Factors, GramSum, Sketch, add_shared
 from harmonize_cli.harmony._graph import Cotangents, Graph, Upstream
 from harmonize_cli.harmony._kinds import read
-from harmonize_cli.harmony._sketch import Sketch
-from harmonize_cli.harmony._sums import Buffers, GramSum, Sink, add_grad, dense, wide
+from harmonize_cli.harmony._scope import Rows, spread, sum_units
+from harmonize_cli.harmony._sums import Buffers, Sink, add_grad, dense, wide
 from harmonize_cli.harmony._tape import Op, Side
-from harmonize_cli.harmony._units import Rows, spread, sum_units
 from harmonize_cli.harmony._uses import OuterUse, Use, drop_dead_tokens
 
 OpRows = dict[Op, list[Rows | None]]

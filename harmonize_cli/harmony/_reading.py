@@ -18,6 +18,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony._gram import GramSum, Sketch
 from harmonize_cli.harmony._graph import Cotangents, Graph, Upstream, weighted_sum
 from harmonize_cli.harmony._kinds import BLIND, readable
 from harmonize_cli.harmony._measure import (
@@ -35,10 +36,9 @@ from harmonize_cli.harmony._measure import (
     unit_gradients,
     walk,
 )
-from harmonize_cli.harmony._sketch import Sketch
-from harmonize_cli.harmony._sums import GramSum, ProjectedSink, dense, projected
+from harmonize_cli.harmony._scope import Rows, spread
+from harmonize_cli.harmony._sums import ProjectedSink, dense, projected
 from harmonize_cli.harmony._tape import Op, tensors
-from harmonize_cli.harmony._units import Rows, spread
 
 log = logging.getLogger(__name__)
 

@@ -38,50 +38,6 @@ class Buffers:
         return torch.mul(x, y, out=self.like("dot", x)).sum(axes)
 
 
-class GramSum:
-    """Sums [U] per pair of losses, kept in rows so that adding touches contiguous memory.
-
-    key: the parameters that values come from; apart: where their own sums are kept as well, if given.
-    """
-
-    def __init__(
-        self,
-        units: int,
-        losses: int,
-        like: Tensor,
-        apart: dict[tuple[int, ...], "GramSum"] | None = None,
-    ) -> None:
-        self.units, self.losses, self.apart = units, losses, apart
-        self.key: tuple[int, ...] = ()
-        self._rows = torch.zeros(losses, losses, units, dtype=wide(like.dtype), device=like.device)
-        self._row = [list(of) for of in self._rows]
-
-    def add(self, i: int, k: int, value: Tensor, part: slice = slice(None), times: int = 1) -> None:
-        """Add value [U], so many times, to the entries (i, k) and (k, i) of the units in `part`."""
-        self._row[max(i, k)][min(i, k)][part].add_(value, alpha=times)
-        if self.apart is not None:
-            if self.key not in self.apart:
-                self.apart[self.key] = GramSum(self.units, self.losses, self._rows)
-            self.apart[self.key].add(i, k, value, part, times)
-
-    def add_all(self, grads: Sequence[Sequence[Tensor]], buffers: Buffers, part: slice = slice(None)) -> None:
-        """Add the inner products of gradients: per loss a list of [U, ...], empty for zero."""
-        for i, g_i in enumerate(grads):
-            for k, g_k in enumerate(grads[: i + 1]):
-                for one, two in zip(g_i, g_k, strict=False):
-                    self.add(i, k, buffers.dot(one, two), part)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type that is added up in."""
-        return self._rows.dtype
-
-    def table(self) -> Tensor:
-        """[U, K, K]."""
-        lower = self._rows.permute(2, 0, 1)
-        return lower.tril() + lower.tril(-1).transpose(1, 2)
-
-
 class Sink:
     """Where gradients are added up: in `.grad` of parameters, and per tensor for what was made from them.
 

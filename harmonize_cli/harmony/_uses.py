@@ -18,9 +18,9 @@ from torch.func import vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harmonize_cli.harmony._graph import Cotangents, weighted_sum
+from harmonize_cli.harmony._scope import Rows
 from harmonize_cli.harmony._sums import Buffers, Sink
 from harmonize_cli.harmony._tape import Op, Side, tensors
-from harmonize_cli.harmony._units import Rows
 
 
 @dataclass(eq=False, slots=True)

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony._cut import Pooled, listed
 from harmonize_cli.harmony._graph import Upstream, upstream
-from harmonize_cli.harmony._harmonizer import Harmonizer, Pooled, listed
+from harmonize_cli.harmony._harmonizer import Harmonizer
 from harmonize_cli.harmony._measure import single_unit
 from harmonize_cli.harmony._report import HarmonyReport
+from harmonize_cli.harmony._scope import spread
 from harmonize_cli.harmony._sums import dense
 from harmonize_cli.harmony._tape import RandomState
-from harmonize_cli.harmony._units import spread
 
 Forward = Callable[[], tuple[Mapping[str, Tensor], Pooled]]
 

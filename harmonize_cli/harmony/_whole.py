@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from harmonize_cli.harmony._graph import Graph, Plain, Upstream
+from harmonize_cli.harmony._cut import Plain
+from harmonize_cli.harmony._graph import Graph, Upstream
 from harmonize_cli.harmony._measure import representation_gram
-from harmonize_cli.harmony._scope import Scope
+from harmonize_cli.harmony._scope import Scope, spread
 from harmonize_cli.harmony._sums import dense, wide
-from harmonize_cli.harmony._units import spread
 from harmonize_cli.ranks import sum_tensors
 
 Grads = list[Tensor | None]

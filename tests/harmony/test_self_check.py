@@ -9,7 +9,7 @@ from harmony_models import TriModal, gram_error, gram_of, losses_of, make_inputs
 from torch import Tensor, nn
 
 from harmonize_cli.harmony import Harmonizer, HarmonyReport, _gram, _kinds, _measure, _reading, _uses
-from harmonize_cli.harmony._units import Rows
+from harmonize_cli.harmony._scope import Rows
 
 Patch = Callable[[Any, str, Any], None]
 
