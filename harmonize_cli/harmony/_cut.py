@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.harmony._graph import Cotangents, Graph, Reach, Upstream
+from harmonize_cli.harmony._graph import Cotangents, Graph, Reach, Upstream, pull
 from harmonize_cli.harmony._scope import Rows
 from harmonize_cli.harmony._tape import Op
 from harmonize_cli.harmony._wrapped import SHARDED_HEADS, Wrapped
@@ -169,6 +169,10 @@ def downstream(
     _check_losses(losses)
     stops = frozenset(z.grad_fn for z in up.pooled if z.grad_fn is not None)
     graph, own = Graph(up.ops), {id(z) for z in up.pooled}
+
+    def parameters(reach: Reach) -> list[nn.Parameter]:
+        return [p for i, p in reach.leaves.items() if isinstance(p, nn.Parameter) and i not in own]
+
     ends = [loss.grad_fn for loss in losses.values()]
     below = graph.walk(ends, stops)
     heads = readable(up, [op for op in up.ops if op in below.ops]) if readable is not None else []
@@ -178,19 +182,19 @@ def downstream(
         heads, rest = clear, graph.walk(ends, stops, set(clear))
     roots: Roots = [[(loss, None)] for loss in losses.values()]
     if not mask:
-        return Downstream(up.pooled, heads, _parameters(rest, own), roots)
+        return Downstream(up.pooled, heads, parameters(rest), roots)
     gates = frozenset(y.grad_fn for y in mask if y.grad_fn is not None)
     past = graph.walk(ends, gates)
     if past.nodes & stops or past.leaves.keys() & own:
         raise BadInput("gate: the losses read something else made from the pooled vectors; " + ADVICE)
     if any(len(y) % up.samples for y in mask):
         raise BadInput(f"gate: through_gate saw {[len(y) for y in mask]} rows for {up.samples} samples")
-    beyond = _parameters(past, own)
+    beyond = parameters(past)
     found = _gradients(roots, [*map(get_gradient_edge, [*mask, *beyond])], keep_graph=True)
     return Downstream(
         up.pooled,
         heads,
-        _parameters(graph.walk(gates, stops, set(heads)), own),
+        parameters(graph.walk(gates, stops, set(heads))),
         [list(zip(mask, row[: len(mask)], strict=True)) for row in found],
         [(p, [row[len(mask) + n] for row in found]) for n, p in enumerate(beyond)],
     )
@@ -210,31 +214,13 @@ def _check_losses(losses: Mapping[str, Tensor]) -> None:
         )
 
 
-def _parameters(reach: Reach, without: set[int]) -> list[nn.Parameter]:
-    return [p for i, p in reach.leaves.items() if isinstance(p, nn.Parameter) and i not in without]
-
-
 def _gradients(
     roots: Roots, inputs: Sequence[GradientEdge], *, keep_graph: bool
 ) -> list[list[Tensor | None]]:
     """Per loss, at each of `inputs`."""
-    rows: list[list[Tensor | None]] = []
+    reached = [[(y, d) for y, d in pairs if y.grad_fn and (d is not None or y.dim() == 0)] for pairs in roots]
     last = len(roots) - 1
-    for k, pairs in enumerate(roots):
-        pulled = [(y, d) for y, d in pairs if y.grad_fn is not None and (d is not None or y.dim() == 0)]
-        row: list[Tensor | None] = [None] * len(inputs)
-        if pulled and inputs:
-            row = list(
-                torch.autograd.grad(
-                    [y for y, _ in pulled],
-                    inputs,
-                    [d for _, d in pulled],
-                    retain_graph=keep_graph or k < last,
-                    allow_unused=True,
-                )
-            )
-        rows.append(row)
-    return rows
+    return [pull(pairs, inputs, keep_graph=keep_graph or k < last) for k, pairs in enumerate(reached)]
 
 
 def listed(pooled: Pooled) -> list[Tensor]:

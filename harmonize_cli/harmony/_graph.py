@@ -20,9 +20,9 @@ Cotangents = list[list[Tensor | None]]
 class Reach:
     """What a walk up the graph met.
 
-    ops: operations jumped over, or with `Walk(jump=None)` all recorded ones, in no order. leaves: by id,
-    those reached in another way than through an operation that was jumped over. shuffled: operations above a
-    step that picks rows by their values. nodes: all nodes visited.
+    ops: operations jumped over, or all recorded ones where none is, in no order. leaves: by id, those reached
+    in another way. shuffled: operations above a step that picks rows by their values. nodes: all visited.
+    form: the way taken, the same for graphs that do the same.
     """
 
     ops: set[Op] = field(default_factory=set)
@@ -30,7 +30,6 @@ class Reach:
     shuffled: set[Op] = field(default_factory=set)
     nodes: set[Node] = field(default_factory=set)
     form: list[Hashable] = field(default_factory=list)
-    """The way taken: the same for graphs that do the same."""
 
 
 class Graph:
@@ -70,16 +69,12 @@ class Graph:
                 found.leaves[id(node.variable)] = node.variable  # type: ignore[attr-defined]
                 continue
             if jump is not None:
-                found.form.append(_form(node, name))
+                places = PLACES if _is(name, CUTTING) else ()
+                found.form.append((name, *(str(getattr(node, f"_saved_{at}", "")) for at in places)))
                 shuffled = shuffled or picks_rows(node, name)
             todo.extend((below, shuffled) for below, _ in node.next_functions if below is not None)
         found.nodes = set(seen)
         return found
-
-
-def _form(node: Node, name: str) -> Hashable:
-    """What a node does, and where, if it cuts or rolls."""
-    return (name, *(str(getattr(node, f"_saved_{at}", "")) for at in PLACES)) if _is(name, CUTTING) else name
 
 
 def picks_rows(node: Node, name: str) -> bool:
@@ -108,11 +103,9 @@ ALONG = ("IndexSelect", "Gather", "Scatter", "Sort", "Topk")
 def _in_order(indices: Sequence[Tensor | None]) -> bool:
     """Rows stay where they are: not indexed, or by 0, 1, 2, ... as in x[arange(B), last]."""
     first = indices[0] if len(indices) else None
-    if first is None or first.dtype == torch.bool:
-        return first is None
-    return (
-        bool(torch.equal(first, torch.arange(len(first), device=first.device))) if first.dim() == 1 else False
-    )
+    if first is None:
+        return True
+    return first.dim() == 1 and torch.equal(first, torch.arange(len(first)).to(first.device))
 
 
 @dataclass(slots=True)
@@ -157,18 +150,21 @@ class Upstream:
         only: int | None = None,
     ) -> list[Tensor | None]:
         """The gradient under weights [B, K] at `inputs`, by one ordinary backward pass; only: as there."""
-        pairs = self.weighted(weights, only)
-        if not pairs or not inputs:
-            return [None] * len(inputs)
-        return list(
-            torch.autograd.grad(
-                [z for z, _ in pairs],
-                [get_gradient_edge(x) if isinstance(x, Tensor) else x for x in inputs],
-                [d for _, d in pairs],
-                retain_graph=keep_graph,
-                allow_unused=True,
-            )
-        )
+        return pull(self.weighted(weights, only), inputs, keep_graph=keep_graph)
+
+
+def pull(
+    pairs: Sequence[tuple[Tensor | GradientEdge, Tensor | None]],
+    inputs: Sequence[Tensor | GradientEdge],
+    *,
+    keep_graph: bool,
+) -> list[Tensor | None]:
+    """Gradients at `inputs` from tensors with their cotangents; None where nothing comes."""
+    if not pairs or not inputs:
+        return [None] * len(inputs)
+    edges = [get_gradient_edge(x) if isinstance(x, Tensor) else x for x in inputs]
+    roots, given = [y for y, _ in pairs], [d for _, d in pairs]
+    return list(torch.autograd.grad(roots, edges, given, retain_graph=keep_graph, allow_unused=True))
 
 
 def weighted_sum(delta: Sequence[Tensor | None], weights: Tensor, rows: Rows | None = None) -> Tensor | None:

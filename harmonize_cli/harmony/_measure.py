@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony._gram import Factors, GramSum, Sketch, add_shared
-from harmonize_cli.harmony._graph import Cotangents, Graph, Upstream
+from harmonize_cli.harmony._graph import Cotangents, Graph, Upstream, pull
 from harmonize_cli.harmony._kinds import read
 from harmonize_cli.harmony._scope import Rows, spread, sum_units
 from harmonize_cli.harmony._sums import Buffers, Sink, add_grad, dense, wide
@@ -103,11 +103,18 @@ def walk(up: Upstream, graph: Graph, rows: OpRows) -> Walk:
 
 def cotangents(up: Upstream, ops: Sequence[set[Op]], *, keep_graph: bool) -> dict[Op, Cotangents]:
     """The input-gradient passes: cotangents at the outputs of the operations read for each pooled vector, in
-    the order of the recording; frees the graph unless told to keep it."""
-    order = {op: n for n, op in enumerate(up.ops)}
+    the order of the recording; frees the graph unless told to keep it. Pooled vectors that share an operation
+    are passed together, one pass for each loss that reaches them."""
+    parts: list[tuple[list[int], set[Op]]] = []
+    for m, own in enumerate(ops):
+        joined = [part for part in parts if part[1] & own]
+        parts = [part for part in parts if part not in joined]
+        parts.append(
+            (sorted([m, *(n for part in joined for n in part[0])]), own.union(*(p[1] for p in joined)))
+        )
     found: dict[Op, Cotangents] = {}
-    for pooled, own in _parts(ops):
-        found |= _cotangents(up, pooled, sorted(own, key=order.__getitem__), keep_graph=keep_graph)
+    for pooled, reached in parts:
+        found |= _cotangents(up, pooled, [op for op in up.ops if op in reached], keep_graph=keep_graph)
     return {op: d for op, d in found.items() if any(x is not None for of in d for x in of)}
 
 
@@ -129,40 +136,15 @@ def owns(op: Op, inner: set[Op]) -> bool:
     return any(side.made_by is None or side.made_by not in inner for side in op.sides)
 
 
-def _parts(ops: Sequence[set[Op]]) -> list[tuple[list[int], set[Op]]]:
-    """Groups of pooled vectors that share an operation, with their operations."""
-    parts: list[tuple[list[int], set[Op]]] = []
-    for m, own in enumerate(ops):
-        joined = [m], set(own)
-        for part in [part for part in parts if part[1] & own]:
-            joined = part[0] + joined[0], part[1] | joined[1]
-        parts = [part for part in parts if not set(part[0]) & set(joined[0])] + [joined]
-    return parts
-
-
 def _cotangents(up: Upstream, pooled: list[int], ops: list[Op], *, keep_graph: bool) -> dict[Op, Cotangents]:
     """One input-gradient pass per loss that reaches `pooled`; autograd then skips the weight gradients."""
     edges = [edge for op in ops for edge in op.edges]
     reaching = [k for k, of in enumerate(up.delta) if any(of[m] is not None for m in pooled)]
-    empty: list[Tensor | None] = [None] * len(edges)
-    found = dict.fromkeys(range(len(up.delta)), empty)
-    for k in reaching if edges else ():
-        pairs = [(up.pooled[m], d) for m in pooled if (d := up.delta[k][m]) is not None]
-        found[k] = list(
-            torch.autograd.grad(
-                [z for z, _ in pairs],
-                edges,
-                [d for _, d in pairs],
-                retain_graph=keep_graph or k != reaching[-1],
-                allow_unused=True,
-            )
-        )
-    gathered, at = {}, 0
-    for op in ops:
-        stop = at + len(op.edges)
-        gathered[op] = [op.shaped(found[k][at:stop]) for k in range(len(up.delta))]
-        at = stop
-    return gathered
+    found = []
+    for k, of in enumerate(up.delta):
+        pairs = [(up.pooled[m], of[m]) for m in pooled if of[m] is not None]
+        found.append(iter(pull(pairs, edges, keep_graph=keep_graph or k != max(reaching))))
+    return {op: [op.shaped([next(row) for _ in op.edges]) for row in found] for op in ops}
 
 
 def add_grams(layers: Layers, inside: set[int], total: GramSum, sketch: Sketch | None) -> None:
@@ -280,17 +262,12 @@ def _pull_back(made: list[tuple[Side, Tensor]], own: list[nn.Parameter]) -> list
     """[n, ...] per unit, from what was made from parameters to these."""
     outputs = [side.tensor for side, _ in made]
     grads = [g.to(side.tensor.dtype) for side, g in made]
+    options = {"retain_graph": True, "allow_unused": True}
     try:
-        return list(
-            torch.autograd.grad(
-                outputs, own, grads, retain_graph=True, allow_unused=True, is_grads_batched=True
-            )
-        )
+        return list(torch.autograd.grad(outputs, own, grads, is_grads_batched=True, **options))
     except RuntimeError:  # an operation that vmap can't take
-        each = [
-            torch.autograd.grad(outputs, own, [g[u] for g in grads], retain_graph=True, allow_unused=True)
-            for u in range(len(grads[0]))
-        ]
+        rows = ([g[u] for g in grads] for u in range(len(grads[0])))
+        each = [torch.autograd.grad(outputs, own, row, **options) for row in rows]
         return [None if of[0] is None else torch.stack(of) for of in zip(*each, strict=True)]
 
 

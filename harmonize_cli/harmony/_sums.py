@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor, nn
 
+from harmonize_cli.harmony._graph import pull
 from harmonize_cli.harmony._tape import Side
 
 
@@ -77,11 +78,8 @@ class Sink:
 
     def pull_back(self, parameters: Sequence[nn.Parameter], *, keep_graph: bool) -> list[Tensor | None]:
         """The gradients of `parameters` through what was made from them."""
-        if not self._made or not parameters:
-            return [None] * len(parameters)
-        edges = [side.edge for side, _ in self._made.values()]
-        grads = [grad for _, grad in self._made.values()]
-        return list(torch.autograd.grad(edges, parameters, grads, retain_graph=keep_graph, allow_unused=True))
+        pairs = [(side.edge, grad) for side, grad in self._made.values()]
+        return pull(pairs, parameters, keep_graph=keep_graph)
 
 
 class ProjectedSink(Sink):
