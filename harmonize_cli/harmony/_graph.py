@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,7 +106,8 @@ def _in_order(indices: Sequence[Tensor | None]) -> bool:
     first = indices[0] if len(indices) else None
     if first is None:
         return True
-    return first.dim() == 1 and torch.equal(first, torch.arange(len(first)).to(first.device))
+    by_number = first.dim() == 1 and first.dtype != torch.bool
+    return by_number and torch.equal(first, torch.arange(len(first)).to(first.device))
 
 
 @dataclass(slots=True)
@@ -163,7 +165,8 @@ def pull(
     if not pairs or not inputs:
         return [None] * len(inputs)
     edges = [get_gradient_edge(x) if isinstance(x, Tensor) else x for x in inputs]
-    roots, given = [y for y, _ in pairs], [d for _, d in pairs]
+    roots: Any = [y for y, _ in pairs]
+    given = [d for _, d in pairs]
     return list(torch.autograd.grad(roots, edges, given, retain_graph=keep_graph, allow_unused=True))
 
 

@@ -30,7 +30,7 @@ def read(op: Op, cotangents: Cotangents, rows: list[Rows | None], inner: set[Op]
         if use is not None:
             return use
     use = ReplayedUse(op, sides, cotangents, rows, units)
-    use.batched = None if op.random is not None else find_batched(use)
+    use.batched = find_batched(use)
     return use
 
 
@@ -173,8 +173,8 @@ def read_broadcast(op: Op, sides: list[Side], d: Cotangents, rows: Rows, units: 
         return None
     side, shape = sides[0], op.shapes[0]
     own = (1,) * (len(shape) - side.tensor.dim()) + tuple(side.tensor.shape)
-    if own[rows.axis] != 1:
-        return None  # it has rows of its own
+    if own[rows.axis] != 1 or any(n not in (1, shape[axis]) for axis, n in enumerate(own)):
+        return None  # it has rows of its own, or is repeated
     factor = _factor(op, side)
     spanned = [axis + 1 for axis, n in enumerate(own) if n == 1]
     grads = None
@@ -225,7 +225,8 @@ def _arg(op: Op, position: int, name: str, default: Any = None) -> Any:
 LAYER_NORMS = (F.layer_norm, torch.layer_norm)
 PRODUCTS = (Tensor.mul, torch.mul)
 DIFFERENCES = (Tensor.sub, Tensor.sub_, torch.sub)
-BLIND = (Tensor.expand, Tensor.add, torch.add, Tensor.add_, *DIFFERENCES)
+EXPANSIONS = (Tensor.expand, Tensor.expand_as, Tensor.repeat, torch.broadcast_to, Tensor.broadcast_to)
+BLIND = (*EXPANSIONS, Tensor.add, torch.add, Tensor.add_, *DIFFERENCES)
 """Operations whose gradient does not depend on their arguments."""
 
 READERS: dict[Callable[..., Any], Reader] = {

@@ -109,9 +109,8 @@ def cotangents(up: Upstream, ops: Sequence[set[Op]], *, keep_graph: bool) -> dic
     for m, own in enumerate(ops):
         joined = [part for part in parts if part[1] & own]
         parts = [part for part in parts if part not in joined]
-        parts.append(
-            (sorted([m, *(n for part in joined for n in part[0])]), own.union(*(p[1] for p in joined)))
-        )
+        members = sorted([m, *(n for part in joined for n in part[0])])
+        parts.append((members, own.union(*(part[1] for part in joined))))
     found: dict[Op, Cotangents] = {}
     for pooled, reached in parts:
         found |= _cotangents(up, pooled, [op for op in up.ops if op in reached], keep_graph=keep_graph)
@@ -143,7 +142,7 @@ def _cotangents(up: Upstream, pooled: list[int], ops: list[Op], *, keep_graph: b
     found = []
     for k, of in enumerate(up.delta):
         pairs = [(up.pooled[m], of[m]) for m in pooled if of[m] is not None]
-        found.append(iter(pull(pairs, edges, keep_graph=keep_graph or k != max(reaching))))
+        found.append(iter(pull(pairs, edges, keep_graph=keep_graph or [k] != reaching[-1:])))
     return {op: [op.shaped([next(row) for _ in op.edges]) for row in found] for op in ops}
 
 
