@@ -1,6 +1,5 @@
 """Kinds of operations whose per-unit gradients have a closed form. To add one, add a reader to `READERS`."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -72,49 +71,6 @@ def _outer(
     cotangents = [None if of[0] is None else tokens(working(of[0]), rows, units) for of in d]
     segment = Segment(_match(tokens(x.detach(), rows, units), cotangents), cotangents)
     return OuterUse(op, segment, by_id.get(id(W)), by_id.get(id(b)), out_first)
-
-
-def read_patches(op: Op, sides: list[Side], d: Cotangents, rows: Rows, units: int) -> Use | None:
-    """Convolutions that cut their input into patches (stride = kernel): linear maps of patches."""
-    x, W, b = _arg(op, 0, "input"), _arg(op, 1, "weight"), _arg(op, 2, "bias")
-    by_id = {id(side.tensor): side for side in sides}
-    if rows != Rows() or x.dim() != W.dim() or id(x) in by_id or not _cuts_patches(op, W):
-        return None
-    cotangents = [None if of[0] is None else tokens(working(of[0]).movedim(1, -1), rows, units) for of in d]
-    patches = patch_rows(x.detach(), tuple(W.shape[2:]))
-    segment = Segment(_match(tokens(patches, rows, units), cotangents), cotangents)
-    return OuterUse(op, segment, by_id.get(id(W)), by_id.get(id(b)))
-
-
-def _cuts_patches(op: Op, W: Tensor) -> bool:
-    kernel = tuple(W.shape[2:])
-
-    def each(value: Any) -> tuple[int, ...]:
-        return (
-            (value,) * len(kernel) if isinstance(value, int) else tuple(value) * (len(kernel) // len(value))
-        )
-
-    padding = _arg(op, 4, "padding", 0)
-    return (
-        each(_arg(op, 3, "stride", 1)) == kernel
-        and not isinstance(padding, str)
-        and not any(each(padding))
-        and set(each(_arg(op, 5, "dilation", 1))) == {1}
-        and _arg(op, 6, "groups", 1) == 1
-    )
-
-
-def patch_rows(x: Tensor, kernel: tuple[int, ...]) -> Tensor:
-    """[N, C, *space] -> [N, patches, C * prod(kernel)], in the order of the weight and of the output."""
-    axes = len(kernel)
-    grid = [size // k for size, k in zip(x.shape[2:], kernel, strict=True)]
-    for axis, (count, k) in enumerate(zip(grid, kernel, strict=True)):
-        x = x.narrow(2 + axis, 0, count * k)
-    split = [each for count, k in zip(grid, kernel, strict=True) for each in (count, k)]
-    x = x.reshape(*x.shape[:2], *split)
-    # [N, C, g1, k1, g2, k2, ...] -> [N, g1, g2, ..., C, k1, k2, ...]
-    order = [0, *range(2, 2 + 2 * axes, 2), 1, *range(3, 3 + 2 * axes, 2)]
-    return x.permute(order).reshape(x.shape[0], math.prod(grid), -1)
 
 
 def read_embedding(op: Op, sides: list[Side], d: Cotangents, rows: Rows, units: int) -> Use | None:
@@ -232,7 +188,6 @@ BLIND = (*EXPANSIONS, Tensor.add, torch.add, Tensor.add_, *DIFFERENCES)
 READERS: dict[Callable[..., Any], Reader] = {
     F.linear: read_linear,
     **dict.fromkeys((Tensor.matmul, torch.matmul, Tensor.mm, torch.mm), read_matmul),
-    **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), read_patches),
     F.embedding: read_embedding,
     **dict.fromkeys((*LAYER_NORMS, F.rms_norm), read_norm),
     **dict.fromkeys((*BLIND, *PRODUCTS), read_broadcast),

@@ -13,7 +13,7 @@ from harmonize_cli.harmony._gram import Factors, GramSum, Sketch, add_shared
 from harmonize_cli.harmony._graph import Cotangents, Graph, Upstream, pull
 from harmonize_cli.harmony._kinds import read
 from harmonize_cli.harmony._scope import Rows, spread, sum_units
-from harmonize_cli.harmony._sums import Buffers, Sink, add_grad, dense, wide
+from harmonize_cli.harmony._sums import Buffers, Sink, add_grad, dense, inner_products, wide
 from harmonize_cli.harmony._tape import Op, Side
 from harmonize_cli.harmony._uses import OuterUse, Use, drop_dead_tokens
 
@@ -273,21 +273,13 @@ def _pull_back(made: list[tuple[Side, Tensor]], own: list[nn.Parameter]) -> list
 def slow_gram(up: Upstream, params: list[nn.Parameter], units: int) -> Tensor:
     """[U, K, K] over `params` by a backward pass for every unit and loss; keeps the graph."""
     K = len(up.delta)
-    # one pass with random weights shows those that get nothing at all, such as behind weights that start at
-    # zero
+    # one pass with random weights shows those that get nothing at all, as behind weights that start at zero
     some = torch.rand(up.samples, K, generator=torch.Generator().manual_seed(1)).to(params[0].device) + 0.5
     found = up.gradients(params, some, keep_graph=True)
     params = [p for p, g in zip(params, found, strict=True) if g is not None and bool(dense(g).any())]
-    gram = torch.zeros(units, K, K, dtype=wide(up.pooled[0].dtype), device=up.pooled[0].device)
-    for u in range(units if params else 0):
-        rows = [single_unit(up, params, units, u, k) for k in range(K)]
-        for k, row in enumerate(rows):
-            for other in range(k + 1):
-                for one, two in zip(row, rows[other], strict=True):
-                    if one is not None and two is not None:
-                        gram[u, k, other] += (dense(one) * dense(two)).sum()
-                gram[u, other, k] = gram[u, k, other]
-    return gram
+    rows = ([single_unit(up, params, units, u, k) for k in range(K)] for u in range(units))
+    grams = [inner_products(of, wide(up.pooled[0].dtype)) for of in rows]
+    return torch.stack(grams).to(up.pooled[0].device)
 
 
 def single_unit(
@@ -332,8 +324,7 @@ def representation_gram(up: Upstream, units: int) -> Tensor:
     """
     K = len(up.delta)
     first = next(d for of in up.delta for d in of if d is not None)
-    dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
-    gram = torch.zeros(up.samples, K, K, dtype=dtype, device=first.device)
+    gram = torch.zeros(up.samples, K, K, dtype=wide(first.dtype), device=first.device)
     buffers = Buffers()
     alone = len(set[int]().union(*up.losses_at())) < 2
     met = False

@@ -127,6 +127,20 @@ def dense(g: Tensor) -> Tensor:
     return g.to(wide(g.dtype))
 
 
+def inner_products(rows: Sequence[Sequence[Tensor | None]], dtype: torch.dtype) -> Tensor:
+    """[K, K] of gradients, for each loss a list of them with None for zero."""
+    gram: Tensor | None = None
+    for of in zip(*rows, strict=True):
+        flat = [None if g is None else dense(g).flatten().to(dtype) for g in of]
+        for j, one in enumerate(flat):
+            for k, two in enumerate(flat[: j + 1]):
+                if one is not None and two is not None:
+                    gram = one.new_zeros(len(rows), len(rows)) if gram is None else gram
+                    gram[j, k] += torch.dot(one, two)
+    gram = torch.zeros(len(rows), len(rows), dtype=dtype) if gram is None else gram
+    return gram.tril() + gram.tril(-1).T
+
+
 def add_grad(p: nn.Parameter, grad: Tensor | None) -> None:
     """Accumulate a gradient that autograd returned, which others may share, into `.grad`."""
     if grad is not None:

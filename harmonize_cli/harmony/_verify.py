@@ -13,7 +13,7 @@ from harmonize_cli.harmony._harmonizer import Harmonizer
 from harmonize_cli.harmony._measure import single_unit
 from harmonize_cli.harmony._report import HarmonyReport
 from harmonize_cli.harmony._scope import spread
-from harmonize_cli.harmony._sums import dense
+from harmonize_cli.harmony._sums import inner_products
 from harmonize_cli.harmony._tape import RandomState
 
 Forward = Callable[[], tuple[Mapping[str, Tensor], Pooled]]
@@ -100,7 +100,7 @@ def _compare(harmonizer: Harmonizer, up: Upstream, report: HarmonyReport, units:
             rows = [_at_pooled(up, slice(u * share, (u + 1) * share), k) for k in range(K)]
         else:
             rows = [single_unit(up, inside, count, u, k) for k in range(K)]
-        want = torch.stack([torch.stack([_inner(a, b, up.pooled[0]) for b in rows]) for a in rows])
+        want = inner_products(rows, torch.float64)
         length = want.diagonal().clamp_min(torch.finfo(want.dtype).tiny).sqrt()
         error = (report.gram[u * share].to(want) - want).abs() / (length[:, None] * length[None])
         worst = max(worst, error.max().item())
@@ -121,14 +121,6 @@ def _at_pooled(up: Upstream, own: slice, k: int) -> list[Tensor | None]:
         d.reshape(up.samples, -1)[own] if both and d is not None else None
         for d, both in zip(up.delta[k], met, strict=True)
     ]
-
-
-def _inner(a: list[Tensor | None], b: list[Tensor | None], like: Tensor) -> Tensor:
-    total = torch.zeros((), dtype=torch.float64, device=like.device)
-    for x, y in zip(a, b, strict=True):
-        if x is not None and y is not None:
-            total += (dense(x).double() * dense(y).double()).sum()
-    return total
 
 
 def _update_error(harmonizer: Harmonizer, up: Upstream, weights: Tensor) -> float:

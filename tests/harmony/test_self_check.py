@@ -8,7 +8,7 @@ import torch
 from harmony_models import TriModal, gram_error, gram_of, losses_of, make_inputs, per_sample_gradients
 from torch import Tensor, nn
 
-from harmonize_cli.harmony import Harmonizer, HarmonyReport, _gram, _kinds, _measure, _reading, _uses
+from harmonize_cli.harmony import Harmonizer, HarmonyReport, _gram, _kinds, _measure, _trial, _uses
 from harmonize_cli.harmony._scope import Rows
 
 Patch = Callable[[Any, str, Any], None]
@@ -99,7 +99,7 @@ def test_samples_taken_to_lie_elsewhere_are_found_out(monkeypatch: pytest.Monkey
     errors = []
     for broken in (False, True):
         if broken:
-            monkeypatch.setattr(_reading.Trial, "_lie", lambda self, seen, given: Rows())
+            monkeypatch.setattr(_trial.Trial, "_lie", lambda self, seen, given: Rows())
         harmonizer = Harmonizer(model)
         with harmonizer.record():
             z = model.encode(x)
