@@ -55,7 +55,7 @@ class Harmonizer:
     In a training loop, in place of `(loss_va + loss_vt).backward()`:
 
         with harmonizer.record():
-            pooled = model.encode(batch)      # anything; operations on parameters are seen as they run
+            pooled = model.encode(batch)      # anything; operations on parameters are recorded as they run
             losses = {"va": ..., "vt": ...}   # scalars made from `pooled`
         report = harmonizer.backward(losses, pooled, step=step)
         optimizer.step()
@@ -78,8 +78,7 @@ class Harmonizer:
         scope: see `Scope`. granularity: `sample`, `microbatch:N`, `batch`. gram: `exact` or `sketch:K`.
         gate: curriculum; control: `random`, `shuffled` or `norm` (see `Policy`). seed: of their draws.
         check: on the first step, and when operations or shapes change, compare with an ordinary backward
-            pass; parameters that differ are left to ordinary passes. Without it the samples are taken to lie
-            first inside the model too: right for batch-first models, silently wrong for others.
+            pass; parameters that differ are left to ordinary passes. Without it no comparison is made.
     """
 
     def __init__(

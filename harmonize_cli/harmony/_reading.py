@@ -9,8 +9,9 @@ gradients, read by units, differ from it are left to ordinary backward passes: s
 import logging
 import math
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,10 @@ from torch.nn import functional as F
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony._gram import GramSum, Sketch
-from harmonize_cli.harmony._graph import Cotangents, Graph, Upstream
+from harmonize_cli.harmony._graph import Cotangents, Graph, Upstream, pull
 from harmonize_cli.harmony._kinds import BLIND, readable
 from harmonize_cli.harmony._measure import (
     Choose,
-    Layers,
     Measurement,
     OpRows,
     Walk,
@@ -38,6 +38,9 @@ from harmonize_cli.harmony._scope import Rows
 from harmonize_cli.harmony._sums import dense
 from harmonize_cli.harmony._tape import Op, tensors
 from harmonize_cli.harmony._trial import Trial
+
+Settle = Callable[..., Measurement]
+"""`Reader._measured` of one pass."""
 
 log = logging.getLogger(__name__)
 
@@ -88,44 +91,41 @@ class Reader:
             BadInput: the samples can't be told apart.
         """
         signature, graph = _signature(up), Graph(up.ops)
+        settle = partial(self._measured, up, units, choose)
         known = self.known.get(signature)
         if known is not None:
             rows = {op: r for op, r in zip(up.ops, known.rows, strict=True) if r is not None and readable(op)}
-            seen = walk(up, graph, rows)
-            if known.holds(seen.form, again=self.check):
-                found = self._read(up, graph, seen, rows, units, choose, keep_graph=keep_graph)
+            way = walk(up, graph, rows)
+            if known.holds(way.form, again=self.check):
+                found = self._read(up, graph, way, rows, units, settle, keep_graph=keep_graph)
                 if found is not None:
                     return found
-        return self._tried(up, graph, units, choose, signature)
+        return self._tried(up, graph, units, settle, signature)
 
     def _read(
         self,
         up: Upstream,
         graph: Graph,
-        seen: Walk,
+        way: Walk,
         rows: OpRows,
         units: int,
-        choose: Choose,
+        settle: Settle,
         *,
         keep_graph: bool,
     ) -> Measurement | None:
         """As it was read before; None (the graph is kept then) where that can't be done."""
-        if seen.shuffled:
-            moved = Trial.make(up, [op for op in up.ops if op in seen.shuffled], units, parameters=False)
-            given = cotangents(up, seen.ops, keep_graph=True)
-            rows = {op: r for op, r in rows.items() if op not in moved.seen} | moved.rows(given)
-            seen = walk(up, graph, rows)
-        else:
-            quiet = [op for op, r in rows.items() if None in r]
-            ops = [{op for op in own if owns(op, set(rows))} for own in seen.ops]
-            given = cotangents(up, ops, keep_graph=keep_graph or bool(seen.layers.slow) or bool(quiet))
-            if any(_speaks(given, op, rows[op]) for op in quiet):
-                return None
-        read = {op: d for op, d in given.items() if any(op in own for own in seen.ops)}
-        return self._measured(up, seen.layers, read, rows, units, choose)
+        if way.shuffled:
+            moved = Trial.make(up, [op for op in up.ops if op in way.shuffled], units, parameters=False)
+            given = cotangents(up, way.ops, keep_graph=True)
+            rows = {op: r for op, r in rows.items() if op not in moved.arrived} | moved.rows(given)
+            return settle(given, walk(up, graph, rows), rows)
+        quiet = [op for op, r in rows.items() if None in r]
+        ops = [{op for op in own if owns(op, set(rows))} for own in way.ops]
+        given = cotangents(up, ops, keep_graph=keep_graph or bool(way.layers.slow) or bool(quiet))
+        return None if any(_speaks(given, op, rows[op]) for op in quiet) else settle(given, way, rows)
 
     def _tried(
-        self, up: Upstream, graph: Graph, units: int, choose: Choose, signature: Hashable
+        self, up: Upstream, graph: Graph, units: int, settle: Settle, signature: Hashable
     ) -> Measurement:
         """Found out by a trial, and kept for the next time; keeps the graph."""
         began = time.perf_counter()
@@ -136,88 +136,79 @@ class Reader:
         self.seconds += time.perf_counter() - began
         given = cotangents(up, touched, keep_graph=True)
         began = time.perf_counter()
-        rows = trial.rows(given)
-        while True:
-            seen = walk(up, graph, rows)
-            read = {op: d for op, d in given.items() if any(op in own for own in seen.ops)}
+        rows, wrong = trial.rows(given), {0}
+        while wrong:
+            way = walk(up, graph, rows)
             self.seconds += time.perf_counter() - began
-            measured = self._measured(up, seen.layers, read, rows, units, choose, apart=self.check)
+            measured = settle(given, way, rows, apart=self.check)
             began = time.perf_counter()
             wrong = trial.wrong(measured, exact=self.sketch is None) if self.check else set()
-            if not wrong:
-                break
             behind = measured.layers.behind
             rows = {op: r for op, r in rows.items() if not any(wrong & behind(side) for side in op.sides)}
         uses = self.known[signature].uses if signature in self.known else 1
-        self.known[signature] = Known([rows.get(op) for op in up.ops], seen.form, zeros(up.ops), uses)
+        self.known[signature] = Known([rows.get(op) for op in up.ops], way.form, zeros(up.ops), uses)
         self.seconds += time.perf_counter() - began
         return measured
 
     def _measured(
         self,
         up: Upstream,
-        layers: Layers,
-        given: dict[Op, Cotangents],
-        rows: OpRows,
         units: int,
         choose: Choose,
+        given: Mapping[Op, Cotangents],
+        way: Walk,
+        rows: OpRows,
         *,
         apart: bool = False,
     ) -> Measurement:
+        layers = way.layers
         if not any(layers.leaves):
             raise BadInput("the pooled vectors depend on no parameter of the given modules")
         inside = choose(layers.leaves)
-        layers.uses = make_uses(given, rows, units)
+        read = {op: d for op, d in given.items() if any(op in own for own in way.ops)}
+        layers.uses = make_uses(read, rows, units)
         first = next(d for of in up.delta for d in of if d is not None)
-        alone: dict[tuple[int, ...], GramSum] = {}
-        grams = []
+        grams, alone = [], dict[tuple[int, ...], GramSum]()
+        self._name_slow(layers.slow & set[int]().union(*inside), units * len(up.delta))
         for ids in inside:
             own: dict[tuple[int, ...], GramSum] = {}
             total = GramSum(units, len(up.delta), first, own if apart else None)
             add_grams(layers, ids, total, self.sketch)
-            grams.append(total.table())
+            slow = [p for i, p in layers.parameters.items() if i in ids and i in layers.slow]
+            grams.append(total.table() + slow_gram(up, slow, units) if slow else total.table())
             alone |= own
-        self._add_slow(up, layers, grams, inside, units)
         return Measurement(layers, grams, inside, alone)
 
     def heads(self, up: Upstream, ops: list[Op]) -> list[Op]:
         """Of the operations between the pooled vectors and the losses, those whose outputs have the samples
         along their first axis; the others' parameters get their plain gradient."""
-        ops = [op for op in ops if _batched(op, up.samples)]
         key = tuple(op.signature() for op in ops), up.samples
         if key not in self.known_heads:
             self.known_heads[key] = [samples_lie_first(op, up) for op in ops]
-            out = {
-                n for op, yes in zip(ops, self.known_heads[key], strict=True) if not yes for n in self._of(op)
+            plain = {
+                id(s.tensor)
+                for op, yes in zip(ops, self.known_heads[key], strict=True)
+                if not yes
+                for s in op.sides
             }
-            if out:
+            if names := sorted(self.names[i][0] for i in plain & self.names.keys()):
                 log.warning(
                     "harmonize: %s are used in heads whose rows are not the samples'; they are left out of "
                     "scope all and get their plain gradients",
-                    ", ".join(sorted(out)),
+                    ", ".join(names),
                 )
         return [op for op, yes in zip(ops, self.known_heads[key], strict=True) if yes]
 
-    def _of(self, op: Op) -> set[str]:
-        return {self.names[id(s.tensor)][0] for s in op.sides if id(s.tensor) in self.names}
-
-    def _add_slow(
-        self, up: Upstream, layers: Layers, grams: list[Tensor], inside: list[set[int]], units: int
-    ) -> None:
-        slow = set[int]().union(*inside) & layers.slow
+    def _name_slow(self, slow: set[int], passes: int) -> None:
         names = tuple(sorted(self.names[i][0] if i in self.names else "?" for i in slow))
-        if slow and names != self.slow:
+        if names and names != self.slow:
             log.warning(
                 "harmonize: %s are used in a way that can't be read by samples, so their Gram matrices take "
                 "%d backward passes a step; leave them out of the scope, or use scope representation",
                 ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else ""),
-                units * len(up.delta),
+                passes,
             )
         self.slow = names
-        for gram, ids in zip(grams, inside, strict=True):
-            params = [p for i, p in layers.parameters.items() if i in ids and i in layers.slow]
-            if params:
-                gram.add_(slow_gram(up, params, units))
 
 
 def _speaks(given: Mapping[Op, Cotangents], op: Op, rows: Sequence[Rows | None]) -> bool:
@@ -233,31 +224,23 @@ def _signature(up: Upstream) -> Hashable:
     return ops, reached, up.samples, tuple(z.shape for z in up.pooled), len(up.delta)
 
 
-def _batched(op: Op, samples: int) -> bool:
-    """Whether data entered, and came out with a first axis that may be the samples'."""
-    shape = op.shapes[0]
-    return (
-        not op.pure
-        and all(s.made_by is None for s in op.sides)
-        and len(shape) > 1
-        and shape[0] % samples == 0
-    )
-
-
 def samples_lie_first(op: Op, up: Upstream) -> bool:
     """Whether a row of an operation's output depends on its own sample more than on any other one.
 
     Seen where random cotangents of up to eight samples' rows, one sample at a time, arrive at the pooled
     vectors. BatchNorm below mixes the samples a little; a row counts for its own there too.
     """
-    draw, found = torch.Generator().manual_seed(0), False
+    shape, found = op.shapes[0], False
+    if op.pure or any(s.made_by for s in op.sides) or len(shape) < 2 or shape[0] % up.samples:
+        return False
+    draw = torch.Generator().manual_seed(0)
     meta = op.edges[0].node._input_metadata[op.edges[0].output_nr]
     edges = [get_gradient_edge(z) for z in up.pooled]
     for u in range(0, up.samples, math.ceil(up.samples / 8)):
-        d = torch.randn(op.shapes[0], generator=draw)
+        d = torch.randn(shape, generator=draw)
         one = torch.zeros(up.samples).index_fill_(0, torch.tensor(u), 1)
         d = Rows().scale(d, one).reshape(meta.shape).to(meta.device, meta.dtype)
-        grads = torch.autograd.grad(op.edges[:1], edges, [d], retain_graph=True, allow_unused=True)
+        grads = pull([(op.edges[0], d)], edges, keep_graph=True)
         rows = [dense(g).reshape(up.samples, -1).square().sum(1) for g in grads if g is not None]
         energy = torch.stack(rows).sum(0).tolist() if rows else [0.0]
         if sum(energy) > 0:

@@ -19,7 +19,7 @@ TOLERANCE = {torch.float64: (1e-8, 1e-10), torch.float32: (1e-3, 1e-5)}
 """Largest difference from the ordinary backward pass: relative to the parameter's largest entry, and to the
 largest of all, for parameters whose gradient is all but rounding."""
 NEAR = {torch.float64: 1e-9, torch.float32: 1e-4}
-"""Largest difference of an operation's cotangents from those that were seen, as vectors."""
+"""Largest difference of an operation's cotangents from those that arrived, as vectors."""
 LOOSE, LOOSELY_NEAR = (5e-2, 5e-4), 0.08
 """The same in 16-bit types and under autocast."""
 
@@ -28,12 +28,12 @@ LOOSE, LOOSELY_NEAR = (5e-2, 5e-4), 0.08
 class Trial:
     """One ordinary backward pass with random weights [U, K], to which everything read by units must add up.
 
-    seen: per operation, the cotangents of its outputs. want: gradients by parameter id. silent: operations
-    that no cotangent came to, of which nothing can be said yet. loose: 16-bit types are among the cotangents.
+    arrived: per operation, the cotangents of its outputs. want: gradients by parameter id. loose: 16-bit types
+    are among the cotangents.
     """
 
     weights: Tensor
-    seen: dict[Op, list[Tensor | None]]
+    arrived: dict[Op, list[Tensor | None]]
     want: dict[int, Tensor | None]
     loose: bool = False
 
@@ -49,8 +49,8 @@ class Trial:
         weights = (2.0**powers * (0.8 + 0.4 * torch.rand(units, K, generator=draw))).to(up.pooled[0].device)
         edges = [edge for op in ops for edge in op.edges]
         queue = iter(up.gradients([*edges, *params], spread(weights, up.samples), keep_graph=True))
-        seen = {op: op.shaped([next(queue) for _ in op.edges]) for op in ops}
-        return cls(weights, seen, {id(p): g for p, g in zip(params, queue, strict=True)})
+        arrived = {op: op.shaped([next(queue) for _ in op.edges]) for op in ops}
+        return cls(weights, arrived, {id(p): g for p, g in zip(params, queue, strict=True)})
 
     def rows(self, given: Mapping[Op, Cotangents]) -> OpRows:
         """Where the units lie in the outputs of the operations; those of which it can't be said are left out.
@@ -59,32 +59,31 @@ class Trial:
         """
         found: OpRows = {}
         # under autocast those in float32 were made from ones in 16 bits
-        seen = (d for outputs in self.seen.values() for d in outputs)
-        self.loose |= any(d is not None and d.dtype not in TOLERANCE for d in seen)
-        for op, outputs in self.seen.items():
-            heard = [d is not None and op in given and bool(d.any()) for d in outputs]
-            lie = [
-                self._lie(d, [of[o] for of in given[op]]) if here and d is not None else None
-                for o, (d, here) in enumerate(zip(outputs, heard, strict=True))
-            ]
-            if readable(op) and all(r is not None for r, here in zip(lie, heard, strict=True) if here):
+        every = (d for outputs in self.arrived.values() for d in outputs)
+        self.loose |= any(d is not None and d.dtype not in TOLERANCE for d in every)
+        for op, outputs in self.arrived.items():
+            lie: list[Rows | None] = [None] * len(outputs)
+            heard = [o for o, d in enumerate(outputs) if d is not None and op in given and bool(d.any())]
+            for o in heard:
+                lie[o] = self._lie(outputs[o], [of[o] for of in given[op]])  # type: ignore[arg-type]
+            if readable(op) and all(lie[o] is not None for o in heard):
                 found[op] = lie
         return found
 
-    def _lie(self, seen: Tensor, given: list[Tensor | None]) -> Rows | None:
-        """Where the units lie: there, weighted cotangents are those that were seen; None: the units mix."""
-        tolerance = LOOSELY_NEAR if self.loose else NEAR.get(seen.dtype, LOOSELY_NEAR)
-        seen, units = dense(seen), len(self.weights)
+    def _lie(self, arrived: Tensor, given: list[Tensor | None]) -> Rows | None:
+        """Where the units lie: there, weighted cotangents are those that arrived; None: the units mix."""
+        tolerance = LOOSELY_NEAR if self.loose else NEAR.get(arrived.dtype, LOOSELY_NEAR)
+        arrived, units = dense(arrived), len(self.weights)
         given = [None if d is None else dense(d) for d in given]
-        for axis, n in enumerate(seen.shape):
+        for axis, n in enumerate(arrived.shape):
             for outer in (o for o in range(1, n // units + 1) if n and n % (units * o) == 0):
                 rows = Rows(axis, outer)
                 off = weighted_sum(given, self.weights, rows)
                 if off is None:
                     return None
                 # unit by unit: two of many that are swapped hide in the norm of all
-                length = rows.split(seen, units).flatten(1).norm(dim=1)
-                error = rows.split(off.sub_(seen), units).flatten(1).norm(dim=1)
+                length = rows.split(arrived, units).flatten(1).norm(dim=1)
+                error = rows.split(off.sub_(arrived), units).flatten(1).norm(dim=1)
                 if bool((error <= tolerance * (length + 0.1 * length.square().mean().sqrt())).all()):
                     return rows
         return None
@@ -127,21 +126,17 @@ class Trial:
         self, apart: Mapping[tuple[int, ...], GramSum], u: int, rows: list[dict[int, Tensor]]
     ) -> set[int]:
         """Ids of the parameters whose share of unit u's Gram matrix is not that of its gradients."""
-        found = {ids: total.table()[u].double().cpu() for ids, total in apart.items()}
         wanted = {
             ids: inner_products([[row.get(i) for i in ids] for row in rows], total.dtype).double().cpu()
             for ids, total in apart.items()
         }
+        whole = sum((want.diagonal() for want in wanted.values()), torch.zeros(())).sqrt()
         wrong: set[int] = set()
-        if not wanted:
-            return wrong
-        whole = torch.stack(list(wanted.values())).sum(0).diagonal()
         for ids, want in wanted.items():
-            tolerance, _ = self._tolerance(apart[ids].dtype)
-            rounding = 10 * torch.finfo(apart[ids].dtype).eps
-            length, all_lengths = want.diagonal().sqrt(), whole.sqrt()
-            limit = tolerance * length.outer(length) + rounding * all_lengths.outer(all_lengths)
-            if not bool(((found[ids] - want).abs() <= limit).all()):
+            dtype, length = apart[ids].dtype, want.diagonal().sqrt()
+            limit = self._tolerance(dtype)[0] * length.outer(length)
+            limit += 10 * torch.finfo(dtype).eps * whole.outer(whole)
+            if not bool(((apart[ids].table()[u].double().cpu() - want).abs() <= limit).all()):
                 wrong |= set(ids)
         return wrong
 
@@ -156,10 +151,8 @@ class Trial:
         wrong = set()
         for p in params:
             found, expected = got.get(id(p)), want.get(id(p))
-            if found is None or expected is None:
-                error = max(_largest(found), _largest(expected))
-            else:
-                error = _largest(found.to(expected) - expected)
+            both = found is not None and expected is not None
+            error = _largest(found - expected if both else found if expected is None else expected)  # type: ignore[operator]
             tolerance, rounding = self._tolerance(p.dtype)
             if not error <= tolerance * sizes[id(p)] + rounding * largest:
                 wrong.add(id(p))
