@@ -57,7 +57,7 @@ class Downstream:
     beyond: Plain = field(default_factory=list)
 
     def pull(self, *, keep_graph: bool) -> Pulled:
-        """Differentiate down to the pooled vectors; frees the graph unless told to keep it."""
+        """Differentiate down to the pooled vectors; frees the graph unless `keep_graph`."""
         edges = [edge for op in self.heads for edge in op.edges]
         inputs = [*map(get_gradient_edge, self.pooled), *edges, *map(get_gradient_edge, self.leaves)]
         found = _gradients(self.roots, inputs, keep_graph=keep_graph)
@@ -188,7 +188,7 @@ def downstream(
     if past.nodes & stops or past.leaves.keys() & own:
         raise BadInput("gate: the losses read something else made from the pooled vectors; " + ADVICE)
     if any(len(y) % up.samples for y in mask):
-        raise BadInput(f"gate: through_gate saw {[len(y) for y in mask]} rows for {up.samples} samples")
+        raise BadInput(f"gate: through_gate was given {[len(y) for y in mask]} rows for {up.samples} samples")
     beyond = parameters(past)
     found = _gradients(roots, [*map(get_gradient_edge, [*mask, *beyond])], keep_graph=True)
     return Downstream(

@@ -34,7 +34,7 @@ def read(op: Op, cotangents: Cotangents, rows: list[Rows | None], inner: set[Op]
 
 
 def readable(op: Op) -> bool:
-    """Whether what the operation saw is still there; sums and expansions need not look."""
+    """Whether the operation's arguments are still as they were; sums and expansions don't depend on them."""
     if op.func is F.embedding and (_arg(op, 3, "max_norm") is not None or _arg(op, 6, "sparse", False)):
         return False
     return op.func in BLIND or not (op.changed or op.in_place)

@@ -4,6 +4,7 @@ weights."""
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,16 +104,11 @@ def walk(up: Upstream, graph: Graph, rows: OpRows) -> Walk:
 
 def cotangents(up: Upstream, ops: Sequence[set[Op]], *, keep_graph: bool) -> dict[Op, Cotangents]:
     """The input-gradient passes: cotangents at the outputs of the operations read for each pooled vector, in
-    the order of the recording; frees the graph unless told to keep it. Pooled vectors that share an operation
+    the order of the recording; frees the graph unless `keep_graph`. Pooled vectors that share an operation
     are passed together, one pass for each loss that reaches them."""
-    parts: list[tuple[list[int], set[Op]]] = []
-    for m, own in enumerate(ops):
-        joined = [part for part in parts if part[1] & own]
-        parts = [part for part in parts if part not in joined]
-        members = sorted([m, *(n for part in joined for n in part[0])])
-        parts.append((members, own.union(*(part[1] for part in joined))))
     found: dict[Op, Cotangents] = {}
-    for pooled, reached in parts:
+    for pooled in _overlapping(ops):
+        reached = set[Op]().union(*(ops[m] for m in pooled))
         found |= _cotangents(up, pooled, [op for op in up.ops if op in reached], keep_graph=keep_graph)
     return {op: d for op, d in found.items() if any(x is not None for of in d for x in of)}
 
@@ -157,8 +153,11 @@ def add_grams(layers: Layers, inside: set[int], total: GramSum, sketch: Sketch |
     wanted = [i for i in uses_of if i in inside and i not in layers.slow]
     outer = {i: _outer_uses(layers, i, uses_of[i]) for i in wanted}
     buffers = Buffers()
-    for params, uses in _components([i for i in wanted if outer[i] is None], uses_of):
-        _add_component(layers, params, uses, total, buffers)
+    rest = [i for i in wanted if outer[i] is None]
+    for part in _overlapping([{id(use) for use in uses_of[i]} for i in rest]):
+        params = [rest[n] for n in part]
+        uses = {id(use): use for i in params for use in uses_of[i]}
+        _add_component(layers, params, list(uses.values()), total, buffers)
     sharing: dict[Hashable, list[Factors]] = defaultdict(list)
     for factors in _factors({i: found for i, found in outer.items() if found}):
         sharing[tuple((s.x.data_ptr(), s.x.shape, s.x.stride()) for s in factors.segments)].append(factors)
@@ -204,24 +203,16 @@ def _factors(outer: dict[int, OuterUses]) -> Iterable[Factors]:
         yield Factors([use.segment for use, _ in outer[i]], False, True, (i,))
 
 
-def _components(params: list[int], uses_of: dict[int, list[Use]]) -> Iterable[tuple[list[int], list[Use]]]:
-    """Parameters that share uses, together."""
-    left = dict.fromkeys(params)
-    of_use: dict[int, list[int]] = defaultdict(list)
-    for i in params:
-        for use in uses_of[i]:
-            of_use[id(use)].append(i)
-    while left:
-        todo, own, uses = [next(iter(left))], dict[int, None](), dict[int, Use]()
-        while todo:
-            i = todo.pop()
-            if i in left:
-                del left[i]
-                own[i] = None
-                for use in uses_of[i]:
-                    uses[id(use)] = use
-                    todo.extend(of_use[id(use)])
-        yield list(own), list(uses.values())
+def _overlapping(sets: Sequence[set[Any]]) -> list[list[int]]:
+    """Indices of sets that have elements in common, directly or through others, together."""
+    parts: list[tuple[list[int], set[Any]]] = []
+    for n, own in enumerate(sets):
+        joined = [part for part in parts if part[1] & own]
+        parts = [part for part in parts if not part[1] & own]
+        parts.append(
+            (sorted([n, *(m for part in joined for m in part[0])]), own.union(*(p[1] for p in joined)))
+        )
+    return [indices for indices, _ in parts]
 
 
 def _add_component(

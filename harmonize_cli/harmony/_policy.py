@@ -43,26 +43,26 @@ class Gate:
 
     def __post_init__(self) -> None:
         low = 0.0 if self.schedule == "quantile" else -1.0
-        faults = [
+        errors = [
             f"gate.{name}: {value} is not within {low:g} and 1"
             for name, value in (("start", self.start), ("end", self.end))
             if not low <= value <= 1
         ]
         if self.schedule not in ("constant", "linear", "cosine", "quantile"):
-            faults.append(f"gate.schedule: {self.schedule!r}; choose constant, linear, cosine or quantile")
+            errors.append(f"gate.schedule: {self.schedule!r}; choose constant, linear, cosine or quantile")
         if self.steps is not None and self.steps < 1:
-            faults.append(f"gate.steps: {self.steps} is not at least 1")
+            errors.append(f"gate.steps: {self.steps} is not at least 1")
         if self.steps is None and self.schedule != "constant" and self.start != self.end:
-            faults.append(
+            errors.append(
                 f"gate.steps: missing; within how many steps does the threshold go from {self.start:g} to "
                 f"{self.end:g}? Give the run's length, or schedule='constant' for {self.end:g} throughout"
             )
         if self.warmup < 0:
-            faults.append(f"gate.warmup: {self.warmup} is not at least 0")
+            errors.append(f"gate.warmup: {self.warmup} is not at least 0")
         if not 0 <= self.min_share <= 1:
-            faults.append(f"gate.min_share: {self.min_share} is not within 0 and 1")
-        if faults:
-            raise BadInput(list_faults("gate: bad settings", faults))
+            errors.append(f"gate.min_share: {self.min_share} is not within 0 and 1")
+        if errors:
+            raise BadInput(list_faults("gate: bad settings", errors))
 
     def level(self, step: int) -> float | None:
         """Threshold on the cosine (or share to reject, for `quantile`) at `step`; None during warm-up."""

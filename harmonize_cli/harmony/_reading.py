@@ -85,7 +85,7 @@ class Reader:
     def measure(self, up: Upstream, units: int, choose: Choose, *, keep_graph: bool = False) -> Measurement:
         """Gram matrices over the scopes that `choose` picks, and what an update needs.
 
-        Frees the graph unless told to keep it, or something is left to ordinary backward passes.
+        Frees the graph unless `keep_graph`, or something is left to ordinary backward passes.
 
         Raises:
             BadInput: the samples can't be told apart.

@@ -90,14 +90,12 @@ class ProjectedSink(Sink):
         self.own: dict[int, Tensor] = {}
 
     def add(self, side: Side, grad: Tensor, *, owned: bool = True) -> None:
-        """See `Sink`."""
         if side.made_by is not None:
             super().add(side, grad, owned=owned)
         elif id(side.tensor) not in self.skipped:
             self.put(id(side.tensor), projected(grad.view_as(side.tensor)))
 
     def add_product(self, side: Side, left: Tensor, right: Tensor) -> None:
-        """See `Sink`."""
         if side.made_by is not None or side.tensor.dim() < 2:
             self.add(side, torch.mm(left, right))
         elif id(side.tensor) not in self.skipped:

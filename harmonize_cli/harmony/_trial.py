@@ -28,8 +28,8 @@ LOOSE, LOOSELY_NEAR = (5e-2, 5e-4), 0.08
 class Trial:
     """One ordinary backward pass with random weights [U, K], to which everything read by units must add up.
 
-    arrived: per operation, the cotangents of its outputs. want: gradients by parameter id. loose: 16-bit types
-    are among the cotangents.
+    arrived: per operation, the cotangents of its outputs. want: gradients by parameter id. loose: 16-bit
+    types are among the cotangents.
     """
 
     weights: Tensor

@@ -122,11 +122,9 @@ class SettledUse:
     grads: list[Tensor]
 
     def unit_gradients(self, loss: int, part: slice) -> list[Tensor] | None:
-        """See `OuterUse`."""
         return [g[part, loss] for g in self.grads]
 
     def add_to(self, sink: Sink, weights: Tensor, buffers: Buffers, part: Tensor | None = None) -> None:
-        """See `OuterUse`."""
         for side, g in zip(self.sides, self.grads, strict=True):
             sink.add(side, torch.einsum("uk,ukp->p", weights.to(g.dtype), g.reshape(*g.shape[:2], -1)))
 
@@ -148,7 +146,6 @@ class ReplayedUse:
     """Arguments that have rows, by id; None: not taken apart."""
 
     def unit_gradients(self, loss: int, part: slice) -> list[Tensor] | None:
-        """See `OuterUse`."""
         found = [
             (o, d, r)
             for o, (d, r) in enumerate(zip(self.cotangents[loss], self.rows, strict=True))
@@ -164,7 +161,6 @@ class ReplayedUse:
         return self._whole(found, part)
 
     def add_to(self, sink: Sink, weights: Tensor, buffers: Buffers, part: Tensor | None = None) -> None:
-        """See `OuterUse`."""
         outputs = range(len(self.op.edges))
         combined = [weighted_sum([of[o] for of in self.cotangents], weights, self.rows[o]) for o in outputs]
         if any(d is not None for d in combined):
