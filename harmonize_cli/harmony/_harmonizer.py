@@ -21,15 +21,14 @@ from torch.autograd.graph import GradientEdge
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony._cut import ADVICE, Cut, Pooled, defined_samples, listed, make_cut
-from harmonize_cli.harmony._gram import GramSum, parse_gram
+from harmonize_cli.harmony._gram import parse_gram
 from harmonize_cli.harmony._graph import Graph, Upstream, upstream
 from harmonize_cli.harmony._kinds import READERS
 from harmonize_cli.harmony._measure import (
     Layers,
-    OpRows,
-    add_grams,
     add_up,
-    make_uses,
+    gram_of,
+    read_heads,
     representation_gram,
     update,
 )
@@ -37,7 +36,7 @@ from harmonize_cli.harmony._policy import Control, Decision, Gate, Policy
 from harmonize_cli.harmony._reading import Reader
 from harmonize_cli.harmony._report import HarmonyReport
 from harmonize_cli.harmony._rule import Weigh, make_rule
-from harmonize_cli.harmony._scope import Granularity, Rows, Scope, any_in_unit, spread
+from harmonize_cli.harmony._scope import Granularity, Scope, any_in_unit, spread
 from harmonize_cli.harmony._sums import Sink, add_grad
 from harmonize_cli.harmony._tape import Op, Tape
 from harmonize_cli.harmony._whole import WholeBatch
@@ -205,7 +204,7 @@ class Harmonizer:
             if len(layered) < len(wanted):
                 found["representation"] = representation_gram(cut.up, units)
             if layered:
-                heads = self._heads(cut, units)
+                heads = read_heads(cut.pulled.at_heads, units)
                 choose = partial(self._choose, cut.up, layered)
                 measured = self.reader.measure(cut.up, units, choose)
                 for scope, gram in zip(layered, measured.grams, strict=True):
@@ -278,7 +277,7 @@ class Harmonizer:
         kept: Layers | None = None
         heads, updated = None, False
         if self.needs_layers:
-            heads = self._heads(cut, units)
+            heads = read_heads(cut.pulled.at_heads, units)
             updated = not direct and self.policy.one_by_one
             grams = []
             for own, layers, gram in self._measured(cut, chunks, heads, keep_graph=direct and bool(cut.down)):
@@ -298,7 +297,7 @@ class Harmonizer:
             taking_part = spread(decision.taking_part, samples).to(cut.up.pooled[0].device)
             cut.pulled = cut.down.pull_without(taking_part)
             cut.up.delta = cut.pulled.delta
-            heads = self._heads(cut, units)
+            heads = read_heads(cut.pulled.at_heads, units)
             weights = decision.open_weights().to(gram)
         if kept is not None:
             update(kept, cut.up, weights)
@@ -350,20 +349,9 @@ class Harmonizer:
         self._chosen = found[0][0]
         return [ids for _, ids in found]
 
-    def _heads(self, cut: Cut, units: int) -> Layers | None:
-        """The parameters of the heads, where they are read, with uses of the present cotangents."""
-        if not cut.pulled.at_heads:
-            return None
-        rows: OpRows = {op: [Rows() for _ in op.edges] for op in cut.pulled.at_heads}
-        uses = make_uses(dict(cut.pulled.at_heads), rows, units)
-        sides = {id(s.tensor): s.tensor for use in uses for s in use.sides}
-        parameters = {i: p for i, p in sides.items() if isinstance(p, nn.Parameter)}
-        return Layers(uses, parameters, [set(parameters)], set())
-
     def _gram_of(self, heads: Layers, cut: Cut) -> Tensor:
-        total = GramSum(self.granularity.units(cut.up.samples), len(cut.losses), cut.up.pooled[0])
-        add_grams(heads, set(heads.parameters), total, self.reader.sketch)
-        return total.table()
+        units = self.granularity.units(cut.up.samples)
+        return gram_of(heads, heads.parameters, units, cut.up.delta, self.reader.sketch)
 
     def _decide(self, gram: Tensor, defined: Tensor, step: int, losses: list[str]) -> Decision:
         """Decide on the units of all ranks (a few numbers each, on the CPU), return this rank's."""

@@ -2,7 +2,7 @@
 weights."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,7 +109,15 @@ def cotangents(up: Upstream, ops: Sequence[set[Op]], *, keep_graph: bool) -> dic
     found: dict[Op, Cotangents] = {}
     for pooled in _overlapping(ops):
         reached = set[Op]().union(*(ops[m] for m in pooled))
-        found |= _cotangents(up, pooled, [op for op in up.ops if op in reached], keep_graph=keep_graph)
+        own = [op for op in up.ops if op in reached]
+        edges = [edge for op in own for edge in op.edges]
+        last = max((k for k, of in enumerate(up.delta) if any(of[m] is not None for m in pooled)), default=0)
+        rows = []
+        for k, of in enumerate(up.delta):
+            pairs = [(up.pooled[m], of[m]) for m in pooled if of[m] is not None]
+            # autograd skips the weight gradients, which nobody asks for
+            rows.append(iter(pull(pairs, edges, keep_graph=keep_graph or k != last)))
+        found |= {op: [op.shaped([next(row) for _ in op.edges]) for row in rows] for op in own}
     return {op: d for op, d in found.items() if any(x is not None for of in d for x in of)}
 
 
@@ -131,19 +139,29 @@ def owns(op: Op, inner: set[Op]) -> bool:
     return any(side.made_by is None or side.made_by not in inner for side in op.sides)
 
 
-def _cotangents(up: Upstream, pooled: list[int], ops: list[Op], *, keep_graph: bool) -> dict[Op, Cotangents]:
-    """One input-gradient pass per loss that reaches `pooled`; autograd then skips the weight gradients."""
-    edges = [edge for op in ops for edge in op.edges]
-    reaching = [k for k, of in enumerate(up.delta) if any(of[m] is not None for m in pooled)]
-    found = []
-    for k, of in enumerate(up.delta):
-        pairs = [(up.pooled[m], of[m]) for m in pooled if of[m] is not None]
-        found.append(iter(pull(pairs, edges, keep_graph=keep_graph or [k] != reaching[-1:])))
-    return {op: [op.shaped([next(row) for _ in op.edges]) for row in found] for op in ops}
+def read_heads(at_heads: Mapping[Op, Cotangents], units: int) -> Layers | None:
+    """The parameters of the heads, where they are read, with uses of the present cotangents."""
+    if not at_heads:
+        return None
+    uses = make_uses(dict(at_heads), {op: [Rows() for _ in op.edges] for op in at_heads}, units)
+    sides = {id(s.tensor): s.tensor for use in uses for s in use.sides}
+    parameters = {i: p for i, p in sides.items() if isinstance(p, nn.Parameter)}
+    return Layers(uses, parameters, [set(parameters)], set())
 
 
-def add_grams(layers: Layers, inside: set[int], total: GramSum, sketch: Sketch | None) -> None:
-    """Add the Gram terms of the parameters in `inside`, slow ones aside."""
+def gram_of(
+    layers: Layers,
+    inside: Collection[int],
+    units: int,
+    delta: Cotangents,
+    sketch: Sketch | None,
+    apart: dict[tuple[int, ...], GramSum] | None = None,
+) -> Tensor:
+    """[U, K, K] of the parameters in `inside`, slow ones aside; apart: gets each one's own sum.
+
+    delta: at the pooled vectors, for the type and the number of losses.
+    """
+    total = GramSum(units, len(delta), next(d for of in delta for d in of if d is not None), apart)
     uses_of: dict[int, list[Use]] = defaultdict(list)
     order = {i: n for n, i in enumerate(layers.parameters)}
     for use in layers.uses:
@@ -166,6 +184,7 @@ def add_grams(layers: Layers, inside: set[int], total: GramSum, sketch: Sketch |
             sketch.add_gram(group, total, buffers)
         else:
             add_shared(group, total, buffers)
+    return total.table()
 
 
 OuterUses = list[tuple[OuterUse, bool]]

@@ -27,8 +27,8 @@ from harmonize_cli.harmony._measure import (
     Measurement,
     OpRows,
     Walk,
-    add_grams,
     cotangents,
+    gram_of,
     make_uses,
     owns,
     slow_gram,
@@ -167,15 +167,13 @@ class Reader:
         inside = choose(layers.leaves)
         read = {op: d for op, d in given.items() if any(op in own for own in way.ops)}
         layers.uses = make_uses(read, rows, units)
-        first = next(d for of in up.delta for d in of if d is not None)
         grams, alone = [], dict[tuple[int, ...], GramSum]()
         self._name_slow(layers.slow & set[int]().union(*inside), units * len(up.delta))
         for ids in inside:
             own: dict[tuple[int, ...], GramSum] = {}
-            total = GramSum(units, len(up.delta), first, own if apart else None)
-            add_grams(layers, ids, total, self.sketch)
+            gram = gram_of(layers, ids, units, up.delta, self.sketch, own if apart else None)
             slow = [p for i, p in layers.parameters.items() if i in ids and i in layers.slow]
-            grams.append(total.table() + slow_gram(up, slow, units) if slow else total.table())
+            grams.append(gram + slow_gram(up, slow, units) if slow else gram)
             alone |= own
         return Measurement(layers, grams, inside, alone)
 
