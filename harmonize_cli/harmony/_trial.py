@@ -1,6 +1,7 @@
 """The check of a reading: one ordinary backward pass with a random weight for every unit and loss, to which
 everything that is read by units must add up."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,8 @@ from harmonize_cli.harmony._sums import ProjectedSink, dense, inner_products, pr
 from harmonize_cli.harmony._tape import Op
 
 TOLERANCE = {torch.float64: (1e-8, 1e-10), torch.float32: (1e-3, 1e-5)}
-"""Largest difference from the ordinary backward pass: relative to the parameter's largest entry, and to the
-largest of all, for parameters whose gradient is all but rounding."""
+"""Largest difference from the ordinary backward pass: relative to the parameter's longest row, and to the
+longest of all, for parameters whose gradient is all but rounding."""
 NEAR = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference of an operation's cotangents from those that arrived, as vectors."""
 LOOSE, LOOSELY_NEAR = (5e-2, 5e-4), 0.08
@@ -81,10 +82,11 @@ class Trial:
                 off = weighted_sum(given, self.weights, rows)
                 if off is None:
                     return None
-                # unit by unit: two of many that are swapped hide in the norm of all
+                # unit by unit too: two of many that are swapped hide in the norm of all
                 length = rows.split(arrived, units).flatten(1).norm(dim=1)
                 error = rows.split(off.sub_(arrived), units).flatten(1).norm(dim=1)
-                if bool((error <= tolerance * (length + 0.1 * length.square().mean().sqrt())).all()):
+                limit = 3 * tolerance * (length + 0.1 * length.square().mean().sqrt())
+                if bool((error <= limit).all() & (error.norm() <= tolerance * length.norm())):
                     return rows
         return None
 
@@ -92,20 +94,23 @@ class Trial:
         """Ids of the parameters whose gradients, read by units, are not those of the pass, along a random
         direction each; exact: the Gram matrices are, so they must be those of the units' gradients."""
         layers, quick = measured.layers, measured.layers.quick()
-        wanted = {i: projected(g) for i, g in self.want.items() if g is not None}
-        wrong = self._different(quick, self._added_up(layers, quick, self.weights), wanted)
+        wanted = {i: g for i, g in self.want.items() if g is not None}
+        sizes = {i: _longest(g) for i, g in wanted.items()}
+        along = {i: projected(g) for i, g in wanted.items()}
+        wrong = self._different(quick, self._added_up(layers, quick, self.weights), along, sizes)
         # two units alone, read in the way of a Gram matrix
         two, ids = sorted({0, len(self.weights) - 1}), {id(p) for p in quick}
         part = torch.tensor(two, device=self.weights.device)
         some = torch.zeros_like(self.weights).index_copy_(0, part, self.weights[part])
         losses = range(self.weights.shape[1])
         single = [[unit_gradients(layers, ids, layers.uses, k, slice(u, u + 1)) for k in losses] for u in two]
-        sums = ProjectedSink()
+        sums, sizes = ProjectedSink(), defaultdict(float)
         for u, rows in zip(two, single, strict=True):
             for k, row in enumerate(rows):
                 for i, g in row.items():
                     sums.put(i, self.weights[u, k] * projected(g[0]))
-        wrong |= self._different(quick, sums.own, self._added_up(layers, quick, some, part))
+                    sizes[i] += self.weights[u, k].item() * _longest(g[0])
+        wrong |= self._different(quick, self._added_up(layers, quick, some, part), sums.own, sizes)
         for u, rows in zip(two, single, strict=True) if exact else ():
             wrong |= self._gram_differs(measured.apart, u, rows)
         return wrong
@@ -144,9 +149,13 @@ class Trial:
         return LOOSE if self.loose else TOLERANCE.get(dtype, LOOSE)
 
     def _different(
-        self, params: list[nn.Parameter], got: Mapping[int, Tensor], want: Mapping[int, Tensor]
+        self,
+        params: list[nn.Parameter],
+        got: Mapping[int, Tensor],
+        want: Mapping[int, Tensor],
+        sizes: Mapping[int, float],
     ) -> set[int]:
-        sizes = {id(p): _largest(want.get(id(p))) for p in params}
+        """Ids of those whose projections differ; sizes: of what is projected."""
         largest = max(sizes.values(), default=0.0)
         wrong = set()
         for p in params:
@@ -154,10 +163,16 @@ class Trial:
             both = found is not None and expected is not None
             error = _largest(found - expected if both else found if expected is None else expected)  # type: ignore[operator]
             tolerance, rounding = self._tolerance(p.dtype)
-            if not error <= tolerance * sizes[id(p)] + rounding * largest:
+            if not error <= tolerance * sizes.get(id(p), 0.0) + rounding * largest:
                 wrong.add(id(p))
         return wrong
 
 
 def _largest(g: Tensor | None) -> float:
     return g.abs().max().item() if g is not None and g.numel() else 0.0
+
+
+def _longest(g: Tensor) -> float:
+    """The length of the longest row."""
+    g = dense(g)
+    return _largest(g if g.dim() < 2 else g.flatten(1).norm(dim=1))
