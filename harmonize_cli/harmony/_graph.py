@@ -1,6 +1,6 @@
 """The graph of a step, cut at the pooled vectors: what they were made from, and what was made from them."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -195,3 +195,8 @@ def upstream(pooled: Sequence[Tensor], ops: list[Op], couplings: list[GradientEd
     if samples == 0 or any(len(z) % samples for z in pooled):
         raise BadInput(f"pooled vectors of {[len(z) for z in pooled]} rows: not multiples of one batch size")
     return Upstream(rooted, samples, ops, couplings)
+
+
+Chunks = Callable[[bool], Iterable[tuple[slice, Upstream]]]
+"""The batch's parts in order: their samples, and the graphs that their pooled vectors were made in; recorded
+where layers are going to be read (True)."""

@@ -8,7 +8,7 @@ A chunk is a part of the batch with its graph above the pooled vectors; the dire
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,7 +22,7 @@ from torch.autograd.graph import GradientEdge
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony._cut import ADVICE, Cut, Pooled, defined_samples, listed, make_cut
 from harmonize_cli.harmony._gram import parse_gram
-from harmonize_cli.harmony._graph import Graph, Upstream, upstream
+from harmonize_cli.harmony._graph import Chunks, Graph, Upstream, pull, upstream
 from harmonize_cli.harmony._kinds import READERS
 from harmonize_cli.harmony._measure import (
     Layers,
@@ -42,10 +42,6 @@ from harmonize_cli.harmony._tape import Op, Tape
 from harmonize_cli.harmony._whole import WholeBatch
 from harmonize_cli.harmony._wrapped import Wrapped, explained, outside_autocast
 from harmonize_cli.ranks import gather, own_rows, sum_gradients
-
-Chunks = Callable[[bool], Iterable[tuple[slice, Upstream]]]
-"""The batch's parts in order: their samples, and the graphs that their pooled vectors were made in; recorded
-where layers are going to be read (True)."""
 
 
 class Harmonizer:
@@ -118,7 +114,7 @@ class Harmonizer:
 
     @property
     def check_seconds(self) -> float:
-        """What the checks of first steps have taken so far."""
+        """What the checks have taken so far."""
         return self.reader.seconds
 
     @contextmanager
@@ -189,8 +185,7 @@ class Harmonizer:
     ) -> dict[str, Tensor]:
         """Only measure: per scope [U, K, K] of this rank, without touching `.grad`; frees the graph.
 
-        scopes: the harmonizer's own by default. At granularity `batch` use `backward`: there the Gram comes
-        from the gradients themselves.
+        scopes: the harmonizer's own by default.
         """
         if self.granularity.whole:
             raise BadInput("granularity: batch is measured by `backward` alone")
@@ -221,20 +216,14 @@ class Harmonizer:
         up = upstream(listed(pooled), [], [])
         if self.scope.name == "representation":
             return self.scope.name, []
-        up.delta = [
-            list(torch.autograd.grad(loss, up.pooled, retain_graph=True, allow_unused=True))
-            for loss in losses.values()
-        ]
+        roots = ([(loss, None)] if loss.requires_grad else [] for loss in losses.values())
+        up.delta = [pull(root, up.pooled, keep_graph=True) for root in roots]
         leaves = [set(Graph([]).walk([z.grad_fn]).leaves) for z in up.pooled]
         name, inside = self.scope.choose(leaves, up.losses_at(), self.names)
         return name, sorted(self.names[i][0] for i in inside)
 
     def cut(self, losses: Mapping[str, Tensor], pooled: Pooled, *, read_heads: bool | None = None) -> Cut:
-        """The graph of the last forward pass, cut at `pooled`; read_heads: as scope `all` does by default.
-
-        Raises:
-            BadInput: see `make_cut`; or a gate does not know the heads.
-        """
+        """The graph of the last forward pass, cut at `pooled`; read_heads: as scope `all` does by default."""
         self._named()
         mask, self._mask = self._mask, []
         gated = self.policy.gate is not None and read_heads is None
@@ -262,10 +251,7 @@ class Harmonizer:
         scale: float = 1.0,
         reduce: bool = True,
     ) -> HarmonyReport:
-        """A step over the chunks of a cut, one by default: measure, decide, update.
-
-        Chunks are gone through once more for the update where the decision has to know all of them.
-        """
+        """A step over the chunks of a cut, one by default; passed twice where a decision has to know all."""
         began = time.perf_counter()
         samples, direct = cut.up.samples, chunks is None
         chunks = chunks or (lambda record: [(slice(0, samples), cut.up)])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony._cut import Pooled, listed
-from harmonize_cli.harmony._graph import Upstream, upstream
+from harmonize_cli.harmony._graph import Upstream, pull, upstream
 from harmonize_cli.harmony._harmonizer import Harmonizer
 from harmonize_cli.harmony._measure import single_unit
 from harmonize_cli.harmony._report import HarmonyReport
@@ -66,10 +66,8 @@ def verify(harmonizer: Harmonizer, forward: Forward, *, units: int | None = None
         losses, pooled = forward()
         up = upstream(listed(pooled), [], [])
         # before the second pass, which changes buffers that autograd keeps for the first (BatchNorm's)
-        up.delta = [
-            list(torch.autograd.grad(loss, up.pooled, retain_graph=True, allow_unused=True))
-            for loss in losses.values()
-        ]
+        roots = ([(loss, None)] if loss.requires_grad else [] for loss in losses.values())
+        up.delta = [pull(root, up.pooled, keep_graph=True) for root in roots]
         _restore(buffers)
         with state.replayed(), harmonizer.record():
             again, pooled_again = forward()
