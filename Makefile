@@ -5,8 +5,9 @@ BIN    := $(VENV)/bin
 JOBS   ?= 2
 EXTRAS ?= dev
 OUT    ?= runs
+BENCHES := bench-harmony bench-train bench-extract bench-store bench-retrieval bench-probe
 
-.PHONY: help install demo test test-all test-lowest lint format types bench extract pretrain curriculum eval clean
+.PHONY: help install demo test test-all test-lowest lint format types bench $(BENCHES) extract pretrain curriculum eval clean
 
 help:  ## list the recipes
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,11 +47,9 @@ format: install  ## mend what ruff can mend
 types: install  ## mypy, strict
 	$(BIN)/mypy
 
-BENCHES := harmony train extract store retrieval probe
-bench: install  ## every benchmark of this machine, as JSON under runs/bench
-	mkdir -p $(OUT)/bench
-	for name in $(BENCHES); do \
-	  $(BIN)/harmonize bench $$name --json $(OUT)/bench/$$name.json || exit 1; done
+bench: $(BENCHES)  ## every benchmark of this machine, as JSON under runs/bench; one: bench-train ARGS='--preset small'
+$(BENCHES): bench-%: install
+	$(BIN)/python tests/bench/bench_$*.py --json $(OUT)/bench/$*.json $(ARGS)
 
 # One recipe a stage. ARGS passes further options on.
 STORE    ?= $(error STORE=... is missing: the feature store)

@@ -1,6 +1,6 @@
 """Stage configs: a pydantic model per stage, filled from YAML, `--set a.b=c` and flags, in this order.
 
-All faults are reported at once, each with its field, value and what is allowed.
+All errors are reported at once, each with its field, value and what is allowed.
 """
 
 import re
@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from harmonize_cli.errors import BadInput, list_faults
+from harmonize_cli.errors import BadInput, list_errors
 from harmonize_cli.files import read_bytes
 
 _MOST_YAML = 4 << 20
 
 
 class StageConfig(BaseModel):
-    """Base of every stage's config: unknown keys are faults, values are frozen once validated."""
+    """Base of every stage's config: unknown keys are errors, values are frozen once validated."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -37,7 +37,7 @@ def load_config(
     A flag of None is unset.
 
     Raises:
-        BadInput: naming the file and every faulty field.
+        BadInput: naming the file and every invalid field.
     """
     values: dict[str, Any] = read_yaml(file) if file else {}
     for text in overrides:
@@ -55,12 +55,12 @@ def load_config(
 
 
 def validate(kind: type[ConfigT], values: Mapping[str, Any], *, source: str) -> ConfigT:
-    """Build a `kind` from plain values, all faults in one `BadInput` that names `source`."""
+    """Build a `kind` from plain values, all errors in one `BadInput` that names `source`."""
     try:
         return kind.model_validate(values)
     except ValidationError as e:
-        faults = [_fault(kind, error) for error in e.errors()]
-        raise BadInput(list_faults(f"{source}: {len(faults)} fault(s)", faults)) from None
+        errors = [_fault(kind, error) for error in e.errors()]
+        raise BadInput(list_errors(f"{source}: {len(errors)} error(s)", errors)) from None
 
 
 def dump_yaml(config: StageConfig, *, exclude_defaults: bool = False) -> str:
@@ -82,8 +82,10 @@ def describe(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists: YAML has only these."""
-    return list(value) if isinstance(value, tuple) else value
+    """Tuples as lists, and sections as plain values: YAML has only these."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 class _Loader(yaml.SafeLoader):

@@ -6,10 +6,10 @@ import numpy as np
 
 from harmonize_cli.config import validate
 from harmonize_cli.curriculum.ledger import Ledger
+from harmonize_cli.curriculum.pretrain import pretrain
 from harmonize_cli.store.schema import FeatureSpec, Sample
 from harmonize_cli.store.writer import ShardWriter
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.pretrain import pretrain
 
 FEATURES = [
     FeatureSpec("video/frames", "frames", "raw", "uint8", (8, 8, 1), rate=5.0, regular=True),

@@ -39,7 +39,7 @@ def test_all_faults_are_reported_with_field_value_and_what_is_allowed(tmp_path: 
     with pytest.raises(BadInput) as e:
         load_config(Example, file)
     message = str(e.value)
-    assert message.startswith(f"{file}: 4 fault(s)")
+    assert message.startswith(f"{file}: 4 error(s)")
     for part in (
         "steps: ",
         "(got 0)",

@@ -19,20 +19,19 @@ from small_run import small_run, small_store
 
 from harmonize_cli.config import load_config
 from harmonize_cli.curriculum.audit import add_combined
-from harmonize_cli.curriculum.guide import keep_guide, make_guide
+from harmonize_cli.curriculum.guide import make_guide
 from harmonize_cli.curriculum.ledger import read_ledger
-from harmonize_cli.curriculum.pictures import draw_histograms
 from harmonize_cli.curriculum.plan import read_plan
-from harmonize_cli.curriculum.score import score
-from harmonize_cli.curriculum.score_parts import ScoreSettings
-from harmonize_cli.curriculum.scores import add_column, read_scores
+from harmonize_cli.curriculum.pretrain import pretrain
+from harmonize_cli.curriculum.score import ScoreSettings, score
+from harmonize_cli.curriculum.scores import add_column, draw_histograms, read_scores
 from harmonize_cli.errors import HarmonizeError
 from harmonize_cli.evaluation.comparison import compare_results
-from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
 from harmonize_cli.evaluation.overview import overview
 from harmonize_cli.evaluation.protocols import PROTOCOLS
+from harmonize_cli.evaluation.retrieval import RetrievalTask
 from harmonize_cli.evaluation.sources import RunSource
-from harmonize_cli.evaluation.stage import Options
+from harmonize_cli.evaluation.task import Options, evaluate
 from harmonize_cli.models.checkpoint import load_model, read_loss_state
 from harmonize_cli.models.export import export_encoder, load_encoder
 from harmonize_cli.reporting.collect import read_runs
@@ -43,7 +42,6 @@ from harmonize_cli.store.rearrange import merge
 from harmonize_cli.store.summary import describe_store, summary_lines
 from harmonize_cli.store.verify import verify
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.pretrain import pretrain
 from harmonize_cli.training.runs import find_runs, show_runs
 
 CHECKPOINT = "run/checkpoints/step-00000006"
@@ -72,10 +70,10 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = opened.select("train")
     guide = make_guide(out / "plan.yaml", out / "run", opened, rows, batch=8, steps=6, seed=0, first=0)
     assert guide is not None
-    keep_guide(guide, out / "run", opened)
+    guide.keep(out / "run", opened)
     loaded = load_model(out / "run")
     options = Options(draws=20, out=out / "run" / "eval" / "r.json")
-    evaluate_retrieval(RunSource(loaded), opened, PROTOCOLS["vatt"], split="test", options=options)
+    evaluate(RetrievalTask(RunSource(loaded), opened, PROTOCOLS["vatt"], split="test"), options)
     export_encoder(loaded, out / "encoder", heads=True, vocab=opened.vocab)
     return out
 

@@ -41,7 +41,7 @@ def score(
         typer.Option(help="Folder of an audit: add the column `combined`, learned from its injected noise."),
     ] = None,
     kind: Annotated[str, typer.Option(help="With --combine: noise of this kind.")] = "caption-elsewhere",
-    seed: Annotated[int, typer.Option(help="Deals the samples to batches.")] = 0,
+    seed: Annotated[int, typer.Option(help="Assigns samples to batches.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     device: Device = "cpu",
 ) -> None:
@@ -54,10 +54,9 @@ def score(
     import numpy as np
 
     from harmonize_cli.curriculum.audit import add_combined
-    from harmonize_cli.curriculum.pictures import draw_histograms
+    from harmonize_cli.curriculum.score import ScoreSettings
     from harmonize_cli.curriculum.score import score as run_scoring
-    from harmonize_cli.curriculum.score_parts import ScoreSettings
-    from harmonize_cli.curriculum.scores import column_values
+    from harmonize_cli.curriculum.scores import column_values, draw_histograms
 
     settings = ScoreSettings(
         split=split,
@@ -95,7 +94,7 @@ def audit(
         list[str] | None,
         typer.Option(
             show_default="all",
-            help="caption-elsewhere, caption-neighbour, sound-elsewhere or sound-shifted (may be repeated).",
+            help="caption-elsewhere, caption-neighbour, audio-elsewhere or audio-shifted (may be repeated).",
         ),
     ] = None,
     split: Annotated[
@@ -117,10 +116,10 @@ def audit(
     """
     from harmonize_cli.curriculum.audit import AuditSettings, table
     from harmonize_cli.curriculum.audit import audit as run_audit
-    from harmonize_cli.curriculum.inject import KINDS
+    from harmonize_cli.curriculum.inject import MISALIGNMENTS
 
     settings = AuditSettings(
-        kinds=tuple(kind) if kind else tuple(KINDS),
+        kinds=tuple(kind) if kind else tuple(MISALIGNMENTS),
         split=split,
         share=share,
         indicators=tuple(indicator) if indicator else None,
@@ -188,11 +187,14 @@ def compare(
 @app.command()
 def plan(
     scores: Annotated[Path, typer.Argument(help="Folder of `harmonize curriculum score`.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="New folder for plan.yaml and its picture.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="New folder for plan.yaml and its figure.")],
     *,
+    split: Annotated[
+        str | None, typer.Option(show_default="train, else all", help="Samples to simulate on, or all.")
+    ] = None,
     indicator: Annotated[str, typer.Option(help="Whose most suspicious samples are cut.")] = "similarity_vt",
     share: Annotated[float, typer.Option(min=0, max=1, help="Share of the samples to cut.")] = 0.3,
-    action: Annotated[str, typer.Option(help="What they lose: sample, caption or sound.")] = "caption",
+    action: Annotated[str, typer.Option(help="What they lose: sample, caption or audio.")] = "caption",
     warmup: Annotated[float, typer.Option(min=0, max=0.95, help="Share of the run before the cut.")] = 0.2,
     weight: Annotated[float, typer.Option(help="action sample: draw them this often still.")] = 0.0,
     softness: Annotated[float, typer.Option(help="action sample: width of a soft edge.")] = 0.0,
@@ -213,11 +215,13 @@ def plan(
 
     from harmonize_cli.config import validate
     from harmonize_cli.curriculum.plan import Plan, write_plan
-    from harmonize_cli.curriculum.scores import check_rows, read_scores
+    from harmonize_cli.curriculum.scores import read_scores, scored_store, trained_part
     from harmonize_cli.curriculum.simulate import draw, simulate, table
-    from harmonize_cli.store.reader import Store
 
     read = read_scores(scores)
+    store = scored_store(scores, read)
+    places, name = trained_part(store, read, split)
+    read = read.of(places)
     last: dict[str, object] = {
         "until": 1.0,
         "cut": {"indicator": indicator, "share": share},
@@ -233,15 +237,12 @@ def plan(
     }
     made = validate(Plan, values, source="plan")
     read.suspicion(indicator)  # refuses an unknown one
-    groups = [""] * len(read)
-    if "store" in read.about and Path(read.about["store"]).exists():
-        store = Store.open(Path(read.about["store"]))
-        check_rows(read, store)
-        groups = [store.groups[i] for i in read.index]
+    groups = [store.groups[i] for i in read.index]
     outcomes = simulate(made, read, read.ids.tolist(), groups)
     draw(made, outcomes, read, out / "plan.png")
     write_plan(made, out / "plan.yaml")  # last: a plan is complete
-    say(f"{table(made, outcomes)}\n{out / 'plan.yaml'}, {out / 'plan.png'}")
+    say(f"{len(read)} samples of split {name}\n{table(made, outcomes)}")
+    say(f"{out / 'plan.yaml'}, {out / 'plan.png'}")
 
 
 @app.command()
@@ -258,7 +259,7 @@ def ledger(
 
     Example: harmonize curriculum ledger runs/a store.h5 -o runs/a/dynamics --table runs/a/dynamics.parquet
     """
-    from harmonize_cli.curriculum.dynamics import write_dynamics, write_table
+    from harmonize_cli.curriculum.ledger import write_dynamics, write_table
 
     scores = write_dynamics(run, store, out)
     if table is not None:

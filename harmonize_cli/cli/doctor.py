@@ -16,9 +16,10 @@ def doctor(
 
     Example: harmonize doctor --folder /data
     """
+    from harmonize_cli.extraction.doctor import registered
     from harmonize_cli.media.doctor import examine
 
-    findings = examine(folder)
+    findings = [*examine(folder), *registered()]
     if as_json:
         import json
 

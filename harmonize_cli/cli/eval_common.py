@@ -1,7 +1,7 @@
 """What the commands of `harmonize eval` share: how a run, a store and lists are opened, a result shown."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from harmonize_cli.cli.say import say
 from harmonize_cli.errors import BadInput
@@ -9,6 +9,7 @@ from harmonize_cli.errors import BadInput
 if TYPE_CHECKING:
     from harmonize_cli.evaluation.results import Result
     from harmonize_cli.evaluation.sources import Source
+    from harmonize_cli.evaluation.tables import Format
     from harmonize_cli.store.reader import Store
 
 
@@ -24,9 +25,8 @@ def open_source(
     cache: bool,
     verifies: bool,
 ) -> "tuple[Store, Source]":
-    """The store, and the run (or - for the store itself) that is to be judged."""
-    from harmonize_cli.evaluation.sources import PlainSource, RunSource
-    from harmonize_cli.evaluation.untrained import untrained
+    """The store, and the run (or - for the store itself) to evaluate."""
+    from harmonize_cli.evaluation.sources import PlainSource, RunSource, untrained
     from harmonize_cli.models.checkpoint import load_model
     from harmonize_cli.store.reader import Store
 
@@ -60,14 +60,48 @@ def listed(official: str | None, annotations: Path | None, split: str | None) ->
 
 
 def pick_device(name: str) -> str:
-    """The device, checked."""
+    """The device, checked; torch is imported only here."""
     from harmonize_cli.ranks import pick_device as pick
 
     return str(pick(name))
 
 
+def parse_label(text: str) -> 'int | Literal["all"]':
+    """--label as the tasks take it."""
+    if text == "all":
+        return "all"
+    if not text.isdecimal():
+        raise BadInput(f"--label {text}: expected a number from 0, or all")
+    return int(text)
+
+
+def pair_up(places: list[str], benchmarks: list[str]) -> tuple[list[str], list[tuple[str, Path]]]:
+    """Runs among `places`, and benchmarks with their stores: NAME takes every store, NAME=STORE its own."""
+    runs = [
+        p for p in places if p == "-" or (Path(p) / "checkpoints").is_dir() or (Path(p) / "last").exists()
+    ]
+    stores = [Path(place) for place in places if place not in runs]
+    split = [text.partition("=") for text in benchmarks]
+    pairs = [(name, store) for name, _, own in split for store in ([Path(own)] if own else stores)]
+    if not runs or len({name for name, _ in pairs}) < len({name for name, _, _ in split}):
+        what = "run folder (or -)" if not runs else "store"
+        raise BadInput(
+            f"{', '.join(places)}: no {what} among these; eval run RUN... STORE... --benchmark NAME"
+        )
+    return runs, pairs
+
+
+def check_format(name: str) -> "Format":
+    """--format, checked."""
+    from harmonize_cli.evaluation.tables import FORMATS
+
+    if name not in FORMATS:
+        raise BadInput(f"--format {name}: expected {', '.join(FORMATS)}")
+    return name
+
+
 def show_result(result: "Result", path: Path) -> None:
     """Print a result's table."""
-    from harmonize_cli.evaluation.show import summary
+    from harmonize_cli.evaluation.tables import summary
 
     say(summary(result, path))

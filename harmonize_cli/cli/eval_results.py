@@ -1,11 +1,11 @@
 """`harmonize eval compare, table, export, list`: what is done with results and benchmarks."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from harmonize_cli.cli.eval_common import listed, open_source
+from harmonize_cli.cli.eval_common import check_format, listed, open_source
 from harmonize_cli.cli.options import (
     Annotations,
     BatchSize,
@@ -26,10 +26,6 @@ from harmonize_cli.cli.options import (
     VerifyStore,
 )
 from harmonize_cli.cli.say import say
-from harmonize_cli.errors import BadInput
-
-if TYPE_CHECKING:
-    from harmonize_cli.evaluation.tables import Format
 
 
 def register(app: typer.Typer) -> None:
@@ -62,12 +58,12 @@ def compare(
     Only results of one question (task, protocol, split, store) are compared. Several results of a side are
     its seeds: the interval then resamples seeds too.
     """
-    from harmonize_cli.evaluation.comparison import FORMAT, MAIN, compare_results, show
+    from harmonize_cli.evaluation.comparison import FORMAT, compare_results, show
     from harmonize_cli.evaluation.questions import spread
     from harmonize_cli.files import write_json
 
-    found = compare_results(spread(a), spread(b), patterns=metric or MAIN, draws=draws, seed=seed)
-    say("\n\n".join(show(one, _form(form)) for one in found))
+    found = compare_results(spread(a), spread(b), patterns=metric or (), draws=draws, seed=seed)
+    say("\n\n".join(show(one, check_format(form)) for one in found))
     if out:
         write_json(out, {"format": FORMAT, "comparisons": [one.as_dict() for one in found]})
 
@@ -85,7 +81,9 @@ def table(
     from harmonize_cli.evaluation.overview import overview
     from harmonize_cli.files import write_text
 
-    text = overview(runs, patterns=metric or (), over_seeds=over_seeds, intervals=intervals, form=_form(form))
+    text = overview(
+        runs, patterns=metric or (), over_seeds=over_seeds, intervals=intervals, form=check_format(form)
+    )
     if out:
         write_text(out, text + "\n")
     else:
@@ -119,7 +117,7 @@ def export(
     """
     from harmonize_cli.evaluation.export import export_tasks
     from harmonize_cli.evaluation.protocols import PROTOCOLS, adjusted
-    from harmonize_cli.evaluation.splits import listed_rows
+    from harmonize_cli.evaluation.retrieval import RetrievalTask
 
     settled = adjusted(PROTOCOLS, protocol, config, settings or ())
     opened, source = open_source(
@@ -133,15 +131,16 @@ def export(
         cache=not no_cache,
         verifies=verify_store,
     )
-    rows, name = listed_rows(opened, split, listed(official, annotations, split))
+    task = RetrievalTask(source, opened, settled, split=split, expected=listed(official, annotations, split))
+    rows, name, _ = task.chosen
     about: dict[str, object] = {
         "split": name,
-        "protocol": settled.model_dump(mode="json"),
+        "protocol": settled.as_dict(),
         "model": source.about(),
         "model_hash": source.weights_hash,
         "store_hash": opened.content_hash,
     }
-    written = export_tasks(source.pool(opened, rows, settled), settled, out, about)
+    written = export_tasks(task.pool(), settled, out, about)
     say(f"export: {len(written)} directions of {len(rows)} samples ({', '.join(written)}) -> {out}")
 
 
@@ -154,24 +153,6 @@ def list_(
     ] = None,
 ) -> None:
     """Benchmarks, how to run each, the files that it needs and what is missing here."""
-    from harmonize_cli.datasets.layouts import LAYOUTS
-    from harmonize_cli.datasets.locate import find_list
     from harmonize_cli.evaluation.catalogue import availability, show
 
-    def count(name: str, place: Path, lists: Path) -> tuple[int, int]:
-        found = LAYOUTS[name].find(place, annotations=lists)
-        return found.present, found.expected
-
-    folders = [*(root or [Path()]), *(annotations or [])]
-    missing = [folder for folder in folders if not folder.is_dir()]
-    if missing:
-        raise BadInput(f"{missing[0]}: no such folder")
-    say(show(availability(LAYOUTS, folders, find_list, count)))
-
-
-def _form(name: str) -> "Format":
-    from harmonize_cli.evaluation.tables import FORMATS
-
-    if name not in FORMATS:
-        raise BadInput(f"--format {name}: expected {', '.join(FORMATS)}")
-    return name
+    say(show(availability([*(root or [Path()]), *(annotations or [])])))

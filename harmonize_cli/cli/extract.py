@@ -1,14 +1,18 @@
 """`harmonize extract`."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harmonize_cli.cli.say import say, say_line
 from harmonize_cli.cli.stops import kept
-from harmonize_cli.errors import BadInput, TooManyFailed
+from harmonize_cli.errors import BadInput, ErrorList, TooManyFailed
+
+if TYPE_CHECKING:
+    from harmonize_cli.extraction.inputs import Inputs
 
 EXAMPLE = """
 Example: harmonize extract clips.jsonl -o store.h5 --encoder raw --encoder logmel --encoder tokens
@@ -143,7 +147,6 @@ def extract(
     """Turn videos, sound and captions into a store of features."""
     from harmonize_cli.config import load_config
     from harmonize_cli.extraction.config import ExtractConfig
-    from harmonize_cli.extraction.inputs import from_dataset, from_manifest
     from harmonize_cli.extraction.pipeline import RunOptions
     from harmonize_cli.extraction.pipeline import extract as run_extract
     from harmonize_cli.extraction.plan import parse_share
@@ -164,22 +167,18 @@ def extract(
         raise BadInput(
             f"--shard: several jobs need a folder of shards; name one without .h5 instead of {out}"
         )
-    if manifest is not None and dataset is None:
-        if data:
-            raise BadInput(f"--data {data[0]}: is for --dataset; a manifest has columns instead")
-        inputs = from_manifest(manifest, root=root, window=window, allow_outside=allow_outside)
-    elif manifest is None and dataset is not None:
-        inputs = from_dataset(dataset, root, data or (), window=window, allow_outside=allow_outside)
-        there, expected = inputs.coverage["present"], inputs.coverage["expected"]
-        say(f"{dataset}: {there} of {expected} samples are there", err=True)
-        for line in inputs.problem_lines():
-            say_line(line, err=True)
-    else:
-        raise BadInput("name either a manifest or a data set: clips.csv, or --dataset msrvtt --root DIR")
+    errors = ErrorList(str(manifest)) if check else None
+    inputs = _inputs(manifest, dataset, root, data or (), window, allow_outside, errors)
     # where nobody set a limit, a data set is taken as far as it goes
     problems = inputs.problems if max_failed is not None else 0
     if out is None or check:
-        _check(inputs.rows, settings, workers, limit, problems, deep)
+        for line in errors.first if errors else ():
+            say_line(f"bad: {line}")
+        try:
+            _check(inputs.rows, settings, workers, limit, problems, deep)
+        finally:
+            if errors:
+                errors.raise_if_any()
         return
     options = RunOptions(
         workers=workers,
@@ -201,12 +200,39 @@ def extract(
         _write_quality(out, report_file)
     for reason, count in report.counts.reasons.most_common(5):
         say_line(f"  {count} x {reason}", err=True)
-    if report.counts.failed + problems > limit(report.counts.samples):
+    if report.failed + problems > limit(report.samples):
         more = f", and there are {problems} problems in the data set" if problems else ""
         raise TooManyFailed(
-            f"{report.counts.failed} of {report.counts.samples} samples failed{more}; the reasons are in the "
+            f"{report.failed} of {report.samples} samples of the store failed{more}; the reasons are in the "
             f"store (`harmonize store info {out}`)"
         )
+
+
+def _inputs(
+    manifest: Path | None,
+    dataset: str | None,
+    root: Path | None,
+    data: Sequence[str],
+    window: float | None,
+    allow_outside: bool,
+    errors: ErrorList | None,
+) -> "Inputs":
+    """Rows of the manifest, whose invalid ones go to `errors` if given, or of the data set."""
+    from harmonize_cli.extraction.inputs import from_dataset, from_manifest
+
+    if (manifest is None) == (dataset is None):
+        raise BadInput("name either a manifest or a data set: clips.csv, or --dataset msrvtt --root DIR")
+    if manifest is not None:
+        if data:
+            raise BadInput(f"--data {data[0]}: is for --dataset; a manifest has columns instead")
+        return from_manifest(manifest, root=root, window=window, allow_outside=allow_outside, errors=errors)
+    assert dataset is not None
+    inputs = from_dataset(dataset, root, data, window=window, allow_outside=allow_outside)
+    there, expected = inputs.coverage["present"], inputs.coverage["expected"]
+    say(f"{dataset}: {there} of {expected} samples are there", err=True)
+    for line in inputs.problem_lines():
+        say_line(line, err=True)
+    return inputs
 
 
 def _manifest_and_depth(manifest: Path | None, depth: str | None, check: bool) -> tuple[Path | None, bool]:

@@ -8,7 +8,6 @@ import typer
 
 import harmonize_cli
 from harmonize_cli.cli import (
-    bench,
     config,
     curriculum,
     demo,
@@ -48,7 +47,6 @@ app.command("report")(report.report)
 app.add_typer(store.app, name="store")
 app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")
-app.add_typer(bench.app, name="bench")
 
 
 def _print_version(wanted: bool) -> None:

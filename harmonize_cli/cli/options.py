@@ -39,5 +39,7 @@ VerifyStore = Annotated[
     ),
 ]
 Split = Annotated[str | None, typer.Option(help="Split(s), or all. Default: test if there is one.")]
-Label = Annotated[int, typer.Option(min=0, help="Which of a sample's labels, from 0.")]
+Label = Annotated[
+    str, typer.Option(help="Which of a sample's labels, from 0; all where samples have several (mAP, AUC).")
+]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)]

@@ -55,10 +55,10 @@ def pretrain(
     """
     from harmonize_cli.config import load_config
     from harmonize_cli.curriculum.ledger import Ledger
+    from harmonize_cli.curriculum.pretrain import pretrain as run_pretrain
     from harmonize_cli.heap import keep_freed_memory
     from harmonize_cli.ranks import is_first
     from harmonize_cli.training.config import PretrainConfig
-    from harmonize_cli.training.pretrain import pretrain as run_pretrain
 
     flags = {
         "harmonize.mode": harmonize,
@@ -74,7 +74,7 @@ def pretrain(
         _print_model(store, settings or PretrainConfig())
         return
     if verify:
-        from harmonize_cli.training.verify import verify_gradients
+        from harmonize_cli.training.plan import verify_gradients
 
         say(f"verify: {verify_gradients(store, settings or PretrainConfig())}")
         return
@@ -94,8 +94,8 @@ def pretrain(
 
 
 def _print_model(store: Path, settings: object) -> None:
+    from harmonize_cli.data.windows import resolve_inputs
     from harmonize_cli.store.reader import Store
-    from harmonize_cli.store.windows import resolve_inputs
     from harmonize_cli.training.config import PretrainConfig
     from harmonize_cli.training.overview import describe_model, show_model
 

@@ -18,7 +18,13 @@ def report(
     scores: Annotated[
         Path | None, typer.Option(help="Folder of `harmonize curriculum score`: the samples to look at.")
     ] = None,
-    indicator: Annotated[str, typer.Option(help="Chooses the samples, both ends.")] = "similarity_vt",
+    indicator: Annotated[
+        str | None,
+        typer.Option(show_default="similarity_vt, else the first", help="Chooses the samples, both ends."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(show_default="train, else all", help="Samples to choose from, or all.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=2, help="Samples on the page.")] = 400,
     figures: Annotated[Path | None, typer.Option(help="Also write every chart as PNG and SVG here.")] = None,
 ) -> None:
@@ -27,23 +33,20 @@ def report(
     Example: harmonize report runs/demo/runs/* --results runs/demo/results --scores runs/demo/scores
     """
     from harmonize_cli.curriculum.hints import explain_worst
-    from harmonize_cli.curriculum.scores import check_rows, read_scores
-    from harmonize_cli.errors import BadInput
+    from harmonize_cli.curriculum.scores import read_scores, scored_store, trained_part
     from harmonize_cli.reporting.charts import write_figures
     from harmonize_cli.reporting.collect import read_runs
     from harmonize_cli.reporting.page import write_page
     from harmonize_cli.reporting.samples import describe, pick
-    from harmonize_cli.store.reader import Store
 
     found = read_runs(runs, results or ())
-    read, rows, hints = None, [], []
+    read, rows, hints, part = None, [], [], ""
     if scores is not None:
         read = read_scores(scores)
-        if "store" not in read.about:
-            raise BadInput(f"{scores}: does not say which store was scored; score it again")
-        store = Store.open(Path(read.about["store"]))
-        check_rows(read, store)
-        name = indicator if indicator in read.columns else next(iter(read.columns))
+        store = scored_store(scores, read)
+        places, part = trained_part(store, read, split)
+        read = read.of(places)
+        name = indicator or ("similarity_vt" if "similarity_vt" in read.columns else next(iter(read.columns)))
         rows = describe(store, read, pick(read, name, samples).tolist())
         hints = explain_worst(store, read.index, read.suspicion(name))
     write_page(
@@ -51,4 +54,5 @@ def report(
     )
     written = write_figures(found, figures) if figures is not None else []
     more = f"; {len(written)} figures in {figures}" if written else ""
-    say(f"{len(found)} runs, {len(rows)} samples: {out} ({out.stat().st_size / 1e6:.1f} MB){more}")
+    of = f" of split {part}" if scores is not None else ""
+    say(f"{len(found)} runs, {len(rows)} samples{of}: {out} ({out.stat().st_size / 1e6:.1f} MB){more}")

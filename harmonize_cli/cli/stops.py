@@ -6,12 +6,15 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
+import typer
 from typer.core import TyperGroup
 
-from harmonize_cli.errors import HarmonizeError
+from harmonize_cli.cli.gone import new_way
+from harmonize_cli.errors import BadInput, HarmonizeError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer exports no name for it
 NOTHING = "nothing of it was written; run the command again"
 
 
@@ -58,9 +61,18 @@ class Group(TyperGroup):
     """All commands: those that say nothing of their own keep nothing."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
+        """Run a command.
+
+        Raises:
+            BadInput: the command or an option of it is of an earlier version.
+        """
         try:
             return super().invoke(ctx)
+        except UsageError as e:
+            instead = new_way(e)
+            if instead is None:
+                raise
+            raise BadInput(instead) from None
         except KeyboardInterrupt as e:
             raise _interrupted(e, NOTHING) from None
 

@@ -9,24 +9,84 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonize_cli.curriculum.combine import Combination, cross_fitted, learn
-from harmonize_cli.curriculum.detection import METRICS, Detection, detect
-from harmonize_cli.curriculum.inject import KINDS, inject
-from harmonize_cli.curriculum.score_parts import bank_rows, batch_size, score_rows, scoring_order
-from harmonize_cli.curriculum.scorer import Scorer, losses_of, make_bank, pick_indicators
+from harmonize_cli.curriculum.inject import MISALIGNMENTS, inject
+from harmonize_cli.curriculum.score import batch_size, scoring_order
+from harmonize_cli.curriculum.scorer import Rows, Scorer
 from harmonize_cli.curriculum.scores import add_column, read_scores
+from harmonize_cli.data.batches import StoreDataset
+from harmonize_cli.data.windows import check_inputs
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import read_json, write_json
 from harmonize_cli.locks import one_writer
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.progress import progress
-from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import check_inputs
 
 FORMAT = "harmonize-audit/1"
 RESULT, COMBINATION = "audit.json", "combination.json"
 COMBINED = "combined"
-Rows = NDArray[np.int64]
+Floats = NDArray[np.floating]
+METRICS = ("auroc", "ap", "p@1%", "p@5%", "p@10%")
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """metrics: name -> (value, low, high). defined: share of samples with a score."""
+
+    metrics: dict[str, tuple[float, float, float]]
+    defined: float
+
+
+def detect(
+    suspicion: Floats,
+    wrong: NDArray[np.bool_],
+    groups: Sequence[str] | None = None,
+    *,
+    draws: int = 300,
+    seed: int = 0,
+) -> Detection:
+    """Metrics of `suspicion` [N] (high: noisy) against the truth `wrong` [N]; NaN scores are left out.
+
+    Intervals: 95% percentiles of `draws` resamples of the `groups` [N], the samples' sources: what the
+    segments of one video have in common is no evidence twice.
+    """
+    ok = np.isfinite(suspicion)
+    x, y = np.asarray(suspicion, np.float64)[ok], wrong[ok]
+    if not y.any() or y.all():
+        return Detection(dict.fromkeys(METRICS, (float("nan"),) * 3), float(ok.mean()))
+    keys = np.arange(len(x)) if groups is None else np.asarray(groups)[ok]
+    _, group = np.unique(keys, return_inverse=True)
+    count, rng = int(group.max()) + 1, np.random.default_rng(seed)
+    point, resampled = detection_metrics(x, y, np.ones(len(x))), []
+    for _ in range(draws):
+        weights = np.bincount(rng.integers(count, size=count), minlength=count)[group]
+        if weights[y].any() and weights[~y].any():
+            resampled.append(detection_metrics(x, y, weights))
+    unknown = [[float("nan")] * len(METRICS)]
+    low, high = np.quantile(np.array(resampled or unknown), [0.025, 0.975], axis=0)
+    return Detection(
+        {n: (float(p), float(a), float(b)) for n, p, a, b in zip(METRICS, point, low, high, strict=True)},
+        float(ok.mean()),
+    )
+
+
+def detection_metrics(x: Floats, y: NDArray[np.bool_], weights: NDArray[Any]) -> list[float]:
+    """METRICS of scores `x` [N] for `y` [N], where sample i counts `weights[i]` times; ties are shared.
+
+    AUROC: the chance that a wrong sample scores above a right one. AP: mean precision at each wrong sample.
+    P@K: the share of wrong samples among the K highest scores.
+    """
+    order = np.argsort(-x, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(x[order])), len(x) - 1)  # of each run of equal scores
+    hits, total = (np.cumsum(w[order])[last] for w in (weights * y, weights))
+    recall, false = hits / hits[-1], (total - hits) / (total[-1] - hits[-1])
+    precision = hits / np.maximum(total, 1)
+    auroc = np.trapezoid(np.append(0, recall), np.append(0, false))
+    found = [float(auroc), float((np.diff(recall, prepend=0.0) * precision).sum())]
+    for share in (0.01, 0.05, 0.1):
+        k = max(1, round(share * float(total[-1])))
+        found.append(float(np.interp(k, np.append(0, total), np.append(0, hits)) / k))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +94,7 @@ class AuditSettings:
     """share of the samples that each kind of misalignment is injected into; most: samples used at most.
     indicators: None for all but the costly ones."""
 
-    kinds: tuple[str, ...] = tuple(KINDS)
+    kinds: tuple[str, ...] = tuple(MISALIGNMENTS)
     split: str | None = None
     share: float = 0.4
     most: int = 4000
@@ -76,27 +136,25 @@ def audit(run: Path, store_path: Path, out: Path, settings: AuditSettings) -> Au
     specs = check_inputs(store, loaded.specs)
     dataset = StoreDataset(store, specs, cache_bytes=1 << 28)
     rows, split = held_out(store, settings)
-    losses = losses_of(loaded, specs)
-    indicators = pick_indicators(settings.indicators, losses)
     batch = batch_size(loaded, settings.batch, len(rows))
     others = np.setdiff1d(np.arange(len(store)), rows)
-    bank = bank_rows(others if len(others) >= len(rows) else rows, settings.seed)
-    scorer = Scorer(loaded, indicators, losses, bank=make_bank(loaded, dataset, bank, batch=batch))
-    noisy = {i.name: i.noisy for i in indicators}
-    kinds = [kind for kind in settings.kinds if KINDS.get(kind, ("text", ""))[0] in specs]
+    scorer = Scorer(loaded, specs, settings.indicators)
+    company = others if len(others) >= len(rows) else rows
+    scorer.fill_bank(dataset, company, batch=batch, seed=settings.seed)
+    noisy = {column.name: column.noisy for column in scorer.columns}
+    kinds = [kind for kind in settings.kinds if MISALIGNMENTS.find(kind).modality in specs]
     found: dict[str, dict[str, Detection]] = {}
     combinations: dict[str, Combination] = {}
     for kind in progress(kinds, desc="audit", unit="kind"):
         injection = inject(dataset, rows, kind, share=settings.share, seed=settings.seed)
         order = scoring_order(rows, settings.seed)
-        columns = score_rows(scorer, injection.make, order, batch, range(len(order)))
-        order = columns.pop("index")
+        _, columns = scorer.rows(injection.make, order, batch, range(len(order)))
         suspicions = {name: x if noisy[name] == "high" else -x for name, x in columns.items()}
         wrong = np.array([int(i) in injection.wrong for i in order])
         groups = [store.groups[i] for i in order]
+        combinations[kind] = learn(suspicions, wrong)
         suspicions[COMBINED] = cross_fitted(suspicions, wrong, groups)
-        found[kind] = {name: detect(x, wrong, draws=settings.draws) for name, x in suspicions.items()}
-        combinations[kind] = learn({n: x for n, x in suspicions.items() if n != COMBINED}, wrong)
+        found[kind] = {n: detect(x, wrong, groups, draws=settings.draws) for n, x in suspicions.items()}
     result = Audit(found, len(rows), split)
     write_json(out / RESULT, _to_json(result, run, store_path, settings))
     write_json(out / COMBINATION, {kind: model.to_json() for kind, model in combinations.items()})
@@ -151,7 +209,7 @@ def table(result: Audit, kinds: Sequence[str] | None = None, *, most: int = 12) 
         found = result.found[kind]
         order = sorted(found, key=lambda n: -np.nan_to_num(found[n].metrics["auroc"][0], nan=-1))
         shown = order[:most] + [n for n in order[most:] if n.startswith("cosine")]
-        lines.append(f"{kind} ({KINDS[kind][1]}); {result.samples} samples of {result.split}")
+        lines.append(f"{kind} ({MISALIGNMENTS[kind].about}); {result.samples} samples of {result.split}")
         lines.append(f"  {'indicator':<24}" + "".join(f"{name:>22}" for name in METRICS))
         for name in shown:
             cells = [found[name].metrics[m] for m in METRICS]

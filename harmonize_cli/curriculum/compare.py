@@ -7,7 +7,7 @@ warm-up, which is scored once. So every method makes the same number of steps in
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,14 +21,14 @@ from harmonize_cli.config import dump_yaml, load_config
 from harmonize_cli.curriculum.audit import AuditSettings, audit
 from harmonize_cli.curriculum.methods import BASELINE, METHODS, TRUTH, Method, plan_for
 from harmonize_cli.curriculum.plan import write_plan
-from harmonize_cli.curriculum.score import score
-from harmonize_cli.curriculum.score_parts import ScoreSettings
-from harmonize_cli.curriculum.scores import write_about, write_part
+from harmonize_cli.curriculum.pretrain import pretrain
+from harmonize_cli.curriculum.score import ScoreSettings, score
+from harmonize_cli.curriculum.scores import part_name, write_about, write_part
 from harmonize_cli.errors import BadInput
-from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
 from harmonize_cli.evaluation.protocols import PROTOCOLS
+from harmonize_cli.evaluation.retrieval import RetrievalTask
 from harmonize_cli.evaluation.sources import RunSource
-from harmonize_cli.evaluation.stage import Options
+from harmonize_cli.evaluation.task import Options, evaluate
 from harmonize_cli.files import read_json, write_json, write_text
 from harmonize_cli.locks import one_writer
 from harmonize_cli.models.checkpoint import load_model
@@ -36,7 +36,6 @@ from harmonize_cli.processes import in_processes
 from harmonize_cli.progress import progress
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.pretrain import pretrain
 
 SETTINGS, RESULT, INDICATOR = "compare.yaml", "compare.json", "indicator.json"
 
@@ -82,9 +81,8 @@ def compare(
         BadInput: an unknown method, a length in epochs, a truth that knows no sample, or another comparison
             in `out`.
     """
-    unknown = [name for name in settings.methods if name not in METHODS]
-    if unknown:
-        raise BadInput(f"method {', '.join(unknown)}: unknown; choose from {', '.join(METHODS)}")
+    for name in settings.methods:
+        METHODS.find(name)
     if config.epochs:
         raise BadInput("epochs: methods are compared at one number of steps; set steps instead")
     store = Store.open(store_path)
@@ -147,12 +145,13 @@ def write_truth_scores(folder: Path, store: Store, wrong: Mapping[str, bool]) ->
     """Known noise in the form of scores, for the oracle's plan."""
     index = np.arange(len(store))
     column = np.array([wrong.get(sample, np.nan) for sample in store.ids], np.float32)
-    write_part(folder / "part-00000.npz", store.ids, index, {TRUTH: column}, "truth")
+    write_part(folder / part_name(0), store.ids, index, {TRUTH: column}, "truth")
     about = {TRUTH: {"noisy": "high", "about": "1 where the caption is wrong"}}
-    write_about(folder, {"key": TRUTH, "parts": ["part-00000.npz"], "samples": len(store), "columns": about})
+    write_about(folder, {"key": TRUTH, "parts": [part_name(0)], "samples": len(store), "columns": about})
 
 
-def _run(tasks: Sequence[Task], jobs: int) -> Any:
+def _run(tasks: Sequence[Task], jobs: int) -> Iterator[int]:
+    """Make every method of every task; yields how many got done."""
     if jobs == 1:
         for task in tasks:
             for method in task.settings.methods:
@@ -166,9 +165,7 @@ def _run(tasks: Sequence[Task], jobs: int) -> Any:
 
 def _make_all(threads: int, task: Task) -> int:
     torch.set_num_threads(threads)
-    for method in task.settings.methods:
-        make(task, method)
-    return len(task.settings.methods)
+    return sum(_run([task], 1))
 
 
 def make(task: Task, name: str) -> None:
@@ -200,13 +197,9 @@ def make(task: Task, name: str) -> None:
     if done.steps < done.planned:  # SIGTERM: the run is no result
         raise KeyboardInterrupt
     seconds = time.perf_counter() - began
-    result, _ = evaluate_retrieval(
-        RunSource(load_model(run)),
-        Store.open(task.store, verifies=True),
-        PROTOCOLS["vatt"],
-        split=task.settings.split,
-        options=Options(draws=200, out=folder / "eval.json", overwrite=True),
-    )
+    store = Store.open(task.store, verifies=True)
+    retrieval = RetrievalTask(RunSource(load_model(run)), store, PROTOCOLS["vatt"], split=task.settings.split)
+    result, _ = evaluate(retrieval, Options(draws=200, out=folder / "eval.json", overwrite=True))
     metrics = {m: dict(v) for m, v in result.metrics.items()}
     write_json(folder / "retrieval.json", {"metrics": metrics, "train_seconds": seconds})
 

@@ -6,9 +6,10 @@ there on; an order begun with the old plan is finished by it, so the change come
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,23 +17,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harmonize_cli.config import load_config
-from harmonize_cli.curriculum.gates import check_gates, engine_gate, rejected
-from harmonize_cli.curriculum.plan import Gate, Plan, read_plan, scores_folder, write_plan
-from harmonize_cli.curriculum.sampler import weighted_order
+from harmonize_cli.curriculum.indicators import columns_of, compared
+from harmonize_cli.curriculum.plan import ACTIONS, Gate, Plan, read_plan, scores_folder, write_plan
 from harmonize_cli.curriculum.scores import read_scores
 from harmonize_cli.curriculum.view import BatchView
-from harmonize_cli.curriculum.weights import PhaseWeights, phase_weights
-from harmonize_cli.errors import BadInput
+from harmonize_cli.curriculum.weights import PhaseWeights, phase_weights, weighted_order
+from harmonize_cli.data.batches import Batch
+from harmonize_cli.errors import BadInput, list_faults
 from harmonize_cli.files import read_arrays, write_arrays
 from harmonize_cli.harmony import Gate as CosineGate
-from harmonize_cli.objectives.nce import Term
-from harmonize_cli.objectives.trimodal import trained_pairs
-from harmonize_cli.store.batches import Batch
+from harmonize_cli.models.inputs import InputSpec
+from harmonize_cli.objectives.base import LossOutput
+from harmonize_cli.ranks import gather, own_rows
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.order import shuffled
+from harmonize_cli.training.data import shuffled
 
 FOLDER = "curriculum"
+_KEPT = {"text": "caption", "audio": "sound"}
+"""Names of the arrays that say which samples keep a modality."""
 _ENTRY = re.compile(r"step-\d{1,18}")
 Rows = NDArray[np.int64]
 
@@ -55,11 +58,12 @@ class Guide:
     ) -> None:
         self.entries, self.rows, self.steps, self.seed = list(entries), rows, steps, seed
         self.per_epoch = max(1, len(rows) // batch)
+        self.losses: dict[str, str] = {}
         self._place = np.full(size, -1, np.int64)
         self._place[rows] = np.arange(len(rows))
 
     def order(self, epoch: int) -> Rows:
-        """The draws of an epoch, as `training.order.EpochOrder`; those of a run without a plan where all
+        """The draws of an epoch, as `training.data.EpochOrder`; those of a run without a plan where all
         samples weigh the same."""
         entry, phase = self._now(epoch * self.per_epoch)
         draw = entry.weights[phase].draw
@@ -68,41 +72,69 @@ class Guide:
         return weighted_order(self.rows, draw, self.seed, epoch)
 
     def before(self, batch: Batch, step: int) -> Batch:
-        """The batch without the captions and sounds that the plan takes away."""
+        """The batch without the modalities that the plan takes from its samples."""
         entry, phase = self._now(step // self.per_epoch * self.per_epoch)
-        weights, place = entry.weights[phase], self._place[batch.indices]
-        return without(batch, _flags(~weights.caption[place], batch), _flags(~weights.sound[place], batch))
+        place, device = self._place[batch.indices], batch.groups.device
+        lost = entry.weights[phase].lost.items()
+        return without(batch, {name: torch.from_numpy(gone[place]).to(device) for name, gone in lost})
 
     def gate(self, step: int) -> CosineGate | None:
         """The conflict gate of this step, for the gradient engine."""
         gate, level = self._gate(step)
-        return engine_gate(gate, level) if gate is not None and gate.scope else None
+        if gate is None or not gate.scope:
+            return None
+        return CosineGate("quantile" if gate.unit == "share" else "constant", start=level, end=level)
 
     def after(
-        self, batch: Batch, embeddings: Mapping[str, Tensor], terms: Mapping[str, Term], step: int
+        self, batch: Batch, embeddings: Mapping[str, Tensor], terms: Mapping[str, LossOutput], step: int
     ) -> Batch | None:
         """The batch without what an online gate takes away at this step; None where there is no gate."""
         gate, level = self._gate(step)
         if gate is None or gate.scope:
             return None
-        seen = {name: e.detach() for name, e in embeddings.items()}
-        out = rejected(gate, level, BatchView(batch, seen, terms))
-        nothing = torch.zeros_like(out)
-        takes = gate.takes
-        return without(batch, nothing if takes == "sound" else out, nothing if takes == "caption" else out)
+        detached = {name: e.detach() for name, e in embeddings.items()}
+        out = rejected(gate, level, BatchView(batch, detached, terms, self.losses))
+        return without(batch, dict.fromkeys(ACTIONS[gate.takes].modalities, out))
 
     @property
     def by_conflict(self) -> bool:
         """Whether any phase has a gate for the gradient engine."""
         return any(gate.scope for gate in self._gates())
 
-    def check(self, config: PretrainConfig, modalities: Collection[str]) -> None:
+    def check(self, config: PretrainConfig, specs: Mapping[str, InputSpec]) -> None:
         """Whether a run with these inputs can follow.
 
         Raises:
             BadInput: a gate that it can't have.
         """
-        check_gates(self._gates(), config, trained_pairs(config.loss, modalities))
+        engine, errors = config.harmonize, []
+        self.losses = compared(config.loss, specs)
+        able = columns_of(self.losses)
+        for by in dict.fromkeys(gate.by for gate in self._gates()):
+            if by not in able:
+                online = ", ".join(name for name, column in able.items() if column.kind.online)
+                errors.append(f"gate by {by}: this run has no such indicator; gate by {online}; or set loss")
+        for scope in dict.fromkeys(gate.scope for gate in self._gates() if gate.scope):
+            if engine.mode in ("curriculum", "both"):
+                other = "none" if engine.mode == "curriculum" else "realign"
+                errors.append(
+                    f"harmonize.mode: {engine.mode} has a gate of its own; with this plan set {other}"
+                )
+            if engine.scope != scope and not (engine.scope == "auto" and scope in ("backbone", "shared")):
+                errors.append(f"harmonize.scope: is {engine.scope}, the gate looks at {scope}; set the same")
+            if engine.granularity == "batch":
+                errors.append("harmonize.granularity: within `batch` there is nothing to choose; set sample")
+        if errors:
+            raise BadInput(list_faults("curriculum: the plan's gate does not fit the run:", errors))
+
+    def keep(self, folder: Path, store: Store) -> None:
+        """Write what guides a run into its folder; what is there of later steps is of an abandoned end."""
+        names = {f"step-{entry.first:08d}" for entry in self.entries}
+        for file in (folder / FOLDER).glob("step-*"):
+            if file.stem not in names:
+                file.unlink()
+        for entry in self.entries:
+            _write_entry(entry, folder / FOLDER, [store.ids[i] for i in self.rows])
 
     def _gates(self) -> list[Gate]:
         return [phase.gate for entry in self.entries for phase in entry.plan.phases if phase.gate]
@@ -121,14 +153,34 @@ class Guide:
         return entry, entry.plan.phases.index(entry.plan.phase(step / self.steps))
 
 
-def without(batch: Batch, captions: Tensor, sounds: Tensor) -> Batch:
-    """A batch whose samples [B] lose their captions or sounds: neither positives nor negatives."""
+def rejected(gate: Gate, level: float, view: BatchView) -> Tensor:
+    """[B] bool: this rank's samples beyond `level`, a share of all ranks' samples or a value.
+
+    A sample whose indicator is undefined is never rejected.
+    """
+    column = columns_of(view.losses)[gate.by]
+    high = column.noisy == "high"
+    with torch.no_grad():
+        value = column.measure(view).float()
+    everyone = gather(value if high else -value)
+    defined = ~everyone.isnan()
+    if gate.unit == "value":
+        found = everyone > (level if high else -level)
+    else:
+        found = torch.zeros_like(defined)
+        count = int(level * int(defined.sum()))
+        found[everyone.masked_fill(~defined, -torch.inf).topk(count).indices] = True
+    return own_rows(found)
+
+
+def without(batch: Batch, lost: Mapping[str, Tensor]) -> Batch:
+    """A batch whose samples lose modalities where `lost` [B] is True: neither positives nor negatives."""
     present, text = dict(batch.present), batch.text_present
-    if "audio" in present:
-        present["audio"] = present["audio"] & ~sounds
-    if text is not None:
-        text = text & ~captions.unsqueeze(-1)
-        present["text"] = present["text"] & ~captions
+    for modality, gone in lost.items():
+        if modality in present:
+            present[modality] = present[modality] & ~gone
+        if modality == "text" and text is not None:
+            text = text & ~gone.unsqueeze(-1)
     return replace(batch, present=present, text_present=text)
 
 
@@ -146,7 +198,7 @@ def make_guide(
     """The guide of a run: what its folder keeps, and a new plan from step `first` on. None without any.
 
     Raises:
-        BadInput: a faulty plan, scores that miss, or a plan that leaves nothing to train on.
+        BadInput: an invalid plan, missing scores, or a plan that leaves nothing to train on.
     """
     entries = [
         _read_entry(file, store, rows)
@@ -162,17 +214,6 @@ def make_guide(
     if not entries:
         return None
     return Guide(entries, rows, batch=batch, steps=steps, seed=seed, size=len(store))
-
-
-def keep_guide(guide: Guide, run: Path, store: Store) -> None:
-    """Write what guides a run into its folder; what is there of later steps is of an abandoned end."""
-    folder = run / FOLDER
-    names = {f"step-{entry.first:08d}" for entry in guide.entries}
-    for file in folder.glob("step-*"):
-        if file.stem not in names:
-            file.unlink()
-    for entry in guide.entries:
-        _write_entry(entry, folder, [store.ids[i] for i in guide.rows])
 
 
 def new_entry(plan_file: Path, store: Store, rows: Rows, first: int) -> Entry:
@@ -198,11 +239,12 @@ def new_entry(plan_file: Path, store: Store, rows: Rows, first: int) -> Entry:
 
 def _write_entry(entry: Entry, folder: Path, ids: Sequence[str]) -> None:
     stem = folder / f"step-{entry.first:08d}"
-    arrays = {
-        f"{name}/{k}": getattr(phase, name)
-        for k, phase in enumerate(entry.weights)
-        for name in ("draw", "caption", "sound")
-    }
+    arrays: dict[str, NDArray[Any]] = {}
+    for k, phase in enumerate(entry.weights):
+        arrays[f"draw/{k}"] = phase.draw
+        for modality in dict.fromkeys([*_KEPT, *phase.lost]):
+            gone = phase.lost.get(modality, np.zeros(len(ids), bool))
+            arrays[f"{_KEPT.get(modality, modality)}/{k}"] = ~gone
     write_arrays(stem.with_suffix(".npz"), {"id": np.array(ids), **arrays}, compressed=True)
     write_plan(entry.plan, stem.with_suffix(".yaml"))
 
@@ -213,17 +255,15 @@ def _read_entry(file: Path, store: Store, rows: Rows) -> Entry:
         file.with_suffix(".npz"), hint="start a new run: its sample weights are lost"
     ).columns()
     ids = kept["id"].tolist()
-    weights = [
-        PhaseWeights(kept[f"draw/{k}"], kept[f"caption/{k}"], kept[f"sound/{k}"])
-        for k in range(len(plan.phases))
-    ]
-    for phase in weights:
-        if phase.draw.dtype.kind != "f" or {phase.caption.dtype.kind, phase.sound.dtype.kind} != {"b"}:
+    modalities = {name: modality for modality, name in _KEPT.items()}
+    weights = []
+    for k, _ in enumerate(plan.phases):
+        found = [name for name in kept if name.endswith(f"/{k}") and name != f"draw/{k}"]
+        names = dict.fromkeys([*(f"{name}/{k}" for name in modalities), *found])
+        if kept[f"draw/{k}"].dtype.kind != "f" or any(kept[name].dtype.kind != "b" for name in names):
             raise kept.damaged("weights of another type")
+        lost = {modalities.get(part := name.partition("/")[0], part): ~kept[name] for name in names}
+        weights.append(PhaseWeights(kept[f"draw/{k}"], lost))
     if ids != [store.ids[i] for i in rows]:
         raise BadInput(f"{file}: was made for other samples than {store.path} has to train on")
     return Entry(int(file.stem.removeprefix("step-")), plan, weights)
-
-
-def _flags(values: NDArray[np.bool_], batch: Batch) -> Tensor:
-    return torch.from_numpy(values).to(batch.groups.device)

@@ -1,11 +1,13 @@
 """The methods that `harmonize curriculum compare` puts side by side, all at one budget of steps."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harmonize_cli.curriculum.plan import Plan
-from harmonize_cli.training.config import Control
+from harmonize_cli.registry import Registry
+
+if TYPE_CHECKING:
+    from harmonize_cli.training.config import Control
 
 ORACLE, BASELINE = "oracle", "baseline"
 TRUTH = "truth"
@@ -22,10 +24,11 @@ class Method:
     about: str
     harmonize: str = "none"
     plan: str = ""
-    control: Control | None = None
+    control: "Control | None" = None
 
 
-METHODS: dict[str, Method] = {
+METHODS: Registry[Method] = Registry("method")
+for _name, _method in {
     BASELINE: Method("plain training"),
     "realign": Method("per-sample gradient realignment", "realign"),
     "gate": Method("the paper's curriculum: samples in conflict are left out", "curriculum"),
@@ -37,7 +40,8 @@ METHODS: dict[str, Method] = {
     "best-plan": Method("captions cut by the best indicator of the audit", plan="cut:best"),
     "random": Method("the same share of captions cut at random", plan="cut:random"),
     ORACLE: Method("exactly the wrong captions cut, from the first step", plan="cut:truth"),
-}
+}.items():
+    METHODS.add(_name, _method)
 
 
 def plan_for(method: Method, *, share: float, warmup: float, indicator: str, scores: str) -> Plan | None:
@@ -45,20 +49,19 @@ def plan_for(method: Method, *, share: float, warmup: float, indicator: str, sco
 
     share: of the captions that a cut or gate takes away. scores: folder of the cut's scores.
     """
+    last: dict[str, Any] = {"until": 1.0}
+    values: dict[str, Any] = {"phases": [{"until": warmup}, last]}
     if not method.plan:
         return None
     if method.plan == "gate":
-        phases: list[Mapping[str, Any]] = [
-            {"until": warmup},
-            {"until": 1.0, "gate": {"by": "loss_vt", "start": share / 2, "end": share}},
-        ]
-        return Plan.model_validate({"phases": phases})
-    kind = method.plan.removeprefix("cut:")
-    if kind == "truth":
-        cut: dict[str, Any] = {"indicator": TRUTH, "beyond": 0.5}
-        return Plan.model_validate(
-            {"scores": scores, "phases": [{"until": 1.0, "cut": cut, "action": "caption"}]}
-        )
-    cut = {"indicator": "random" if kind == "random" else indicator, "share": share}
-    values = {"phases": [{"until": warmup}, {"until": 1.0, "cut": cut, "action": "caption"}]}
-    return Plan.model_validate(values if kind == "random" else {"scores": scores, **values})
+        last["gate"] = {"by": "loss_vt", "start": share / 2, "end": share}
+        return Plan.model_validate(values)
+    last["action"] = "caption"
+    if method.plan == "cut:random":
+        last["cut"] = {"indicator": "random", "share": share}
+        return Plan.model_validate(values)
+    last["cut"] = {"indicator": indicator, "share": share}
+    if method.plan == "cut:truth":
+        last["cut"] = {"indicator": TRUTH, "beyond": 0.5}
+        values["phases"] = [last]
+    return Plan.model_validate({"scores": scores, **values})

@@ -1,17 +1,46 @@
 """A curriculum as data: which samples take part when, and what a suspect one loses."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from harmonize_cli.config import StageConfig, dump_yaml, load_config
-from harmonize_cli.curriculum.indicators import REGISTRY
+from harmonize_cli.curriculum.indicators import INDICATORS
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import write_text
+from harmonize_cli.objectives.config import LETTERS
+from harmonize_cli.registry import Registry
 
 Share = Annotated[float, Field(ge=0, le=1)]
 PLAN = "plan.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a suspect sample loses: these modalities; with `draws` instead its place in the batches, where it
+    is suspect before the batch is drawn."""
+
+    about: str
+    modalities: tuple[str, ...]
+    draws: bool = False
+
+
+ACTIONS: Registry[Action] = Registry("action")
+ACTIONS.add("sample", Action("its place in the batches", ("audio", "text"), draws=True))
+ACTIONS.add("caption", Action("its captions", ("text",)))
+ACTIONS.add("audio", Action("its audio", ("audio",)))
+
+
+def _action(name: str) -> str:
+    name = "audio" if name == "sound" else name  # what plans called it before
+    if name not in ACTIONS:
+        raise ValueError(f"unknown; choose from {', '.join(ACTIONS)}")
+    return name
+
+
+ActionName = Annotated[str, AfterValidator(_action)]
 
 
 class Cut(StageConfig):
@@ -49,9 +78,9 @@ class Gate(StageConfig):
     """At the phase's begin ..."""
     end: float = 0.3
     """... and at its end; in between on a straight line."""
-    action: Literal["sample", "caption", "sound"] | None = None
-    """What a rejected sample loses. Default: the sound for a va indicator, the caption for vt and at; by
-    cosine_SCOPE always the sample."""
+    action: ActionName | None = None
+    """What a rejected sample loses. Default: the second modality that `by` compares (va: audio, vt and at:
+    the caption); by cosine_SCOPE always the sample."""
 
     @property
     def scope(self) -> str | None:
@@ -61,9 +90,9 @@ class Gate(StageConfig):
     @property
     def takes(self) -> str:
         """`action`, resolved."""
-        if self.action is not None:
-            return self.action
-        return "sample" if self.scope else "sound" if self.by.endswith("_va") else "caption"
+        last = (LETTERS.get(self.by[-1:]),)  # of va: audio
+        found = next((name for name, action in ACTIONS.items() if action.modalities == last), "sample")
+        return self.action or ("sample" if self.scope else found)
 
     def level(self, done: float) -> float:
         """Share or value at `done`, the share of the phase that lies behind."""
@@ -71,12 +100,11 @@ class Gate(StageConfig):
 
     @model_validator(mode="after")
     def _online(self) -> "Gate":
-        able = [name for name, indicator in REGISTRY.items() if indicator.online]
-        if self.by not in able:
-            why = (
-                "needs more than a training step has: cut by its scores" if self.by in REGISTRY else "unknown"
-            )
-            raise ValueError(f"by: {self.by} {why}; gates can look at {', '.join(able)}")
+        kind = INDICATORS.get(self.by.partition("_")[0])
+        if kind is None or not kind.online:
+            why = "unknown" if kind is None else "needs more than a training step has: cut by its scores"
+            able = ", ".join(f"{name}_*" for name, kind in INDICATORS.items() if kind.online)
+            raise ValueError(f"by: {self.by} {why}; gates can look at {able}")
         if self.unit == "share" and not (0 <= self.start <= 1 and 0 <= self.end <= 1):
             raise ValueError("start and end are shares, between 0 and 1, unless `unit: value` is given")
         if self.scope and self.action not in (None, "sample"):
@@ -91,8 +119,8 @@ class Phase(StageConfig):
     """End of the phase as a share of the run; the last phase ends at 1."""
     cut: Cut | None = None
     """Suspect samples; none: all take part alike."""
-    action: Literal["sample", "caption", "sound"] = "sample"
-    """What a suspect sample loses: its place in the batches, only its caption, or only its sound."""
+    action: ActionName = "sample"
+    """What a suspect sample loses: its place in the batches, only its caption, or only its audio."""
     weight: Share = 0.0
     """action sample: how often a suspect sample is drawn, compared with another (replay)."""
     softness: Annotated[float, Field(ge=0, le=0.5)] = 0.0
@@ -102,7 +130,7 @@ class Phase(StageConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> "Phase":
-        if self.action != "sample" and (self.weight or self.softness):
+        if not ACTIONS[self.action].draws and (self.weight or self.softness):
             raise ValueError(f"weight and softness belong to action: sample, not to {self.action}")
         if self.softness and (self.cut is None or self.cut.share is None):
             raise ValueError("softness needs a cut by share")
@@ -152,7 +180,7 @@ def read_plan(path: Path) -> Plan:
     """A plan file, or a folder with plan.yaml.
 
     Raises:
-        BadInput: every fault of it at once.
+        BadInput: all its errors at once.
     """
     file = path / PLAN if path.is_dir() else path
     if not file.is_file():

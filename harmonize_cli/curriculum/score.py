@@ -1,33 +1,54 @@
 """`harmonize curriculum score`: every sample of a store through every indicator.
 
-Samples are dealt to batches at random (a function of the seed), because the samples of a batch are each
+Samples are assigned to batches at random (a function of the seed), because the samples of a batch are each
 other's negatives: in the store's order neighbouring segments of one video would be. Parts of some batches are
 scored by several processes; a part that exists is not scored again.
 """
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from tqdm import tqdm
 
-from harmonize_cli.curriculum.score_parts import (
-    PartsTask,
-    ScoreSettings,
-    batch_size,
+from harmonize_cli.curriculum.scorer import Rows, Scorer
+from harmonize_cli.curriculum.scores import (
+    ABOUT,
+    part_key,
     part_name,
-    score_parts,
+    read_about,
+    write_about,
+    write_part,
 )
-from harmonize_cli.curriculum.scorer import losses_of, pick_indicators
-from harmonize_cli.curriculum.scores import ABOUT, part_key, read_about, write_about
+from harmonize_cli.data.batches import StoreDataset
+from harmonize_cli.data.windows import check_inputs
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import sha256_json
 from harmonize_cli.locks import one_writer
-from harmonize_cli.models.checkpoint import load_model
+from harmonize_cli.models.checkpoint import LoadedModel, load_model
+from harmonize_cli.processes import in_processes
 from harmonize_cli.progress import progress
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import check_inputs
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSettings:
+    """batch: samples that are each other's negatives; default the run's own batch. indicators: None for all.
+
+    part: samples per file, what a kill may cost.
+    """
+
+    split: str | None = None
+    checkpoint: str = "last"
+    batch: int | None = None
+    indicators: tuple[str, ...] | None = None
+    seed: int = 0
+    part: int = 2048
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +71,29 @@ def score(run: Path, store_path: Path, out: Path, settings: ScoreSettings, *, jo
     started = time.perf_counter()
     loaded = load_model(run, settings.checkpoint)
     store = Store.open(store_path)
-    specs = check_inputs(store, loaded.specs)
-    indicators = pick_indicators(settings.indicators, losses_of(loaded, specs))
+    columns = Scorer(loaded, check_inputs(store, loaded.specs), settings.indicators).columns
+    names = [column.name for column in columns]
     rows = store.select(settings.split)
     batch = batch_size(loaded, settings.batch, len(rows))
     settings = replace(settings, batch=batch, part=-(-settings.part // batch) * batch)
-    names = [indicator.name for indicator in indicators]
     key = sha256_json([loaded.weights_hash, store.content_hash, names, settings.split, batch, settings.seed])
-    parts = -(-len(rows) // settings.part)
-    added = _claim(out, key, parts)
-    missing = [k for k in range(parts) if not (out / part_name(k)).exists()]
-    sizes = [min(settings.part, len(rows) - k * settings.part) for k in range(parts)]
+    sizes = [min(settings.part, len(rows) - start) for start in range(0, len(rows), settings.part)]
+    added = _claim(out, key, len(sizes))
+    missing = [k for k in range(len(sizes)) if not (out / part_name(k)).exists()]
     there = sum(sizes) - sum(sizes[k] for k in missing)
-    task = PartsTask(run, store_path, out, settings, key)
+    task = _Task(run, store_path, out, settings, key)
     bar: tqdm[object] = progress(desc="score", total=len(rows), initial=there, unit="clip")
     with bar:
-        for count in score_parts(task, missing, jobs):
-            bar.update(count)
+        if jobs == 1 or len(missing) < 2:
+            worker = _Worker(task) if missing else None
+            for number in missing:
+                assert worker is not None
+                bar.update(worker.write(number))
+        else:
+            threads = max(1, torch.get_num_threads() // min(jobs, len(missing)))
+            killed = "run the same command again to go on from the complete parts, perhaps with fewer --jobs"
+            for size in in_processes(partial(_score_part, task, threads), missing, jobs, killed=killed):
+                bar.update(size)
     write_about(
         out,
         {
@@ -75,18 +102,28 @@ def score(run: Path, store_path: Path, out: Path, settings: ScoreSettings, *, jo
             "checkpoint": loaded.checkpoint.name,
             "step": loaded.step,
             "weights_hash": loaded.weights_hash,
-            "store": str(store_path),
+            "store": str(store_path.resolve()),
             "store_hash": store.content_hash,
             "split": settings.split,
             "batch": batch,
             "seed": settings.seed,
             "samples": len(rows),
-            "parts": [part_name(k) for k in range(parts)],
-            "columns": {i.name: {"noisy": i.noisy, "about": i.about} for i in indicators},
+            "parts": [part_name(k) for k in range(len(sizes))],
+            "columns": {c.name: {"noisy": c.noisy, "about": c.about} for c in columns},
             **({"added": added} if added else {}),
         },
     )
     return ScoreReport(len(rows), len(rows) - there, time.perf_counter() - started, names)
+
+
+def batch_size(loaded: LoadedModel, wanted: int | None, samples: int) -> int:
+    """Samples scored together: as in training, unless the user or a small store says otherwise."""
+    return min(wanted or int(loaded.config["batch"]), samples)
+
+
+def scoring_order(rows: Rows, seed: int) -> Rows:
+    """The order in which samples are assigned to batches."""
+    return np.random.default_rng([seed, 71]).permutation(rows)
 
 
 def _claim(out: Path, key: str, parts: int) -> dict[str, Any]:
@@ -106,3 +143,51 @@ def _claim(out: Path, key: str, parts: int) -> dict[str, Any]:
         raise BadInput(f"{out}: is a file; scores need a folder")
     out.mkdir(parents=True, exist_ok=True)
     return {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What every process of a scoring needs; `settings.batch` is resolved."""
+
+    run: Path
+    store: Path
+    out: Path
+    settings: ScoreSettings
+    key: str
+
+
+class _Worker:
+    """Model, data and bank of one process."""
+
+    def __init__(self, task: _Task) -> None:
+        settings = task.settings
+        assert settings.batch is not None
+        self.task, self.batch = task, settings.batch
+        loaded = load_model(task.run, settings.checkpoint, settings.device, verify=False)
+        store = Store.open(task.store, verifies=True)
+        specs = check_inputs(store, loaded.specs)
+        self.dataset, self.ids = StoreDataset(store, specs), store.ids
+        rows = store.select(settings.split)
+        self.order = scoring_order(rows, settings.seed)
+        self.scorer = Scorer(loaded, specs, settings.indicators)
+        self.scorer.fill_bank(self.dataset, rows, batch=self.batch, seed=settings.seed)
+
+    def write(self, number: int) -> int:
+        """Score and write one part; returns its samples."""
+        size = self.task.settings.part
+        span = range(number * size, min((number + 1) * size, len(self.order)))
+        index, columns = self.scorer.rows(self.dataset.batch, self.order, self.batch, span)
+        path = self.task.out / part_name(number)
+        write_part(path, [self.ids[i] for i in index], index, columns, self.task.key)
+        return len(index)
+
+
+_worker: _Worker | None = None
+
+
+def _score_part(task: _Task, threads: int, number: int) -> int:
+    global _worker  # noqa: PLW0603 (what one process of the pool keeps between its parts)
+    if _worker is None:
+        torch.set_num_threads(threads)
+        _worker = _Worker(task)
+    return _worker.write(number)

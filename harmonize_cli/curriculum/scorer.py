@@ -1,126 +1,149 @@
 """One batch through a model, and every wanted indicator of its samples."""
 
-from collections.abc import Collection, Mapping, Sequence
+import difflib
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harmonize_cli.curriculum.indicators import REGISTRY, Indicator
+from harmonize_cli.curriculum.indicators import Column, columns_of, compared
 from harmonize_cli.curriculum.view import Bank, BatchView
+from harmonize_cli.data.batches import Batch, StoreDataset
 from harmonize_cli.errors import BadInput, list_faults
 from harmonize_cli.harmony import Harmonizer
 from harmonize_cli.models.checkpoint import LoadedModel, read_loss_state
-from harmonize_cli.objectives.config import LossConfig
-from harmonize_cli.objectives.nce import Term
-from harmonize_cli.objectives.trimodal import SPACES, TriModalLoss, trained_pairs
-from harmonize_cli.store.batches import Batch, StoreDataset
+from harmonize_cli.objectives.config import SPACES, LossConfig
+from harmonize_cli.objectives.objective import Objective
 
 BANK_SAMPLES = 2048
+Rows = NDArray[np.int64]
 
 
-def losses_of(loaded: LoadedModel, modalities: Collection[str]) -> list[str]:
-    """The losses that a run trained with and that these modalities of a store allow."""
-    return trained_pairs(LossConfig.model_validate(loaded.config["loss"]), modalities)
+def pick_columns(
+    names: Sequence[str] | None, losses: Mapping[str, str], whole: str = "backbone"
+) -> list[Column]:
+    """Columns by their name or their indicator's, or all that these losses allow, but the costly ones.
 
-
-def pick_indicators(names: Sequence[str] | None, losses: Sequence[str]) -> list[Indicator]:
-    """Indicators by name, or all that these losses allow, but the costly ones.
+    whole: the scope that stands for the whole model, backbone, or shared with separate towers.
 
     Raises:
-        BadInput: an unknown name, or one whose pair of modalities the run does not have.
+        BadInput: unknown names, or names of losses that the run does not have.
     """
-    pairs = {*losses, "at"} if {"va", "vt"} <= set(losses) else set(losses)
-    able = {n: i for n, i in REGISTRY.items() if set(i.pairs) <= pairs}
+    able = columns_of(losses)
+    usual = [c for c in able.values() if not c.costly and c.scope in ("", whole, "representation")]
     if names is None:
-        return [indicator for indicator in able.values() if not indicator.costly]
-    faults = [
-        f"{n}: " + (f"needs the pairs {', '.join(REGISTRY[n].pairs)}" if n in REGISTRY else "unknown")
-        for n in names
-        if n not in able
-    ]
-    if faults:
-        raise BadInput(list_faults(f"indicators (known here: {', '.join(able)}):", faults))
-    return [able[n] for n in dict.fromkeys(names)]
+        return usual
+    found, errors = {}, []
+    for name in names:
+        chosen = [able[name]] if name in able else [c for c in usual if c.kind.name == name]
+        found.update({column.name: column for column in chosen})
+        if not chosen:
+            close = difflib.get_close_matches(name, able, n=1)
+            errors.append(f"{name}: unknown here" + (f" (did you mean {close[0]}?)" if close else ""))
+    if errors:
+        raise BadInput(
+            list_faults(f"indicators (a run with {', '.join(losses)} has {', '.join(able)}):", errors)
+        )
+    return list(found.values())
 
 
 class Scorer:
-    """Scores batches with a model in eval mode; changes nothing of it."""
+    """Scores batches with a run's model in eval mode; changes nothing of it.
+
+    modalities: those that the store has. names: as for `pick_columns`. columns: what it computes.
+    """
 
     def __init__(
-        self,
-        loaded: LoadedModel,
-        indicators: Sequence[Indicator],
-        losses: Sequence[str],
-        *,
-        bank: Bank | None = None,
+        self, loaded: LoadedModel, modalities: Collection[str], names: Sequence[str] | None = None
     ) -> None:
-        self.model, self.indicators, self.bank = loaded.model, list(indicators), bank
-        self.losses = list(losses)
+        config = LossConfig.model_validate(loaded.config["loss"])
+        self.loaded, self.model = loaded, loaded.model
+        self.losses = compared(config, modalities)
+        towers = [{p for s in self.model.stages(m) for p in s.parameters()} for m in self.model.modalities]
+        whole = "backbone" if set.intersection(*towers) else "shared"
+        self.columns = pick_columns(names, self.losses, whole)
+        self.bank: Bank | None = None
         # gradients are taken of the plain losses: weights and negatives as in training
-        self.loss = TriModalLoss(LossConfig.model_validate(loaded.config["loss"]))
+        self.loss = Objective(config)
         if learned := read_loss_state(loaded.checkpoint):
             self.loss.load_state_dict(learned)
-        needs = {indicator.needs for indicator in indicators}
-        self.scopes = {need.removeprefix("gram:") for need in needs if need.startswith("gram:")}
-        self.agreement = "agreement" in needs
-        self.layered = bool(self.scopes - {"representation"})
-        scope = "backbone" if self.layered else "representation"
+        self.device = next(loaded.model.parameters()).device
+        self.loss.to(self.device)
+        self.scopes = sorted({column.scope for column in self.columns} - {""})
+        self.needs = {column.kind.needs for column in self.columns}
+        self.layered = bool(set(self.scopes) - {"representation"})
+        scope = whole if self.layered else "representation"
         self.harmonizer = Harmonizer({"": loaded.model, "loss": self.loss}, scope=scope)
 
+    def fill_bank(self, dataset: StoreDataset, rows: Rows, *, batch: int, seed: int) -> None:
+        """Embed a random part of `rows`, the fixed company in which neighbours are looked for."""
+        if "bank" not in self.needs:
+            return
+        size = min(BANK_SAMPLES, len(rows))
+        chosen = np.sort(np.random.default_rng([seed, 72]).choice(rows, size=size, replace=False))
+        parts: list[dict[str, Tensor]] = []
+        spaces = sorted({space for pair in SPACES.values() for space in pair})
+        with torch.no_grad():
+            for read in dataset.batches(chosen, batch):
+                some = read.to(self.device)
+                view = BatchView(some, self.model(some.inputs).embeddings, {})
+                parts.append({space: view.unit(space) for space in spaces if space in view.embeddings})
+        stacked = {space: torch.cat([part[space] for part in parts]) for space in parts[0]}
+        self.bank = Bank(torch.from_numpy(chosen).to(self.device), stacked)
+
+    def rows(
+        self, make: Callable[[Sequence[int]], Batch], order: Rows, batch: int, span: range
+    ) -> tuple[Rows, dict[str, NDArray[np.float32]]]:
+        """The samples `order[span]`, and their columns.
+
+        make: rows of the store -> Batch. The last batch is filled up with what follows in `order`: a full
+        batch gives every sample the same number of negatives.
+        """
+        pieces: dict[str, list[NDArray[np.float32]]] = {column.name: [] for column in self.columns}
+        for first in range(span.start, span.stop, batch):
+            chosen = np.take(order, np.arange(first, first + batch), mode="wrap")
+            for name, values in self(make([int(i) for i in chosen]).to(self.device)).items():
+                pieces[name].append(values[: span.stop - first])
+        return order[span.start : span.stop], {name: np.concatenate(x) for name, x in pieces.items()}
+
     def __call__(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
-        """Indicator -> [B]."""
+        """Column -> [B]."""
         view = self.look(batch)
         with torch.no_grad():
-            return {i.name: i.measure(view).float().cpu().numpy() for i in self.indicators}
+            return {c.name: c.measure(view).float().cpu().numpy() for c in self.columns}
 
     def look(self, batch: Batch) -> BatchView:
-        """Run the model forward, and backward as far as the indicators ask for."""
-        if not (self.scopes or self.agreement):
-            with torch.no_grad():
-                return self._view(batch, self.model.encode(batch.inputs))
-        if not self.layered:
+        """Run the model forward, and backward as far as the columns ask for."""
+        agreement = "agreement" in self.needs
+        if self.layered:
+            with self.harmonizer.record():
+                view = self._view(batch, pooled := self.model.encode(batch.inputs))
+        elif self.scopes or agreement:
             with torch.no_grad():
                 pooled = self.model.encode(batch.inputs)
             view = self._view(batch, pooled := {m: z.requires_grad_() for m, z in pooled.items()})
         else:
-            with self.harmonizer.record():
-                view = self._view(batch, pooled := self.model.encode(batch.inputs))
+            with torch.no_grad():
+                return self._view(batch, self.model.encode(batch.inputs))
         losses = {name: view.terms[name].value for name in self.losses}
-        if self.agreement:
+        if agreement:
             vectors = list(pooled.values())
-            found = {}
-            for name, loss in losses.items():
-                delta = torch.autograd.grad(loss, vectors, retain_graph=True, allow_unused=True)
-                found[name] = batch_agreement(vectors, delta)
-            view.agreement = found
+            cotangents = {
+                name: torch.autograd.grad(loss, vectors, retain_graph=True, allow_unused=True)
+                for name, loss in losses.items()
+            }
+            view.agreement = {name: batch_agreement(vectors, delta) for name, delta in cotangents.items()}
         if self.scopes:
-            view.grams = self.harmonizer.grams(losses, pooled, sorted(self.scopes))
+            view.grams = self.harmonizer.grams(losses, pooled, self.scopes)
         return view
 
     def _view(self, batch: Batch, pooled: Mapping[str, Tensor]) -> BatchView:
         embeddings = self.model.heads(pooled)
-        terms: dict[str, Term] = self.loss(
-            embeddings, batch.present, batch.text_present, batch.groups, batch.texts
-        )
-        return BatchView(
-            batch, {k: v.detach() for k, v in embeddings.items()}, terms, self.losses, bank=self.bank
-        )
-
-
-def make_bank(loaded: LoadedModel, dataset: StoreDataset, indices: np.ndarray, *, batch: int) -> Bank:
-    """Embeddings of `indices`, the fixed company in which neighbours are looked for."""
-    parts: list[dict[str, Tensor]] = []
-    spaces = sorted({space for pair in SPACES.values() for space in pair})
-    with torch.no_grad():
-        for read in dataset.batches(indices, batch):
-            some = read.to(next(loaded.model.parameters()).device)
-            view = BatchView(some, loaded.model(some.inputs).embeddings, {})
-            parts.append({space: view.unit(space) for space in spaces if space in view.embeddings})
-    stacked = {space: torch.cat([part[space] for part in parts]) for space in parts[0]}
-    device = next(iter(stacked.values())).device
-    return Bank(torch.from_numpy(np.asarray(indices)).to(device), stacked)
+        terms = self.loss(embeddings, batch.present, batch.text_present, batch.groups, batch.texts)
+        detached = {space: vectors.detach() for space, vectors in embeddings.items()}
+        return BatchView(batch, detached, terms, self.losses, bank=self.bank)
 
 
 def batch_agreement(pooled: Sequence[Tensor], cotangents: Sequence[Tensor | None]) -> Tensor:

@@ -9,8 +9,9 @@ Every part holds `id` and `index` (row of the store), one float32 column per ind
 `key`, a hash of all that the numbers depend on.
 """
 
+import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.files import Arrays, read_arrays, read_json, shaped, write_arrays, write_json
+from harmonize_cli.files import Arrays, atomic_path, read_arrays, read_json, shaped, write_arrays, write_json
 from harmonize_cli.locks import one_writer
+from harmonize_cli.printing import printable
 from harmonize_cli.store.reader import Store
 
 FORMAT = "harmonize-scores/1"
@@ -51,9 +53,23 @@ class Scores:
             BadInput: no such column.
         """
         if name not in self.columns:
-            raise BadInput(f"no indicator {name!r} in these scores; there are {', '.join(self.columns)}")
+            close = difflib.get_close_matches(name, self.columns, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise BadInput(
+                f"no indicator {name!r} in these scores{hint}; there are {', '.join(self.columns)}"
+            )
         column = self.columns[name]
         return column if self.noisy.get(name, "high") == "high" else -column
+
+    def of(self, places: NDArray[np.integer]) -> "Scores":
+        """The scores of some samples; places [M] within 0 .. N - 1."""
+        columns = {name: column[places] for name, column in self.columns.items()}
+        return replace(self, ids=self.ids[places], index=self.index[places], columns=columns)
+
+
+def part_name(number: int) -> str:
+    """File of a part."""
+    return f"part-{number:05d}.npz"
 
 
 def write_part(
@@ -63,12 +79,13 @@ def write_part(
     write_arrays(path, {"id": np.array(ids), "index": index, "key": np.array(key), **columns})
 
 
-def part_key(path: Path) -> str | None:
-    """What a part's numbers depend on; None where it can't be read."""
-    try:
-        return str(read_arrays(path, hint=_AGAIN)["key"])
-    except BadInput:
-        return None
+def part_key(path: Path) -> str:
+    """What a part's numbers depend on.
+
+    Raises:
+        BadInput: the part is damaged.
+    """
+    return str(read_arrays(path, hint=f"remove it and {_AGAIN}")["key"])
 
 
 def write_about(folder: Path, about: Mapping[str, Any]) -> None:
@@ -121,17 +138,38 @@ def read_scores(folder: Path) -> Scores:
     return Scores(ids, index[order], columns, noisy, about)
 
 
-def check_rows(scores: Scores, store: Store) -> None:
-    """Whether the rows of a store are still the samples that were scored.
+def scored_store(folder: Path, scores: Scores) -> Store:
+    """The store that was scored. A relative path of older scores may start here, at `folder` or above it.
 
     Raises:
-        BadInput: it was made anew since, or is another one.
+        BadInput: the scores name no store, it is gone, or its rows are other samples by now.
     """
+    known = scores.about.get("store")
+    if not known:
+        raise BadInput(f"{folder}: does not say which store was scored; score it again")
+    places = [base / known for base in (Path(), folder, *folder.resolve().parents)]
+    store = Store.open(next((place for place in places if place.exists()), Path(known)))
     for i, sample in zip(scores.index.tolist(), scores.ids.tolist(), strict=True):
         if i >= len(store) or store.ids[i] != sample:
             raise BadInput(
                 f"{store.path}: row {i} is not {sample!r} any more, which was scored; score it again"
             )
+    return store
+
+
+def trained_part(store: Store, scores: Scores, split: str | None = None) -> tuple[NDArray[np.int64], str]:
+    """Places of the scored samples of a split, by default those to train on, and the split's name.
+
+    Raises:
+        BadInput: no scored sample is of the split.
+    """
+    wanted = split or ("train" if "train" in store.splits else "all")
+    splits = np.array([store.splits[i] for i in scores.index], dtype=object)
+    places = np.flatnonzero((splits == wanted) | (wanted == "all"))
+    if not len(places):
+        found = ", ".join(sorted(set(splits.tolist()))) or "none"
+        raise BadInput(f"split {wanted!r}: no sample of it was scored; scored splits: {found}, or all")
+    return places, wanted
 
 
 def column_values(folder: Path, name: str) -> NDArray[np.float32]:
@@ -153,6 +191,38 @@ def add_column(folder: Path, name: str, values: NDArray[np.float32], *, noisy: s
     write_arrays(_added(folder, name), {"index": scores.index, "column": values})
     added = {**scores.about.get("added", {}), name: {"noisy": noisy, "about": about}}
     write_about(folder, {**scores.about, "added": added})
+
+
+def draw_histograms(folder: Path, path: Path) -> None:
+    """One histogram per column of a folder of scores; the cosines' conflict side is red.
+
+    Column by column: millions of samples in all columns at once would be much memory for a figure.
+    """
+    from matplotlib.figure import Figure
+
+    about = read_about(folder)
+    columns = about["columns"] | about.get("added", {})
+    across = min(4, max(1, len(columns)))
+    down = max(1, -(-len(columns) // across))
+    figure = Figure(figsize=(3.2 * across, 2.3 * down), layout="constrained")
+    for place, name in enumerate(columns):
+        ax = figure.add_subplot(down, across, place + 1)
+        column = column_values(folder, name)
+        column = column[np.isfinite(column)]
+        ax.set_title(name, fontsize=9)
+        if not len(column):
+            continue
+        low, high = np.quantile(column, [0.001, 0.999])
+        edges = np.linspace(low, high if high > low else low + 1, 41)
+        counts, _ = np.histogram(column, edges)
+        colors = ["#c0392b" if name.startswith("cosine") and e < 0 else "#3b6ea5" for e in edges[:-1]]
+        ax.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=colors)
+        ax.tick_params(labelsize=7)
+        ax.set_xlabel(f"{columns[name]['noisy']} = suspect", fontsize=7)
+    title = f"{about.get('samples', '?')} samples of {about.get('store', '?')}"
+    figure.suptitle(printable(title, lines=False).replace("$", r"\$"), fontsize=9)
+    with atomic_path(path) as tmp:
+        figure.savefig(tmp, format="png", dpi=120)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,18 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from harmonize_cli.curriculum.pictures import save
-from harmonize_cli.curriculum.plan import Gate, Plan
+from harmonize_cli.curriculum.plan import ACTIONS, Plan
 from harmonize_cli.curriculum.scores import Scores
-from harmonize_cli.curriculum.weights import PhaseWeights, phase_weights
+from harmonize_cli.curriculum.weights import phase_weights
+from harmonize_cli.files import atomic_path
 
 
 @dataclass(frozen=True, slots=True)
 class PhaseOutcome:
-    """Of one phase. drawn, captions, sounds: shares of the samples that come, and of those that keep theirs.
+    """Of one phase. kept: share of the samples that are drawn ("samples"), and per modality that keep theirs.
 
     effective: (sum w)^2 / sum w^2, how many equally drawn samples the phase is worth.
     groups: per group the share of its samples that keeps everything, worst first.
@@ -24,29 +22,38 @@ class PhaseOutcome:
 
     begin: float
     end: float
-    drawn: float
-    captions: float
-    sounds: float
+    kept: dict[str, float]
     effective: float
     groups: list[tuple[str, float, int]]
 
 
 def simulate(
-    plan: Plan, scores: Scores | None, samples: Sequence[str], groups: Sequence[str]
+    plan: Plan, scores: Scores | None, samples: Sequence[str], groups: Sequence[str], folder: Path = Path()
 ) -> list[PhaseOutcome]:
     """What each phase does to `samples` (ids, [N]) of `groups` [N]. Online gates can't be foreseen."""
     outcomes, begin = [], 0.0
-    for phase, weights in zip(plan.phases, phase_weights(plan, samples, groups, scores), strict=True):
-        draw = weights.draw
+    modalities = sorted({modality for action in ACTIONS.values() for modality in action.modalities})
+    found = phase_weights(plan, samples, groups, scores, folder=folder)
+    for phase, weights in zip(plan.phases, found, strict=True):
+        draw, nothing = weights.draw, np.zeros(len(samples), bool)
+        lost = {modality: weights.lost.get(modality, nothing) for modality in modalities}
+        untouched = (draw >= 1) & ~np.any(list(lost.values()), axis=0)
+        names, inverse = np.unique(np.asarray(groups), return_inverse=True)
+        sizes = np.bincount(inverse)
+        shares = np.bincount(inverse, weights=untouched) / sizes
         outcomes.append(
             PhaseOutcome(
                 begin=begin,
                 end=phase.until,
-                drawn=float((draw > 0).mean()),
-                captions=float(weights.caption.mean()),
-                sounds=float(weights.sound.mean()),
+                kept={
+                    "samples": float((draw > 0).mean()),
+                    **{modality: float(1 - gone.mean()) for modality, gone in lost.items()},
+                },
                 effective=float(draw.sum() ** 2 / np.square(draw).sum()) if draw.any() else 0.0,
-                groups=_by_group(weights, groups),
+                groups=[
+                    (str(names[i]), float(shares[i]), int(sizes[i]))
+                    for i in np.argsort(shares, kind="stable")
+                ],
             )
         )
         begin = phase.until
@@ -55,13 +62,15 @@ def simulate(
 
 def table(plan: Plan, outcomes: Sequence[PhaseOutcome], *, worst: int = 5) -> str:
     """Phases line by line, then the groups that lose most."""
-    lines = [f"{'phase':<14}{'samples':>9}{'captions':>10}{'sounds':>9}{'effective size':>16}  gate"]
+    head = "".join(f"{name:>10}" for name in outcomes[0].kept)
+    lines = [f"{'phase':<14}{head}{'effective size':>16}  gate"]
     for phase, o in zip(plan.phases, outcomes, strict=True):
-        gate = _gate(phase.gate) if phase.gate else "-"
-        span = f"{o.begin:.0%} to {o.end:.0%}"
-        lines.append(
-            f"{span:<14}{o.drawn:>9.1%}{o.captions:>10.1%}{o.sounds:>9.1%}{o.effective:>16.0f}  {gate}"
-        )
+        gate = "-"
+        if phase.gate:
+            form = ".0%" if phase.gate.unit == "share" else "g"
+            gate = f"{phase.gate.by}: {phase.gate.start:{form}} to {phase.gate.end:{form}}"
+        kept = "".join(f"{share:>10.1%}" for share in o.kept.values())
+        lines.append(f"{f'{o.begin:.0%} to {o.end:.0%}':<14}{kept}{o.effective:>16.0f}  {gate}")
     losers = [g for g in outcomes[-1].groups if g[1] < 1][:worst]
     if losers:
         lines.append("sources that lose most in the last phase:")
@@ -70,12 +79,14 @@ def table(plan: Plan, outcomes: Sequence[PhaseOutcome], *, worst: int = 5) -> st
 
 
 def draw(plan: Plan, outcomes: Sequence[PhaseOutcome], scores: Scores | None, path: Path) -> None:
-    """Picture: shares over the run, where the cut lies, and how groups fare."""
+    """Figure: shares over the run, where the cut lies, and how groups fare."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     over, cut, sources = figure.subplots(1, 3)
     edges = [outcomes[0].begin, *(o.end for o in outcomes)]
-    for name in ("drawn", "captions", "sounds"):
-        over.stairs([getattr(o, name) for o in outcomes], edges, baseline=None, label=name, lw=2)
+    for name in outcomes[0].kept:
+        over.stairs([o.kept[name] for o in outcomes], edges, baseline=None, label=name, lw=2)
     over.set(xlabel="share of the run", ylabel="share kept", ylim=(0, 1.05))
     over.legend(fontsize=8)
     last = plan.phases[-1].cut
@@ -90,18 +101,5 @@ def draw(plan: Plan, outcomes: Sequence[PhaseOutcome], scores: Scores | None, pa
     kept = [share for _, share, _ in outcomes[-1].groups]
     sources.plot(np.linspace(0, 1, len(kept)), kept, lw=2)
     sources.set(xlabel="sources, worst first", ylabel="share of samples untouched", ylim=(0, 1.05))
-    save(figure, path)
-
-
-def _gate(gate: Gate) -> str:
-    form = ".0%" if gate.unit == "share" else "g"
-    return f"{gate.by}: {gate.start:{form}} to {gate.end:{form}}"
-
-
-def _by_group(weights: PhaseWeights, groups: Sequence[str]) -> list[tuple[str, float, int]]:
-    untouched: NDArray[np.bool_] = (weights.draw >= 1) & weights.caption & weights.sound
-    names, inverse = np.unique(np.asarray(groups), return_inverse=True)
-    sizes = np.bincount(inverse)
-    shares = np.bincount(inverse, weights=untouched) / sizes
-    order = np.argsort(shares, kind="stable")
-    return [(str(names[i]), float(shares[i]), int(sizes[i])) for i in order]
+    with atomic_path(path) as tmp:
+        figure.savefig(tmp, format="png", dpi=120)

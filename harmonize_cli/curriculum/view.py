@@ -1,4 +1,4 @@
-"""What indicators look at: one batch, run through a model, with everything that several of them share."""
+"""What indicators look at: one batch, run through a model, and everything that several of them share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from harmonize_cli.objectives.nce import Term
-from harmonize_cli.objectives.trimodal import PAIRS, SPACES
-from harmonize_cli.store.batches import Batch
+from harmonize_cli.data.batches import Batch
+from harmonize_cli.objectives.base import LossOutput
+from harmonize_cli.objectives.config import PAIRS, SPACES
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +24,30 @@ class Bank:
 class BatchView:
     """B samples, scored together: they are each other's negatives.
 
-    embeddings: by space, [B, D] or text [B, C, D], not normalised; terms: losses that the run trained with;
-    grams: scope -> [B, K, K] over `losses`; agreement: loss -> [B], see `indicators.agreement`.
+    embeddings: by space, [B, D] or text [B, C, D], not normalized; terms: losses that the run trained with;
+    losses: their names -> what they compare (va, vt, ...); grams: scope -> [B, K, K] over `losses`;
+    agreement: loss -> [B], see `indicators.agreement`.
     """
 
     batch: Batch
     embeddings: Mapping[str, Tensor]
-    terms: Mapping[str, Term]
-    losses: Sequence[str] = ()
+    terms: Mapping[str, LossOutput]
+    losses: Mapping[str, str] = field(default_factory=dict)
     grams: Mapping[str, Tensor] = field(default_factory=dict)
     agreement: Mapping[str, Tensor] = field(default_factory=dict)
     bank: Bank | None = None
     _similar: dict[str, Tensor] = field(default_factory=dict)
 
-    def valid(self, pair: str) -> Tensor:
-        """[B] bool: the sample has both modalities of a pair."""
-        ok = [self._present(modality) for modality in PAIRS[pair]]
-        return ok[0] & ok[1]
+    def has(self, modalities: Sequence[str]) -> Tensor:
+        """[B] bool: the sample has all of these modalities."""
+        ok = torch.ones(len(self.batch), dtype=torch.bool, device=self.batch.groups.device)
+        for modality in modalities:
+            ok = ok & self._present(modality)
+        return ok
+
+    def spaces(self, pair: str) -> tuple[str, ...]:
+        """The embeddings of a pair."""
+        return SPACES[pair]
 
     def similarity(self, pair: str) -> Tensor:
         """[B, B] cosine of row's first modality and column's second; the best caption of several."""
@@ -52,8 +59,8 @@ class BatchView:
                 sims = sims.masked_fill(~self.batch.text_present, -torch.inf).amax(-1)
             else:
                 sims = left @ right.T
-            ok = [self._present(modality) for modality in PAIRS[pair]]
-            self._similar[pair] = sims.masked_fill(~(ok[0][:, None] & ok[1][None]), -torch.inf)
+            rows, columns = (self._present(modality) for modality in PAIRS[pair])
+            self._similar[pair] = sims.masked_fill(~(rows[:, None] & columns[None]), -torch.inf)
         return self._similar[pair]
 
     def unit(self, space: str) -> Tensor:

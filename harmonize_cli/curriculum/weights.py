@@ -1,4 +1,8 @@
-"""From a plan and scores to what each sample may do in each phase."""
+"""From a plan and scores to what each sample may do in each phase, and to the samples of an epoch.
+
+Both are pure functions (of plan, seed, epoch), the same on every rank: a resume needs nothing but the step
+number, and ranks need not communicate. `training.data.Schedule` cuts the order into each rank's batches.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,21 +11,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harmonize_cli.curriculum.plan import Cut, Floor, Phase, Plan
+from harmonize_cli.curriculum.plan import ACTIONS, Cut, Floor, Phase, Plan
 from harmonize_cli.curriculum.scores import Scores
 from harmonize_cli.errors import BadInput
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class PhaseWeights:
-    """draw [N]: how often a sample is drawn, relative to others; caption, sound [N]: what it keeps."""
+    """draw [N]: how often a sample is drawn, relative to others; lost: modality -> [N], True where the sample
+    loses it."""
 
     draw: Floats
-    caption: Flags
-    sound: Flags
+    lost: dict[str, Flags]
 
 
 def phase_weights(
@@ -37,21 +42,24 @@ def phase_weights(
     groups: what the floor counts by, [N]. folder: where relative paths of the plan start. Samples without
     a score are never suspect.
     """
-    plan = plan.model_copy(update={"phases": [_with_path(phase, folder) for phase in plan.phases]})
-    return [_one_phase(plan, phase, samples, groups, scores) for phase in plan.phases]
+    return [_one_phase(plan, phase, samples, groups, scores, folder) for phase in plan.phases]
 
 
-def suspicion_of(cut: Cut, plan: Plan, samples: Sequence[str], scores: Scores | None) -> Floats:
+def suspicion_of(cut: Cut, plan: Plan, samples: Sequence[str], scores: Scores | None, folder: Path) -> Floats:
     """[N] suspicion in the order of `samples`; NaN where there is none.
 
     Raises:
         BadInput: a list of ids that can't be read, or that names none of the samples.
     """
     if cut.ids is not None:
-        listed = _read_ids(Path(cut.ids))
+        path = folder / cut.ids
+        try:
+            listed = set(map(str.strip, path.read_text(encoding="utf-8").splitlines()))
+        except (OSError, UnicodeDecodeError) as e:
+            raise BadInput(f"{path}: the plan's list of ids can't be read ({e})") from e
         found = np.array([float(sample in listed) for sample in samples])
         if not found.any():
-            raise BadInput(f"{cut.ids}: names none of the samples")
+            raise BadInput(f"{path}: names none of the samples")
         return found
     if cut.indicator == "random":
         return np.random.default_rng([plan.seed, 75]).random(len(samples))
@@ -88,39 +96,45 @@ def spare(suspect: Flags, suspicion: Floats, groups: Sequence[str], floor: Floor
     return lost
 
 
+def weighted_order(rows: Rows, weights: Floats, seed: int, epoch: int) -> Rows:
+    """As many draws as there are `rows` [N], sample i drawn N w_i / sum(w) times on average, shuffled.
+
+    Systematic draws: a sample comes floor or ceil of its expected number of times, so equal weights give
+    every sample exactly once. Weight 0 never comes.
+    """
+    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    mixed = rng.permutation(len(rows))
+    ends = np.cumsum(weights[mixed])
+    if not ends[-1] > 0:
+        raise ValueError("no sample has a weight above 0")
+    points = (np.arange(len(rows)) + rng.random()) * (ends[-1] / len(rows))
+    drawn = mixed[np.minimum(np.searchsorted(ends, points, side="right"), len(rows) - 1)]
+    return np.asarray(rng.permutation(rows[drawn]))
+
+
 def _one_phase(
-    plan: Plan, phase: Phase, samples: Sequence[str], groups: Sequence[str], scores: Scores | None
+    plan: Plan,
+    phase: Phase,
+    samples: Sequence[str],
+    groups: Sequence[str],
+    scores: Scores | None,
+    folder: Path,
 ) -> PhaseWeights:
-    size = len(samples)
-    draw, whole = np.ones(size), np.ones(size, bool)
+    draw = np.ones(len(samples))
     if phase.cut is None:
-        return PhaseWeights(draw, whole, whole)
-    suspicion = suspicion_of(phase.cut, plan, samples, scores)
+        return PhaseWeights(draw, {})
+    suspicion = suspicion_of(phase.cut, plan, samples, scores, folder)
     suspect = is_suspect(phase.cut, suspicion, scores)
     spared = spare(suspect, suspicion, groups, plan.floor) if plan.floor else suspect
-    if phase.action == "caption":
-        return PhaseWeights(draw, ~spared, whole)
-    if phase.action == "sound":
-        return PhaseWeights(draw, whole, ~spared)
+    action = ACTIONS[phase.action]
+    if not action.draws:
+        return PhaseWeights(draw, dict.fromkeys(action.modalities, spared))
     if phase.softness and phase.cut.share is not None:
         soft = _soft(suspicion, phase.cut.share, phase.softness)
         draw = phase.weight + (1 - phase.weight) * np.where(suspect & ~spared, 1.0, soft)
     else:
         draw = np.where(spared, phase.weight, 1.0)
-    return PhaseWeights(draw, whole, whole)
-
-
-def _with_path(phase: Phase, folder: Path) -> Phase:
-    if phase.cut is None or phase.cut.ids is None:
-        return phase
-    return phase.model_copy(update={"cut": phase.cut.model_copy(update={"ids": str(folder / phase.cut.ids)})})
-
-
-def _read_ids(path: Path) -> set[str]:
-    try:
-        return {line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
-    except (OSError, UnicodeDecodeError) as e:
-        raise BadInput(f"{path}: the plan's list of ids can't be read ({e})") from e
+    return PhaseWeights(draw, {})
 
 
 def _soft(suspicion: Floats, share: float, width: float) -> Floats:

@@ -39,7 +39,7 @@ def read_captions(path: Path) -> list[Caption] | list[str]:
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        raise BadInput(f"{path}: is no regular file")
+        raise BadInput(f"{path}: is not a regular file")
     try:
         with path.open("rb") as f:
             raw = f.read(MAX_FILE + 1)
@@ -97,7 +97,7 @@ def _from_json(path: Path, text: str) -> list[Caption] | list[str]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as e:
-        raise BadInput(f"{path}: no valid JSON ({e})") from None
+        raise BadInput(f"{path}: invalid JSON ({e})") from None
     found = captions_of_json(value)
     if found is None:
         raise BadInput(

@@ -25,7 +25,7 @@ class Caption:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class CaptionSegment:
     """A stretch of a video (seconds) and its text candidates, the nearest first."""
 
     start: float
@@ -57,7 +57,7 @@ def tidy(captions: Iterable[Caption]) -> list[Caption]:
 
 def caption_segments(
     captions: Sequence[Caption], *, candidates: int = 5, min_seconds: float = 0.0
-) -> list[Segment]:
+) -> list[CaptionSegment]:
     """One segment a caption, with its `candidates` nearest captions in time (its own among them, first).
 
     These are the positives of MIL-NCE: narration is rarely at the moment of what it names, so one of the
@@ -70,16 +70,16 @@ def caption_segments(
     """
     order = sorted(range(len(captions)), key=lambda i: captions[i].middle)
     middles = [captions[i].middle for i in order]
-    found: dict[int, Segment] = {}
+    found: dict[int, CaptionSegment] = {}
     for rank, i in enumerate(order):
         near = (captions[order[other]].text for other in _nearest(middles, rank, candidates - 1))
-        found[i] = Segment(*_widened(captions[i], min_seconds), (captions[i].text, *near))
+        found[i] = CaptionSegment(*_widened(captions[i], min_seconds), (captions[i].text, *near))
     return [found[i] for i in range(len(captions))]
 
 
 def window_segments(
     length: float, seconds: float, captions: Sequence[Caption] = (), *, candidates: int = 5
-) -> list[Segment]:
+) -> list[CaptionSegment]:
     """A video of `length` seconds in windows of `seconds`; a rest of less than half a window is dropped.
 
     Each has the captions nearest to its middle as candidates, if some touch it; else it has no text.
@@ -97,7 +97,7 @@ def window_segments(
             order[max(0, first - 4 * candidates) : first + 4 * candidates], key=_distance_to(start, end)
         )
         texts = [caption.text for caption in near if caption.start < end and caption.end > start]
-        found.append(Segment(start, end, tuple(texts[:candidates])))
+        found.append(CaptionSegment(start, end, tuple(texts[:candidates])))
     return found
 
 

@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+from harmonize_cli.store.columns import Column
+
 MAX_ID = 512
 MAX_TEXT = 100_000
 MAX_LIST = 10_000
@@ -20,6 +22,24 @@ class FieldError(ValueError):
     def __init__(self, field: str, what: str) -> None:
         super().__init__(what)
         self.field = field
+
+
+def parse(row: Mapping[str, Any], name: str, column: Column) -> Any:
+    """The value that a manifest's row gives for a column, None where it gives none.
+
+    Raises:
+        FieldError: it is none of the column's type.
+    """
+    if column.type == "texts":
+        return texts_of(row, column.one, name) or None
+    if column.type == "names":
+        labels = texts_of(row, column.one, name, numbers=column.numbers)
+        for label in labels:
+            checked_name(name, label)
+        return labels or None
+    if column.type == "name":
+        return name_of(row, name, numbers=column.numbers)
+    return {"integer": integer, "seconds": seconds, "path": path_text}[column.type](row, name)
 
 
 def name_of(row: Mapping[str, Any], field: str, *, numbers: bool = False) -> str | None:
@@ -88,7 +108,7 @@ def seconds(row: Mapping[str, Any], field: str) -> float | None:
     except (ValueError, OverflowError):
         raise FieldError(field, f"expected seconds, found {_shown(value)}") from None
     if not math.isfinite(number):
-        raise FieldError(field, f"{_shown(value)} is no time")
+        raise FieldError(field, f"{_shown(value)} is not a time")
     if number < 0:
         raise FieldError(field, f"{_shown(value)} is negative")
     if number > MAX_SECONDS:
@@ -110,12 +130,12 @@ def integer(row: Mapping[str, Any], field: str) -> int | None:
     raise FieldError(field, f"expected a whole number from 0, found {_shown(value)}")
 
 
-def texts_of(row: Mapping[str, Any], one: str, many: str) -> tuple[str, ...]:
-    """Column `one` (a text) or `many` (a list, in CSV as JSON) as a tuple."""
-    if one in row and many in row:
+def texts_of(row: Mapping[str, Any], one: str, many: str, *, numbers: bool = False) -> tuple[str, ...]:
+    """Column `one` (a text) or `many` (a list, in CSV as JSON) as a tuple; whole numbers too if `numbers`."""
+    if one and one in row and many in row:
         raise FieldError(many, f"give {one} or {many}, not both")
-    if one in row:
-        return (_text(one, row[one]),)
+    if one and one in row:
+        return (_text(one, row[one], numbers),)
     value = row.get(many, ())
     if isinstance(value, str):
         try:
@@ -128,10 +148,12 @@ def texts_of(row: Mapping[str, Any], one: str, many: str) -> tuple[str, ...]:
         raise FieldError(many, f"expected a list of texts, found {_kind(value)}")
     if len(value) > MAX_LIST:
         raise FieldError(many, f"{len(value)} texts; at most {MAX_LIST}")
-    return tuple(_text(many, item) for item in value)
+    return tuple(_text(many, item, numbers) for item in value)
 
 
-def _text(field: str, value: Any) -> str:
+def _text(field: str, value: Any, numbers: bool) -> str:
+    if numbers and isinstance(value, int) and not isinstance(value, bool):
+        value = _integer_text(field, value)
     if not isinstance(value, str):
         raise FieldError(field, f"expected text, found {_kind(value)}")
     if len(value) > MAX_TEXT:

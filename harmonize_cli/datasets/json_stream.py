@@ -36,7 +36,7 @@ def stream_object(path: Path) -> Iterator[tuple[str, Any]]:
                 if reader.expect(",}") == "}":
                     return
         except UnicodeDecodeError as e:
-            raise BadInput(f"{path}: no valid UTF-8 ({e.reason})") from None
+            raise BadInput(f"{path}: not UTF-8 ({e.reason})") from None
 
 
 class _Reader:
@@ -51,7 +51,7 @@ class _Reader:
         self._decoder = json.JSONDecoder()
 
     def error(self, what: str) -> BadInput:
-        return BadInput(f"{self.path}: character {self._passed + self._at}: {what}; no valid JSON object")
+        return BadInput(f"{self.path}: character {self._passed + self._at}: {what}; invalid JSON")
 
     def peek(self) -> str:
         """The next character that is no space, "" at the end."""

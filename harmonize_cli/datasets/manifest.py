@@ -1,26 +1,18 @@
 """Manifests: one row a sample, from CSV, JSONL or Parquet."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import difflib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harmonize_cli.datasets.faults import Faults
-from harmonize_cli.datasets.fields import (
-    FieldError,
-    checked_name,
-    integer,
-    name_of,
-    path_text,
-    seconds,
-    texts_of,
-)
+from harmonize_cli.datasets.fields import FieldError, parse
 from harmonize_cli.datasets.paths import PathGuard
 from harmonize_cli.datasets.tables import read_table
-from harmonize_cli.errors import BadInput
+from harmonize_cli.errors import BadInput, ErrorList
+from harmonize_cli.store.columns import COLUMNS, declared, manifest_columns
 
 _CONTENT = ("video", "audio", "text", "texts")
-COLUMNS = frozenset(("id", "start", "end", "label", "labels", "split", "fold", "group", *_CONTENT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,94 +36,106 @@ class ManifestRow:
     """"" is unknown."""
     fold: int | None = None
     group: str = ""
-    """Samples of one group are never each other's negatives; the video path as written by default."""
+    """Samples of one source; they stay together in splits. By default the video path as written."""
     source: str = ""
     """`file:line` that the row comes from."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Columns that were registered beside the built-in ones (see `store.columns`)."""
 
 
-def read_manifest(path: Path, *, root: Path | None = None, allow_outside: bool = False) -> list[ManifestRow]:
+def read_manifest(
+    path: Path, *, root: Path | None = None, allow_outside: bool = False, errors: ErrorList | None = None
+) -> list[ManifestRow]:
     """Read a manifest; relative paths are relative to `root` (default: the manifest's folder).
 
-    `id` and one of video, audio, text and texts are required; other columns are ignored.
+    `id` and one of video, audio, text and texts are required; other columns are ignored, unless
+    their name looks like a slip of the pen.
+
+    With `errors` the invalid rows are added there, and the others returned.
 
     Raises:
-        BadInput: with every faulty row as `file:line: field: what` (the first ones in full, all counted).
+        BadInput: with every invalid row as `file:line: field: what` (the first ones in full, all counted).
     """
     path = Path(path)
-    faults = Faults(str(path))
+    raises = errors is None
+    errors = ErrorList(str(path)) if errors is None else errors
     guard = PathGuard(root if root is not None else path.parent, allow_outside=allow_outside)
     rows: list[ManifestRow] = []
     first_line: dict[str, int] = {}
     n_seen = 0
-    for line, values in read_table(path, COLUMNS, faults, _check_columns):
+    columns = manifest_columns()
+    near: dict[str, str] = {}
+
+    def check(path: Path, header: list[str]) -> None:
+        slips = [slip for name in header if (slip := _slip(name, header, columns))]
+        if slips:
+            raise BadInput(f"{path}:1: {'; '.join(slips)}")
+        shown = ", ".join(name[:40] for name in header[:20]) or "none"
+        if "id" not in header:
+            raise BadInput(f"{path}:1: id: this column is missing; found {shown}")
+        if not any(name in header for name in _CONTENT):
+            raise BadInput(
+                f"{path}:1: video: one of the columns {', '.join(_CONTENT)} is needed; found {shown}"
+            )
+
+    for line, values in read_table(path, columns, errors, check):
         n_seen += 1
         where = f"{path}:{line}"
-        row = _row(values, where, guard, faults)
+        for name in values.keys() - columns:
+            slip = near[name] if name in near else near.setdefault(name, _slip(name, values, columns))
+            if slip:
+                errors.add(where, "", slip)
+        row = _row(values, where, guard, errors)
         if row is None:
             continue
         if row.id in first_line:
-            faults.add(where, "id", f"{row.id!r} is already on line {first_line[row.id]}")
+            errors.add(where, "id", f"{row.id!r} is already on line {first_line[row.id]}")
             continue
         first_line[row.id] = line
         rows.append(row)
-    faults.raise_if_any()
+    if raises:
+        errors.raise_if_any()
     if not n_seen:
         raise BadInput(f"{path}: no rows; expected a table with the columns id and video, audio or text")
     return rows
 
 
-def _check_columns(path: Path, header: list[str]) -> None:
-    shown = ", ".join(name[:40] for name in header[:20]) or "none"
-    if "id" not in header:
-        raise BadInput(f"{path}:1: id: this column is missing; found {shown}")
-    if not any(name in header for name in _CONTENT):
-        raise BadInput(f"{path}:1: video: one of the columns {', '.join(_CONTENT)} is needed; found {shown}")
+def _slip(name: str, present: Collection[str], columns: Collection[str]) -> str:
+    """What to say of an unknown column whose name is nearly that of a known one which is not there, or ""."""
+    if name in columns or len(name) > 40:
+        return ""
+    close = difflib.get_close_matches(name.lower(), columns, n=1, cutoff=0.8)
+    if not close or close[0] in present:
+        return ""
+    return f"column {name!r} is unknown; did you mean {close[0]!r}? (else give it another name)"
 
 
-def _row(values: Mapping[str, Any], where: str, guard: PathGuard, faults: Faults) -> ManifestRow | None:
-    before = faults.count
-
-    def field(parse: Any, *args: Any, **options: Any) -> Any:
+def _row(values: Mapping[str, Any], where: str, guard: PathGuard, errors: ErrorList) -> ManifestRow | None:
+    before = errors.count
+    found: dict[str, Any] = {}
+    for name, column in COLUMNS.items():
         try:
-            return parse(values, *args, **options)
+            value = parse(values, name, column)
         except FieldError as e:
-            faults.add(where, e.field, str(e))
-            return None
-
-    sample = field(name_of, "id", numbers=True)
-    if sample is None and "id" not in values:
-        faults.add(where, "id", "missing; every row needs an id of its own")
-    video, audio = field(path_text, "video"), field(path_text, "audio")
-    start, end = field(seconds, "start") or 0.0, field(seconds, "end")
-    if end is not None and end <= start:
-        faults.add(where, "end", f"{end:g} s is not after the start, {start:g} s")
-    texts, labels = field(texts_of, "text", "texts") or (), field(texts_of, "label", "labels") or ()
-    try:
-        for label in labels:
-            checked_name("labels", label)
-    except FieldError as e:
-        faults.add(where, e.field, str(e))
+            errors.add(where, e.field, str(e))
+            value = None
+        found[name] = column.default if value is None else value
+    if "id" not in values:
+        errors.add(where, "id", "missing; every row needs an id of its own")
+    if found["end"] is not None and found["end"] <= found["start"]:
+        errors.add(where, "end", f"{found['end']:g} s is not after the start, {found['start']:g} s")
     if not any(name in values for name in _CONTENT):
-        faults.add(where, "video", "missing; a row needs one of video, audio, text, texts")
-    written = {"video": video, "audio": audio}
-    found = {name: guard.resolve(text) for name, text in written.items() if text is not None}
-    for name, outcome in found.items():
-        if isinstance(outcome, str):
-            faults.add(where, name, outcome)
-    split, fold = field(name_of, "split"), field(integer, "fold")
-    group = field(name_of, "group", numbers=True)
-    if faults.count > before:
+        errors.add(where, "video", "missing; a row needs one of video, audio, text, texts")
+    files: dict[str, Any] = {}
+    for name in ("video", "audio"):
+        path = guard.resolve(found[name]) if found[name] else None
+        if isinstance(path, str):
+            errors.add(where, name, path)
+        else:
+            files[name] = path
+    if errors.count > before:
         return None
-    return ManifestRow(
-        id=sample,
-        video=found.get("video"),  # type: ignore[arg-type]  # texts were reported as faults above
-        start=start,
-        end=end,
-        audio=found.get("audio"),  # type: ignore[arg-type]
-        texts=texts,
-        labels=labels,
-        split=split or "",
-        fold=fold,
-        group=group or video or audio or sample,
-        source=where,
-    )
+    known = {name: found[name] for name, column in COLUMNS.items() if column.field}
+    known["group"] = found["group"] or found["video"] or found["audio"] or found["id"]
+    more = {name: found[name] for name in declared() if found[name] != COLUMNS[name].default}
+    return ManifestRow(**known, **files, source=where, more=more)

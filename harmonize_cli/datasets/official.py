@@ -4,10 +4,7 @@ from pathlib import Path
 
 from harmonize_cli.config import validate
 from harmonize_cli.datasets.layouts import LAYOUTS, LayoutOptions
-from harmonize_cli.datasets.layouts.base import Source
 from harmonize_cli.errors import BadInput
-
-DIVISIONS = {"ucf101": (1, 2, 3), "hmdb51": (1, 2, 3)}
 
 
 def official_divisions(dataset: str, annotations: Path) -> dict[str, dict[str, str]]:
@@ -16,16 +13,16 @@ def official_divisions(dataset: str, annotations: Path) -> dict[str, dict[str, s
     Data sets without several divisions give one, of the column split.
 
     Raises:
-        BadInput: an unknown data set, lists that are missing or faulty.
+        BadInput: an unknown data set, lists that are missing or invalid.
     """
-    if dataset not in LAYOUTS:
-        raise BadInput(f"--official {dataset}: known data sets are {', '.join(LAYOUTS)}")
-    layout = LAYOUTS[dataset]
+    layout = LAYOUTS.find(dataset)
+    if not layout.divisions:
+        raise BadInput(f"--official {dataset}: this data set has no official split")
     found: dict[str, dict[str, str]] = {}
-    for number in DIVISIONS.get(dataset, (1,)):
+    for number in range(1, layout.divisions + 1):
         options = validate(LayoutOptions, {"official_split": number}, source=f"--official {dataset}")
-        source = Source(layout, annotations, options)
-        name = f"split {number}" if dataset in DIVISIONS else "official"
+        source = layout.open(annotations, options)
+        name = f"split {number}" if layout.divisions > 1 else "official"
         found[name] = {entry.id: entry.split for entry in layout.entries(source)}
-        source.faults.raise_if_any()
+        source.errors.raise_if_any()
     return found

@@ -44,7 +44,7 @@ class PathGuard:
             return f"no such file: {written!r}"
         except OSError as e:
             return f"{written!r}: {e.strerror}"
-        return found if regular else f"{written!r} is no regular file"
+        return found if regular else f"{written!r} is not a regular file"
 
     def _real(self, folder: str, name: str) -> str:
         if name in ("", ".", ".."):

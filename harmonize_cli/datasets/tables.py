@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from harmonize_cli.datasets.faults import Faults
-from harmonize_cli.errors import BadInput, missing_extra
+from harmonize_cli.errors import BadInput, ErrorList, missing_extra
 
 MAX_LINE_BYTES = 4 << 20
 MAX_COLUMNS = 1000
@@ -26,9 +25,9 @@ CheckColumns = Callable[[Path, list[str]], None]
 
 
 def read_table(
-    path: Path, columns: frozenset[str], faults: Faults, check: CheckColumns | None = None
+    path: Path, columns: frozenset[str], errors: ErrorList, check: CheckColumns | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line, {column: value}) of every readable row; unreadable rows go to `faults`.
+    """Yield (line, {column: value}) of every readable row; unreadable rows go to `errors`.
 
     CSV values are strings and empty cells are left out; JSONL and Parquet values keep their types and null
     is left out. Lines count from 1 as an editor shows them; Parquet rows count from 1. Of Parquet only
@@ -41,21 +40,21 @@ def read_table(
     if kind not in FORMATS:
         raise BadInput(f"{path}: unknown kind of table; expected a name ending in {', '.join(FORMATS)}")
     if not path.is_file():
-        raise BadInput(f"{path}: no such file" if not path.exists() else f"{path}: is no regular file")
+        raise BadInput(f"{path}: no such file" if not path.exists() else f"{path}: is not a regular file")
     try:
         if kind == ".parquet":
             yield from _read_parquet(path, columns, check)
         else:
             with path.open("rb") as f:
                 if kind in (".csv", ".tsv"):
-                    yield from _read_csv(path, f, "\t" if kind == ".tsv" else ",", faults, check)
+                    yield from _read_csv(path, f, "\t" if kind == ".tsv" else ",", errors, check)
                 else:
-                    yield from _read_jsonl(path, f, faults)
+                    yield from _read_jsonl(path, f, errors)
     except PermissionError as e:
         raise BadInput(f"{path}: can't be read ({e.strerror})") from e
 
 
-def read_lines(path: Path, f: BinaryIO, faults: Faults) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, f: BinaryIO, errors: ErrorList) -> Iterator[tuple[int, str]]:
     """Physical lines, decoded one by one so that a wrong byte is named by its line."""
     number = 0
     while raw := f.readline(MAX_LINE_BYTES + 1):
@@ -69,17 +68,17 @@ def read_lines(path: Path, f: BinaryIO, faults: Faults) -> Iterator[tuple[int, s
         try:
             yield number, raw.decode("utf-8")
         except UnicodeDecodeError as e:
-            faults.add(f"{path}:{number}", "", f"no valid UTF-8 (byte {e.start + 1}); save the file as UTF-8")
+            errors.add(f"{path}:{number}", "", f"not UTF-8 (byte {e.start + 1}); save the file as UTF-8")
 
 
 def _read_csv(
-    path: Path, f: BinaryIO, sep: str, faults: Faults, check: CheckColumns | None
+    path: Path, f: BinaryIO, sep: str, errors: ErrorList, check: CheckColumns | None
 ) -> Iterator[tuple[int, dict[str, str]]]:
     line = 0
 
     def texts() -> Iterator[str]:
         nonlocal line
-        for number, text in read_lines(path, f, faults):
+        for number, text in read_lines(path, f, errors):
             line = number
             yield text
 
@@ -105,7 +104,7 @@ def _read_csv(
                 if check:
                     check(path, header)
             elif len(cells) != len(header):
-                faults.add(f"{path}:{start}", "", f"{len(cells)} fields, the header has {len(header)}")
+                errors.add(f"{path}:{start}", "", f"{len(cells)} fields, the header has {len(header)}")
             else:
                 yield start, {name: cell for name, cell in zip(header, cells, strict=True) if cell != ""}
     finally:
@@ -114,7 +113,7 @@ def _read_csv(
 
 def _no_csv(path: Path, start: int, line: int, e: csv.Error) -> NoReturn:
     where = f"{path}:{start}" if line <= start else f"{path}:{start}-{line}"
-    raise BadInput(f"{where}: no valid CSV ({e}); look for a quote that is never closed")
+    raise BadInput(f"{where}: invalid CSV ({e}); look for a quote that is never closed")
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:
@@ -123,27 +122,27 @@ def _header(path: Path, cells: list[str]) -> list[str]:
         raise BadInput(f"{path}:1: {len(header)} columns; at most {MAX_COLUMNS} are read")
     twice = sorted({name for name in header if header.count(name) > 1 and name})
     if twice:
-        raise BadInput(f"{path}:1: column {', '.join(twice)} is there twice")
+        raise BadInput(f"{path}:1: column {', '.join(twice)} appears twice")
     return header
 
 
-def _read_jsonl(path: Path, f: BinaryIO, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, text in read_lines(path, f, faults):
+def _read_jsonl(path: Path, f: BinaryIO, errors: ErrorList) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, text in read_lines(path, f, errors):
         if not text.strip():
             continue
         try:
             row = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as e:
-            faults.add(f"{path}:{number}", "", f"no valid JSON ({e})")
+            errors.add(f"{path}:{number}", "", f"invalid JSON ({e})")
             continue
         if not isinstance(row, dict):
-            faults.add(f"{path}:{number}", "", f"expected an object {{...}}, found {type(row).__name__}")
+            errors.add(f"{path}:{number}", "", f"expected an object {{...}}, found {type(row).__name__}")
             continue
         yield number, {name: value for name, value in row.items() if value is not None}
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _read_parquet(
@@ -192,7 +191,7 @@ def _read_parquet(
         raise
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError, UnicodeDecodeError) as e:
         reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
-        raise BadInput(f"{path}: no readable Parquet file ({reason})") from e
+        raise BadInput(f"{path}: not a readable Parquet file ({reason})") from e
 
 
 def _group_rows(path: Path, group: Any, number: int, columns: frozenset[str]) -> tuple[int, int]:

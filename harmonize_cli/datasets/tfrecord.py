@@ -23,7 +23,7 @@ def read_records(path: Path) -> Iterator[tuple[int, Fields]]:
         while head := f.read(12):
             size = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else _MAX_RECORD + 1
             if size > _MAX_RECORD:
-                raise BadInput(f"{path}: record {number}: no TFRecord file, or damaged")
+                raise BadInput(f"{path}: record {number}: not a TFRecord file, or damaged")
             data = f.read(size + 4)
             if len(data) != size + 4:
                 raise BadInput(f"{path}: record {number}: the file ends too early")

@@ -7,6 +7,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from harmonize_cli.config import StageConfig
+from harmonize_cli.encoders.base import ENCODERS, EncoderEntry
 from harmonize_cli.encoders.tokens import PAD, clean_words
 from harmonize_cli.files import sha256_json
 from harmonize_cli.store.schema import FeatureSpec
@@ -58,3 +59,14 @@ class ClipTokens:
             if clean_words(text):
                 row[:] = self.encode(text, self._length)
         return rows
+
+
+ENCODERS.add(
+    "clip_tokens",
+    EncoderEntry(
+        config=ClipTokensConfig,
+        make=lambda argument, config, vocab: [ClipTokens(config)],
+        keys=("text/clip_tokens",),
+        about="open_clip's byte pairs",
+    ),
+)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from harmonize_cli.config import StageConfig
-from harmonize_cli.encoders.base import Rows
+from harmonize_cli.encoders.base import ENCODERS, EncoderEntry, Rows
 from harmonize_cli.files import sha256_json
 from harmonize_cli.media.requests import Fit, FrameRequest
 from harmonize_cli.store.schema import FeatureSpec
@@ -28,7 +28,8 @@ class FramesConfig(StageConfig):
     colour: Literal["rgb", "grey"] = "rgb"
     """Three channels or one."""
     fit: Fit = "crop"
-    """crop: the largest centred part of the right shape; stretch: the whole picture."""
+    """crop: the largest centred part of the right shape; stretch: the whole frame; pad: the same in its own
+    shape, black beside."""
     format: Literal["uint8", "jpeg"] = "uint8"
     """Arrays (fast), or JPEG files (about a tenth of the size)."""
     quality: int = Field(default=90, ge=1, le=100)
@@ -82,3 +83,14 @@ class RawFrames:
             Image.fromarray(frame).save(out, "JPEG", quality=self._quality, subsampling=0)
             files.append(out.getvalue())
         return files
+
+
+ENCODERS.add(
+    "raw",
+    EncoderEntry(
+        config=FramesConfig,
+        make=lambda argument, config, vocab: [RawFrames(config)],
+        keys=("video/frames",),
+        about="video frames",
+    ),
+)

@@ -1,6 +1,7 @@
 """open_clip's image and text towers. Nothing is downloaded unless the user allows it."""
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +12,18 @@ import numpy.typing as npt
 from pydantic import Field
 
 from harmonize_cli.config import StageConfig
+from harmonize_cli.encoders.base import ENCODERS, EncoderEntry
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import sha256_json
-from harmonize_cli.media.requests import FrameRequest
+from harmonize_cli.media.requests import Fit, FrameRequest, Scaling
 from harmonize_cli.store.schema import FeatureSpec
 
 if TYPE_CHECKING:
     import torch
 
 RANDOM = "random"
+_FITS: dict[str, Fit] = {"shortest": "crop", "squash": "stretch", "longest": "pad"}
+"""open_clip's resize_mode as a decoder's way to fit a frame."""
 
 
 class OpenClipConfig(StageConfig):
@@ -81,11 +85,15 @@ class ClipModel:
                 f"open_clip:{name}: its tokenizer is not on this machine ({_first_line(e)}); "
                 "allow the download with --allow-download"
             ) from e
-        size = self.model.visual.image_size
+        self.preprocess = _preprocessing(model_name, self.tag, self.model)
+        if self.preprocess["fill_color"] or self.preprocess["resize_mode"] not in _FITS:
+            raise BadInput(f"open_clip:{name}: its preprocessing is not supported: {self.preprocess}")
+        size = self.preprocess["size"]
         self.size: tuple[int, int] = (size, size) if isinstance(size, int) else (size[0], size[1])
-        shape = (3, 1, 1)
-        self.mean = torch.tensor(self.model.visual.image_mean, device=self.device).reshape(shape)
-        self.std = torch.tensor(self.model.visual.image_std, device=self.device).reshape(shape)
+        self.mean, self.std = (
+            torch.tensor(self.preprocess[name], device=self.device).expand(3).reshape(3, 1, 1)
+            for name in ("mean", "std")
+        )
         with torch.inference_mode():
             self.width = int(self.texts(["a"]).shape[1])
 
@@ -107,7 +115,13 @@ class ClipModel:
 
     def spec(self, key: str, rate: float | None) -> FeatureSpec:
         """The description of one tower's rows."""
-        params = {"size": list(self.size), "mean": list(self.model.visual.image_mean), "normalised": True}
+        usual = open_clip_default()
+        params = {"size": list(self.size), "mean": list(self.preprocess["mean"]), "normalised": True}
+        # where it is CLIP's own it was never written down, and stores of before stay what they are
+        for name in ("std", "interpolation", "resize_mode"):
+            value = self.preprocess[name]
+            if value != usual[name]:
+                params[name] = list(value) if isinstance(value, tuple) else value
         return FeatureSpec(
             key=key,
             kind="embedding",
@@ -146,6 +160,39 @@ class ClipModel:
                 f"or give a weights file: open_clip:{model_name}/FILE"
             )
         return self.tag
+
+
+def open_clip_default() -> dict[str, Any]:
+    """CLIP's own preprocessing, as open_clip names it: size, mean, std, interpolation, resize_mode, ..."""
+    from dataclasses import asdict
+
+    from open_clip.transform import PreprocessCfg
+
+    return asdict(PreprocessCfg())
+
+
+def _preprocessing(model_name: str, tag: str, model: Any) -> dict[str, Any]:
+    """How the model wants its frames. A tag says so itself; of a weights file it is what stands in the
+    `open_clip_config.json` beside it, or what all published weights of the model share."""
+    import open_clip
+
+    found = {**open_clip_default(), **open_clip.get_model_preprocess_cfg(model)}
+    tags = open_clip.list_pretrained_tags_by_model(model_name)
+    if tag in tags:
+        return found
+    beside = Path(tag).with_name("open_clip_config.json")
+    if tag != RANDOM and beside.is_file():
+        try:
+            found |= json.loads(beside.read_bytes()).get("preprocess_cfg", {})
+            return found
+        except (OSError, ValueError, AttributeError, TypeError) as e:
+            raise BadInput(f"{beside}: not a configuration of open_clip ({e})") from None
+    names = ("mean", "std", "interpolation", "resize_mode")
+    published = [
+        {name: entry[name] for name in names if entry.get(name)}
+        for entry in (open_clip.get_pretrained_cfg(model_name, known) for known in tags)
+    ]
+    return found | published[0] if published and all(one == published[0] for one in published) else found
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -190,7 +237,12 @@ class ClipFrames:
     def __init__(self, model: ClipModel) -> None:
         self._model = model
         self.batch = model.config.batch
-        self.request = FrameRequest(model.config.rate, *model.size)
+        fit, bilinear = (
+            _FITS[model.preprocess["resize_mode"]],
+            model.preprocess["interpolation"] == "bilinear",
+        )
+        scaling: Scaling = "bilinear" if bilinear else "bicubic"
+        self.request = FrameRequest(model.config.rate, *model.size, fit=fit, scaling=scaling)
         self.spec = model.spec("video/open_clip", model.config.rate)
 
     def encode_frames(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
@@ -238,3 +290,22 @@ def _bytes_type() -> Any:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _make(name: str, config: OpenClipConfig, vocab: object) -> list[ClipFrames | ClipTexts]:
+    model = ClipModel(name, config)
+    return [ClipFrames(model), ClipTexts(model)]
+
+
+ENCODERS.add(
+    "open_clip",
+    EncoderEntry(
+        config=OpenClipConfig,
+        make=_make,
+        keys=("video/open_clip", "text/open_clip"),
+        about="image and text tower of an open_clip model",
+        argument="MODEL/TAG",
+        check=split_name,
+        heavy=True,
+    ),
+)

@@ -1,96 +1,98 @@
-"""Encoders by name."""
+"""Encoders by name, as configs and command lines give them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import create_model
 
 from harmonize_cli.config import StageConfig
-from harmonize_cli.encoders.base import Encoder
+from harmonize_cli.encoders.base import ENCODERS, Encoder, EncoderEntry, usage
 from harmonize_cli.encoders.clip_tokens import CLIP_BPE, ClipTokens, ClipTokensConfig
-from harmonize_cli.encoders.frames import FramesConfig, RawFrames
-from harmonize_cli.encoders.open_clip import ClipFrames, ClipModel, ClipTexts, OpenClipConfig, split_name
-from harmonize_cli.encoders.sound import LogMel, MelConfig, Mfcc, MfccConfig, Waveform, WaveformConfig
-from harmonize_cli.encoders.speech import SpeechConfig, SpeechFeatures
-from harmonize_cli.encoders.tokens import Tokens, TokensConfig, Vocab
+from harmonize_cli.encoders.tokens import TokensConfig, Vocab
 from harmonize_cli.errors import BadInput
 
-PLAIN = ("raw", "waveform", "logmel", "mfcc", "tokens", "clip_tokens")
-OPEN_CLIP = "open_clip:"
-SPEECH = "torchaudio:"
+if TYPE_CHECKING:
+
+    class EncodersConfig(StageConfig):
+        """Settings of every encoder under its name, used by those that are named."""
+else:
+    EncodersConfig = create_model(
+        "EncodersConfig",
+        __base__=StageConfig,
+        __module__=__name__,
+        **{name: (entry.config, entry.config()) for name, entry in ENCODERS.items()},
+    )
 
 
-class EncodersConfig(StageConfig):
-    """Settings of every encoder, used by those that are named."""
-
-    raw: FramesConfig = FramesConfig()
-    waveform: WaveformConfig = WaveformConfig()
-    logmel: MelConfig = MelConfig()
-    mfcc: MfccConfig = MfccConfig()
-    tokens: TokensConfig = TokensConfig()
-    clip_tokens: ClipTokensConfig = ClipTokensConfig()
-    open_clip: OpenClipConfig = OpenClipConfig()
-    torchaudio: SpeechConfig = SpeechConfig()
+def entries(names: Iterable[str]) -> list[EncoderEntry]:
+    """What is registered for `NAME` or `NAME:ARGUMENT`, for each of `names`."""
+    return [ENCODERS.split(name)[0] for name in names]
 
 
 def check_names(names: Sequence[str]) -> list[str]:
     """What is wrong with a list of encoder names; empty if nothing is."""
-    faults = []
-    for name in names:
-        if name.startswith(OPEN_CLIP):
-            try:
-                split_name(name.removeprefix(OPEN_CLIP))
-            except BadInput as e:
-                faults.append(str(e))
-        elif name not in PLAIN and not name.startswith(SPEECH):
-            known = f"{', '.join(PLAIN)}, {OPEN_CLIP}MODEL/TAG, {SPEECH}PIPELINE"
-            faults.append(f"{name!r}: no such encoder; known: {known}")
-    if len(set(names)) != len(names):
-        faults.append("an encoder is named twice")
-    if sum(name.startswith(OPEN_CLIP) for name in names) > 1:
-        faults.append("one open_clip model a store; extract another one to a store of its own")
-    if sum(name.startswith(SPEECH) for name in names) > 1:
-        faults.append("one torchaudio pipeline a store; extract another one to a store of its own")
-    return faults if names else ["no encoder is named"]
+    if not names:
+        return ["no encoder is named"]
+    errors, writes = [], dict[str, str]()
+    for text in names:
+        name, colon, argument = text.partition(":")
+        try:
+            entry = ENCODERS.find(name)
+            if bool(argument) != bool(entry.argument) or bool(colon) != bool(entry.argument):
+                raise BadInput(f"{text}: expected {usage(name)}")
+            entry.check(argument)
+        except BadInput as e:
+            errors.append(str(e))
+            continue
+        for key in entry.keys:
+            if key in writes:
+                errors.append(
+                    f"{writes[key]} and {text} both write {key}; extract one of them to another store"
+                )
+                break
+            writes[key] = text
+    return errors
 
 
 def build_encoders(names: Sequence[str], config: EncodersConfig, vocab: Vocab | None) -> list[Encoder]:
-    """Make the named encoders. `vocab` is needed for `tokens`.
+    """Make the named encoders. `vocab` is for those that need one.
 
     Raises:
         BadInput: an unknown name, or weights that can't be had.
     """
-    faults = check_names(names)
-    if faults:
-        raise BadInput("encoders: " + "; ".join(faults))
+    errors = check_names(names)
+    if errors:
+        raise BadInput("encoders: " + "; ".join(errors))
     encoders: list[Encoder] = []
-    for name in names:
-        if name == "raw":
-            encoders.append(RawFrames(config.raw))
-        elif name == "waveform":
-            encoders.append(Waveform(config.waveform))
-        elif name == "logmel":
-            encoders.append(LogMel(config.logmel))
-        elif name == "mfcc":
-            encoders.append(Mfcc(config.mfcc))
-        elif name == "tokens":
-            if vocab is None:
-                raise ValueError("tokens need a vocabulary")
-            encoders.append(Tokens(config.tokens, vocab))
-        elif name == "clip_tokens":
-            encoders.append(ClipTokens(config.clip_tokens))
-        elif name.startswith(SPEECH):
-            encoders.append(SpeechFeatures(name.removeprefix(SPEECH), config.torchaudio))
-        else:
-            model = ClipModel(name.removeprefix(OPEN_CLIP), config.open_clip)
-            encoders += [ClipFrames(model), ClipTexts(model)]
+    for text in names:
+        name, _, argument = text.partition(":")
+        entry = ENCODERS[name]
+        # one that a script registered after the config was made has no section in it
+        encoders += entry.make(argument, getattr(config, name, None) or entry.config(), vocab)
     return encoders
 
 
-def make_vocab(config: TokensConfig, texts: Iterable[str]) -> Vocab:
-    """The vocabulary that the config names, or one made from `texts`."""
-    return Vocab.load(config.vocab) if config.vocab else Vocab.build(texts, config.vocab_size)
+def vocabulary(
+    names: Iterable[str],
+    config: EncodersConfig,
+    known: Callable[[], Sequence[str] | None],
+    texts: Iterable[str],
+) -> tuple[str, ...] | None:
+    """The words for the encoders that need some, else None.
+
+    They are those of the file that the config names, or the `known` ones of a store that is continued, or
+    made from `texts`.
+    """
+    if not any(entry.needs_vocab for entry in entries(names)):
+        return None
+    settings: TokensConfig = config.tokens  # type: ignore[attr-defined]  # sections are registered
+    if settings.vocab:
+        return tuple(Vocab.load(settings.vocab).words)
+    words = known()
+    return tuple(Vocab.build(texts, settings.vocab_size).words if words is None else words)
 
 
 def text_tokeniser(encoder: str, vocab: Path) -> Callable[[str, int], npt.NDArray[np.int32]]:

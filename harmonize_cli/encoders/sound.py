@@ -7,6 +7,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from harmonize_cli.config import StageConfig
+from harmonize_cli.encoders.base import ENCODERS, EncoderEntry
 from harmonize_cli.files import sha256_json
 from harmonize_cli.media.requests import SoundRequest
 from harmonize_cli.store.schema import FeatureSpec
@@ -181,3 +182,32 @@ class Mfcc(LogMel):
         log_mel = super()._rows(wave)
         basis: torch.Tensor = torchaudio.functional.create_dct(self._n_mfcc, log_mel.shape[1], norm="ortho")
         return log_mel @ basis
+
+
+ENCODERS.add(
+    "waveform",
+    EncoderEntry(
+        config=WaveformConfig,
+        make=lambda argument, config, vocab: [Waveform(config)],
+        keys=("audio/waveform",),
+        about="audio samples",
+    ),
+)
+ENCODERS.add(
+    "logmel",
+    EncoderEntry(
+        config=MelConfig,
+        make=lambda argument, config, vocab: [LogMel(config)],
+        keys=("audio/logmel",),
+        about="log-mel bands",
+    ),
+)
+ENCODERS.add(
+    "mfcc",
+    EncoderEntry(
+        config=MfccConfig,
+        make=lambda argument, config, vocab: [Mfcc(config)],
+        keys=("audio/mfcc",),
+        about="mel-frequency cepstral coefficients",
+    ),
+)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from harmonize_cli.config import StageConfig
+from harmonize_cli.encoders.base import ENCODERS, EncoderEntry
 from harmonize_cli.encoders.open_clip import RANDOM, hash_weights, pick_device
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import sha256_json
@@ -128,3 +129,16 @@ def _is_speech(value: Any) -> bool:
     import torchaudio
 
     return isinstance(value, torchaudio.pipelines.Wav2Vec2Bundle)
+
+
+ENCODERS.add(
+    "torchaudio",
+    EncoderEntry(
+        config=SpeechConfig,
+        make=lambda name, config, vocab: [SpeechFeatures(name, config)],
+        keys=("audio/speech",),
+        about="hidden states of a speech model of torchaudio",
+        argument="PIPELINE",
+        heavy=True,
+    ),
+)

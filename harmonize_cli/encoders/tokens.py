@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from harmonize_cli.config import StageConfig
+from harmonize_cli.encoders.base import ENCODERS, EncoderEntry
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import sha256_json
 from harmonize_cli.store.schema import FeatureSpec
@@ -120,3 +121,17 @@ class Tokens:
         if not texts:
             return np.empty((0, self._length), np.int32)
         return np.stack([self.vocab.encode(text, self._length) for text in texts])
+
+
+def _make(argument: str, config: TokensConfig, vocab: Vocab | None) -> list[Tokens]:
+    if vocab is None:
+        raise ValueError("tokens need a vocabulary")
+    return [Tokens(config, vocab)]
+
+
+ENCODERS.add(
+    "tokens",
+    EncoderEntry(
+        config=TokensConfig, make=_make, keys=("text/tokens",), about="ids of words", needs_vocab=True
+    ),
+)

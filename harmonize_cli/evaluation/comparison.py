@@ -1,7 +1,5 @@
 """`harmonize eval compare`: is B better than A, or would other queries say otherwise?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,14 +9,12 @@ from typing import Any
 import numpy as np
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.evaluation.metrics import lower_is_better
+from harmonize_cli.evaluation.metrics import metric_of
 from harmonize_cli.evaluation.questions import Entry, Question, by_question, query_values
-from harmonize_cli.evaluation.show import number
 from harmonize_cli.evaluation.statistics import DRAWS, Comparison, compare, holm
-from harmonize_cli.evaluation.tables import Format, render
+from harmonize_cli.evaluation.tables import Format, number, render
 
 FORMAT = "harmonize-comparison/1"
-MAIN = ("*/R@10", "*/MedR", "*/top-1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +29,12 @@ class Line:
 
     @property
     def verdict(self) -> str:
-        """ "better", "worse" or "open", for B, at the 5% level after Holm's adjustment."""
-        if self.p_holm >= 0.05:
+        """For B: "better" or "worse" where both say so, the interval without 0 in it and p below 0.05 after
+        Holm's adjustment; else "open"."""
+        difference = self.test.difference
+        if self.p_holm >= 0.05 or difference.low <= 0 <= difference.high:
             return "open"
-        return "better" if (self.test.difference.value < 0) == lower_is_better(self.metric) else "worse"
+        return "better" if (difference.value < 0) == metric_of(self.metric).lower_is_better else "worse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +59,7 @@ class Compared:
                     "difference": line.test.difference.as_dict(),
                     "p_value": line.test.p_value,
                     "p_holm": line.p_holm,
+                    "verdict": line.verdict,
                     "queries": line.test.queries,
                 }
                 for line in self.lines
@@ -72,7 +71,7 @@ def compare_results(
     a: Sequence[Path],
     b: Sequence[Path],
     *,
-    patterns: Sequence[str] = MAIN,
+    patterns: Sequence[str] = (),
     draws: int = DRAWS,
     seed: int = 0,
 ) -> list[Compared]:
@@ -80,7 +79,7 @@ def compare_results(
 
     Args:
         a, b: result files, run folders, or folders of run folders.
-        patterns: shell patterns of metric names.
+        patterns: shell patterns of metric names; by default the headline metrics, all where there are none.
 
     Raises:
         BadInput: where the sides have no question in common, or no metric matches.
@@ -110,18 +109,16 @@ def _compare(
     draws: int,
     seed: int,
 ) -> Compared:
-    names = [
-        name
-        for name in a[0][1].metrics
-        if name in b[0][1].metrics and any(fnmatchcase(name, pattern) for pattern in patterns)
-    ]
+    both = [name for name in a[0][1].metrics if name in b[0][1].metrics]
+    if patterns:
+        names = [name for name in both if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    else:
+        names = [name for name in both if metric_of(name).headline] or both
     values = query_values([*a, *b], names)
     tests = []
     for name in names:
-        both, statistic, groups = values[name]
-        tests.append(
-            compare(both[: len(a)], both[len(a) :], statistic, clusters=groups, draws=draws, seed=seed)
-        )
+        of, statistic, groups = values[name]
+        tests.append(compare(of[: len(a)], of[len(a) :], statistic, clusters=groups, draws=draws, seed=seed))
     lines = [
         Line(name, _mean(a, name), _mean(b, name), test, adjusted)
         for name, test, adjusted in zip(names, tests, holm([t.p_value for t in tests]), strict=True)
@@ -151,7 +148,8 @@ def show(compared: Compared, form: Format = "terminal") -> str:
     if form != "terminal":
         return table
     sides = f"A: {_names(compared.a)}; B: {_names(compared.b)}"
-    return f"{compared.question.title}\n{sides}\n{table}"
+    rule = "better, worse: the interval excludes 0 and p (Holm) < 0.05; else open"
+    return f"{compared.question.title}\n{sides}\n{table}\n{rule}"
 
 
 def _mean(entries: Sequence[Entry], name: str) -> float:
@@ -159,5 +157,5 @@ def _mean(entries: Sequence[Entry], name: str) -> float:
 
 
 def _names(entries: Sequence[Entry]) -> str:
-    names = [result.judged(path.stem) for path, result in entries]
+    names = [result.model_name(path.stem) for path, result in entries]
     return ", ".join(names) if len(names) <= 6 else f"{len(names)} runs"

@@ -1,27 +1,56 @@
 """A store seen by a model: embeddings for retrieval, features before the heads for probes."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import replace
+import errno
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from harmonize_cli.evaluation.cache import FOLDER, Arrays, in_parts
+from harmonize_cli.data.batches import StoreDataset
+from harmonize_cli.data.windows import check_inputs, positions
+from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
-from harmonize_cli.evaluation.retrieval import Embedded
+from harmonize_cli.files import read_arrays, sha256_json, write_arrays
 from harmonize_cli.models.checkpoint import LoadedModel
-from harmonize_cli.store.batches import StoreDataset
+from harmonize_cli.models.inputs import InputSpec
+from harmonize_cli.progress import progress
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import InputSpec, check_inputs
 
+FOLDER = "cache"
 PART = 512
 """Samples per cached part: what a kill may cost."""
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """One pool of samples, embedded.
+
+    Attributes:
+        ids: of the samples, [N].
+        texts: captions of each sample, [N] tuples.
+        present: modality -> bool [N]; a sample without sound, or with a silent track, has no audio.
+        vectors: space -> float32 [N, D], mean over windows (of unit vectors for "mean-of-similarities");
+            rows of absent modalities are meaningless.
+        captions: float32 [M, D], one row per embedded caption, or [0, D].
+        caption_of: int64 [M], the sample of each caption.
+        classes: class of each sample, [N], where classes decide what is right.
+    """
+
+    ids: Sequence[str]
+    texts: Sequence[tuple[str, ...]]
+    present: Mapping[str, NDArray[np.bool_]]
+    vectors: Mapping[str, Floats]
+    captions: Floats
+    caption_of: NDArray[np.int64]
+    classes: Sequence[str] = ()
 
 
 def embed_pool(
@@ -57,12 +86,9 @@ def embed_pool(
         desc="embed",
     )
     present = {m: arrays[f"present/{m}"] for m in specs}
-    unit = protocol.pooling in ("mean-of-similarities", "mean-of-units-then-normalise")
-    vectors = {
-        name.removeprefix("unit/" if unit else "raw/"): x
-        for name, x in arrays.items()
-        if name.startswith("unit/" if unit else "raw/")
-    }
+    units = protocol.pooling in ("mean-of-similarities", "mean-of-units-then-normalise")
+    prefix = "unit/" if units else "raw/"
+    vectors = {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
     captions, caption_of = np.zeros((0, 1), np.float32), np.zeros(0, np.int64)
     if "text" in specs:
         captions, caption_of = _captions(vectors.pop("text_vt"), arrays["real"], protocol)
@@ -103,11 +129,6 @@ def window_features(
 
 def device_of(loaded: LoadedModel) -> torch.device:
     return next(loaded.model.parameters()).device
-
-
-def positions(windows: int) -> list[float]:
-    """Where windows lie, 0 the first and 1 the last possible place: linearly spaced; a single one amid."""
-    return [0.5] if windows == 1 else np.linspace(0, 1, windows).tolist()
 
 
 def _longer(dataset: StoreDataset, rows: Rows) -> NDArray[np.bool_]:
@@ -203,3 +224,67 @@ def _key(
         # the store's hash is that of a set of samples: merged in another order, row 3 is somebody else
         "ids": [ids[i] for i in rows],
     }
+
+
+def unit(vectors: Floats) -> Floats:
+    """Rows over their length; a zero row stays zero."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.where(length > 0, length, 1), dtype=np.float32)
+
+
+def in_parts(
+    rows: NDArray[np.int64],
+    compute: Callable[[NDArray[np.int64]], Arrays],
+    *,
+    folder: Path | None,
+    key: Mapping[str, Any],
+    size: int,
+    desc: str,
+) -> Arrays:
+    """`compute` over `rows` in parts of `size`, joined along the first axis.
+
+    Args:
+        compute: takes some of the rows, returns arrays whose first axis follows them.
+        folder: where parts are kept; None, or a folder that can't be written, keeps nothing.
+        key: everything the arrays depend on besides the rows: names serve stale features, hashes don't.
+
+    Raises:
+        BadInput: there are no rows.
+    """
+    if not len(rows):
+        raise BadInput(f"no samples: {desc} needs at least one")
+    digest = sha256_json({**key, "rows": rows.tolist(), "size": size})
+    place = None if folder is None else folder / digest[:32]
+    parts = []
+    bar: tqdm[Any] = progress(desc=desc, total=len(rows), unit="clip")
+    with bar:
+        for number, start in enumerate(range(0, len(rows), size)):
+            some = rows[start : start + size]
+            file = None if place is None else place / f"part-{number:05d}.npz"
+            arrays = None if file is None else _read(file)
+            if arrays is None:
+                arrays = compute(some)
+                if file is not None and not _write(file, arrays):
+                    place = None
+            parts.append(arrays)
+            bar.update(len(some))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _read(file: Path) -> Arrays | None:
+    try:
+        return dict(read_arrays(file, hint=""))
+    except BadInput:
+        return None  # missing, or damaged from outside: computed again and replaced
+
+
+def _write(file: Path, arrays: Arrays) -> bool:
+    try:
+        write_arrays(file, arrays)
+    except PermissionError:
+        return False
+    except OSError as e:
+        if e.errno == errno.EROFS:  # read-only file system: a run shared by somebody else
+            return False
+        raise
+    return True

@@ -1,7 +1,5 @@
 """Embeddings and relevance as files that mteb and BEIR tools read."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.evaluation.embed import Embedded
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
-from harmonize_cli.evaluation.retrieval import DIRECTIONS, Direction, Embedded, relevance_of, sides_of
+from harmonize_cli.evaluation.retrieval import DIRECTIONS, Direction, relevance_of, sides_of
 from harmonize_cli.files import atomic_path, write_array, write_json, write_text
 from harmonize_cli.locks import is_lock, one_writer
 

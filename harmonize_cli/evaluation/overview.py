@@ -1,7 +1,5 @@
 """`harmonize eval table`: results of many runs side by side, question by question."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +8,8 @@ from pathlib import Path
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.questions import Entry, Question, by_question, query_values
-from harmonize_cli.evaluation.show import number, with_interval
-from harmonize_cli.evaluation.statistics import bootstrap_over_seeds
-from harmonize_cli.evaluation.tables import Format, render
+from harmonize_cli.evaluation.statistics import bootstrap
+from harmonize_cli.evaluation.tables import Format, number, render, with_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +92,7 @@ def _block(
 
 def _row(entry: Entry) -> Row:
     path, result = entry
-    name = result.judged(path.stem)
+    name = result.model_name(path.stem)
     step = result.model.get("step")
     return Row(
         f"{name} @ {step}" if step is not None else name, {k: dict(v) for k, v in result.metrics.items()}
@@ -114,7 +111,7 @@ def _seed_rows(entries: Sequence[Entry], names: Sequence[str]) -> list[Row]:
             continue
         values = query_values(members, names)
         metrics = {
-            name: bootstrap_over_seeds(m.values, m.statistic, clusters=m.groups).as_dict()
+            name: bootstrap({name: (m.values, m.statistic)}, clusters=m.groups)[name].as_dict()
             for name, m in values.items()
         }
         rows.append(Row(f"{_shared_name(members)} ({len(members)} seeds)", metrics))

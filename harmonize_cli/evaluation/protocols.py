@@ -5,11 +5,9 @@ authors' PyTorch code). A protocol fixes what happens after the store: frame rat
 when the store was extracted, and are named in the store.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -42,6 +40,16 @@ class RetrievalProtocol(StageConfig):
     pool: Literal["complete", "all"] = "complete"
     """Samples with all three modalities, so that the six directions share one pool; or, per direction, all
     samples that have what it needs."""
+    relevance: Literal["pair", "label"] = "pair"
+    """Which items are right answers: those of the same clip, or all of the same class, which gives mAP and
+    P@K in place of R@K and ranks."""
+    label: int = Field(default=0, ge=0)
+    """Which of a sample's labels is its class, from 0 (relevance: label)."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For results. Pairs are as they were before there were classes, so that their results stay valid."""
+        unused = {"relevance", "label"} if self.relevance == "pair" else set()
+        return self.model_dump(mode="json", exclude=unused)
 
 
 PROTOCOLS: dict[str, RetrievalProtocol] = {
@@ -82,7 +90,7 @@ class ProbeProtocol(StageConfig):
     """Start and order of the low-rank classifier."""
 
     @model_validator(mode="after")
-    def _some_c(self) -> ProbeProtocol:
+    def _some_c(self) -> "ProbeProtocol":
         if not self.c or min(self.c) <= 0:
             raise ValueError("c: at least one value, all above 0")
         return self

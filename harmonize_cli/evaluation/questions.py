@@ -1,27 +1,24 @@
 """Results that answer the same question: same task, protocol, split and store, another model."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.evaluation import metrics
+from harmonize_cli.evaluation.metrics import metric_of
 from harmonize_cli.evaluation.results import Result, find_results, query_arrays
-from harmonize_cli.evaluation.statistics import Statistic
+from harmonize_cli.evaluation.statistics import Statistic, Values
 from harmonize_cli.files import sha256_json
 
-Values = NDArray[np.float64]
 Entry = tuple[Path, Result]
 
 
-class Measured(NamedTuple):
+class MetricValues(NamedTuple):
     """One metric of several entries: values [seeds, Q] of every query, what sums them up, and the group of
     each query where all entries were evaluated by group."""
 
@@ -38,7 +35,7 @@ class Question:
     title: str
 
     @classmethod
-    def of(cls, result: Result) -> Question:
+    def of(cls, result: Result) -> "Question":
         """The bootstrap's settings belong to the answer, not to the question."""
         protocol = {k: v for k, v in result.protocol.items() if k != "interval"}
         parts = (result.task, protocol, result.split, result.store_hash)
@@ -69,43 +66,42 @@ def spread(place: str) -> list[Path]:
     return [Path(part) for part in place.split(",") if part]
 
 
-def query_values(entries: Sequence[Entry], names: Sequence[str]) -> Mapping[str, Measured]:
+def query_values(entries: Sequence[Entry], names: Sequence[str]) -> Mapping[str, MetricValues]:
     """Values of every query for each metric, queries in the same order for all entries.
 
     Raises:
-        BadInput: where the files beside the results are missing, or judge other queries.
+        BadInput: where the files beside the results are missing, have other queries, or were computed by
+            different versions of a metric.
     """
-    loaded = [_load(path, result) for path, result in entries]
+    loaded = [query_arrays(path, result) for path, result in entries]
     by_group = all(_by_group(result) for _, result in entries)
-    found: dict[str, Measured] = {}
+    found: dict[str, MetricValues] = {}
     for name in names:
         group, _, leaf = name.rpartition("/")
+        metric = metric_of(name)
         rows: list[Values] = []
         first: NDArray[np.generic] | None = None
-        statistic: Statistic = "mean"
         groups: list[str] | None = None
         for (path, result), arrays in zip(entries, loaded, strict=True):
-            if result.task == "retrieval":
-                scores = {k: arrays[f"{group}/{k}"] for k in ("rank", "ap", "ndcg")}
-                values, statistic = metrics.samples_of(leaf, scores)
-            else:
-                values = arrays[name]
+            version, wanted = (r.metric_versions.get(leaf, "1") for r in (result, entries[0][1]))
+            if version != wanted:
+                raise BadInput(
+                    f"{path}: {name} was computed by version {version} of its code, in {entries[0][0]} by "
+                    f"version {wanted}: evaluate again"
+                )
+            values = metric.value(arrays[f"{group}/{metric.column or metric.name}"])
             ids: NDArray[np.generic] = arrays[f"{group}/id"]
             order = np.argsort(ids, kind="stable")  # several captions of one clip keep their order
             ids, values = ids[order], values[order]
             if first is not None and not np.array_equal(first, ids):
-                raise BadInput(f"{path}: judges other queries than {entries[0][0]} in {group}")
+                raise BadInput(f"{path}: has other queries than {entries[0][0]} in {group}")
             first = ids
-            rows.append(values)
+            rows.append(np.asarray(values, dtype=np.float64))
             if by_group and f"{group}/group" in arrays:
                 groups = arrays[f"{group}/group"][order].tolist()
-        found[name] = Measured(np.stack(rows), statistic, groups)
+        found[name] = MetricValues(np.stack(rows), metric.statistic, groups)
     return found
 
 
 def _by_group(result: Result) -> bool:
     return bool(result.protocol.get("interval", {}).get("clusters"))
-
-
-def _load(path: Path, result: Result) -> dict[str, NDArray[Any]]:
-    return query_arrays(path, result)

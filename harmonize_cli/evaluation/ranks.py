@@ -4,8 +4,6 @@ Sorting and looking for the diagonal's value, as public code does, counts ties t
 the rank of a positive follows from two counts over the gallery: how many scores are greater, how many equal.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Literal
 
@@ -55,7 +53,24 @@ def positive_ranks(
         HarmonizeError: for NaN or infinite values, or scores that could overflow float32.
     """
     greater, equal = count_above(queries, gallery, relevance, device=device, block_bytes=block_bytes)
-    rows = relevance.rows
+    return _ranks(greater, equal, relevance.rows, tie)
+
+
+def score_ranks(
+    scores: NDArray[np.float64], relevance: Relevance, *, tie: TieRule = "expected"
+) -> NDArray[np.float64]:
+    """As `positive_ranks`, from the scores [Q, G] themselves, which are finite."""
+    ordered = np.sort(scores, axis=1)
+    greater, equal = np.empty(len(relevance.items), np.int64), np.empty(len(relevance.items), np.int64)
+    for q, row in enumerate(ordered):
+        some = slice(int(relevance.offsets[q]), int(relevance.offsets[q + 1]))
+        own = scores[q, relevance.items[some]]
+        right = np.searchsorted(row, own, side="right")
+        greater[some], equal[some] = len(row) - right, right - np.searchsorted(row, own)
+    return _ranks(greater, equal, relevance.rows, tie)
+
+
+def _ranks(greater: Counts, equal: Counts, rows: Counts, tie: TieRule) -> NDArray[np.float64]:
     order = np.lexsort((greater, rows))
     greater, equal, rows = greater[order], equal[order], rows[order]
     # a tied group is a run of one query's positives with the same number of better scores

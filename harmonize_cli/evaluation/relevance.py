@@ -1,7 +1,5 @@
 """Which gallery items answer which query: one or several positives per query."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -24,12 +22,12 @@ class Relevance:
     items: NDArray[np.int64]
 
     @classmethod
-    def paired(cls, n: int) -> Relevance:
+    def paired(cls, n: int) -> "Relevance":
         """Query i is answered by gallery item i alone."""
         return cls(np.arange(n + 1, dtype=np.int64), np.arange(n, dtype=np.int64))
 
     @classmethod
-    def by_key(cls, queries: Sequence[Hashable], gallery: Sequence[Hashable]) -> Relevance:
+    def by_key(cls, queries: Sequence[Hashable], gallery: Sequence[Hashable]) -> "Relevance":
         """Query q is answered by every gallery item of the same key.
 
         Raises:
@@ -47,6 +45,12 @@ class Relevance:
         offsets = np.concatenate(([0], np.cumsum([len(c) for c in found], dtype=np.int64))).astype(np.int64)
         items = np.asarray([column for c in found for column in c], dtype=np.int64)
         return cls(offsets, items)
+
+    @classmethod
+    def of_mask(cls, right: NDArray[np.bool_]) -> "Relevance":
+        """From bool [Q, G]: which items answer which query, at least one each."""
+        offsets = np.concatenate(([0], np.cumsum(right.sum(axis=1), dtype=np.int64)))
+        return cls(offsets.astype(np.int64), np.nonzero(right)[1].astype(np.int64))
 
     @property
     def counts(self) -> NDArray[np.int64]:

@@ -3,8 +3,6 @@
 Tables, comparisons and the report are made from these files alone.
 """
 
-from __future__ import annotations
-
 import json
 import platform
 import re
@@ -16,7 +14,6 @@ from typing import Any
 
 import harmonize_cli
 from harmonize_cli.errors import BadInput
-from harmonize_cli.evaluation.statistics import Interval
 from harmonize_cli.files import (
     Arrays,
     read_arrays,
@@ -30,6 +27,9 @@ from harmonize_cli.files import (
 
 FORMAT = "harmonize-result/1"
 FOLDER = "eval"
+UNNAMED = {f"R@{k} 1" for k in (1, 5, 10, 50)} | {"MedR 1", "MeanR 1", "mAP 1", "nDCG@10 1"}
+UNNAMED |= {"top-1 1", "top-5 1", "mean per class 1"}
+"""Metrics and versions that results had before they named them: with these alone, identities are as then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +39,16 @@ class Result:
     Attributes:
         task: "retrieval", "probe", "zeroshot" or "finetune".
         protocol: every setting that the numbers depend on, with its "name".
-        split: which samples were judged, in words.
+        split: which samples were evaluated, in words.
         coverage: "expected" and "present" ids, and what is missing by modality.
         metrics: name -> value with interval; retrieval names read "text-to-video/R@10".
         chance: what guessing would give, where that is known.
-        model_hash: of the weights that were judged ("" where there is no model: plain features).
+        model_hash: of the weights that were evaluated ("" where there is no model: plain features).
         store_hash: of the store's content.
         model: run folder, step, seed and the settings that tell runs apart, as far as known; "features" are
             those of the store where there is no run.
         queries: name of the file beside the JSON with the values of every query, and its checksum.
+        versions: of packages, and under "metrics" of the code of each metric.
     """
 
     task: str
@@ -72,16 +73,26 @@ class Result:
         parts = [self.task, self.protocol, self.split, self.model_hash, self.store_hash]
         if "features" in self.model:  # of the store itself: several may come from the same weights, or none
             parts.append(self.model["features"])
+        if further := sorted(
+            {f"{name} {version}" for name, version in self.metric_versions.items()} - UNNAMED
+        ):
+            parts.append(further)
         return sha256_json(json.loads(json.dumps(parts)))
 
     @property
+    def metric_versions(self) -> dict[str, str]:
+        """Version of the code of each metric; of results before they named them, none."""
+        named = [text.rpartition(" ") for text in self.versions.get("metrics", "").split(", ") if text]
+        return {name: version for name, _, version in named}
+
+    @property
     def untrained(self) -> bool:
-        """Whether it judges fresh weights in a run's architecture (`--untrained`)."""
+        """Whether it evaluates a randomly initialised model (`--untrained`)."""
         harmonize = self.model.get("harmonize")
         return isinstance(harmonize, dict) and harmonize.get("mode") == "untrained"
 
-    def judged(self, otherwise: str) -> str:
-        """Whom it judges, for people: the run (`otherwise` where none is known), or its fresh weights."""
+    def model_name(self, otherwise: str) -> str:
+        """For people: the run (`otherwise` where none is known), or its untrained model."""
         return str(self.model.get("run") or otherwise) + (" untrained" if self.untrained else "")
 
     @property
@@ -89,11 +100,6 @@ class Result:
         """File name without suffix: readable, and another one for other weights, stores or settings."""
         label = re.sub(r"[^A-Za-z0-9_-]+", "_", str(self.protocol.get("name", "custom")))
         return f"{self.task}-{label}-{re.sub(r'[^A-Za-z0-9]+', '_', self.split)}-{self.identity[:10]}"
-
-
-def intervals(metrics: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
-    """Metrics as the contract writes them."""
-    return {name: interval.as_dict() for name, interval in metrics.items()}
 
 
 def versions() -> dict[str, str]:

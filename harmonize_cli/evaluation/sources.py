@@ -1,26 +1,34 @@
 """Where vectors come from: a trained model, or a store's own embeddings and plain statistics."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
+from harmonize_cli.data.windows import check_inputs
 from harmonize_cli.errors import BadInput
-from harmonize_cli.evaluation.embed import device_of, embed_pool, window_features
+from harmonize_cli.evaluation.embed import (
+    Embedded,
+    Floats,
+    Rows,
+    device_of,
+    embed_pool,
+    unit,
+    window_features,
+)
+from harmonize_cli.evaluation.metrics import Kind, versions_of
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
-from harmonize_cli.evaluation.retrieval import Embedded, unit
-from harmonize_cli.models.checkpoint import LoadedModel
+from harmonize_cli.evaluation.results import Result
+from harmonize_cli.models.base import make_model
+from harmonize_cli.models.checkpoint import LoadedModel, read_settings
 from harmonize_cli.progress import progress
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec, Status
-from harmonize_cli.store.windows import check_inputs
 
-Floats = NDArray[np.float32]
-Rows = NDArray[np.int64]
 PLAIN_KINDS = ("embedding", "logmel", "mfcc")
 
 
@@ -197,3 +205,60 @@ class PlainSource:
                     f"{self.store.path}: several features serve for {modality}: choose --key of {keys}"
                 )
         return usable
+
+
+def planned(
+    task: str,
+    kind: Kind,
+    source: Source,
+    store: Store,
+    *,
+    protocol: Mapping[str, Any],
+    split: str,
+    coverage: Mapping[str, Any],
+) -> Result:
+    """A result without numbers: what is measured, by which version of the metrics, of what."""
+    return Result(
+        task=task,
+        protocol=protocol,
+        split=split,
+        coverage=coverage,
+        metrics={},
+        chance={},
+        model_hash=source.weights_hash,
+        store_hash=store.content_hash,
+        store=str(store.path),
+        model=source.about(),
+        versions={"metrics": versions_of(kind)},
+    )
+
+
+def chosen_modalities(wanted: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """`wanted`, or all `known` where none was asked for.
+
+    Raises:
+        BadInput: one that run and store do not share.
+    """
+    for modality in wanted:
+        if modality not in known:
+            raise BadInput(f"--modality {modality}: run and store share {', '.join(known)}")
+    return tuple(wanted or known)
+
+
+def untrained(loaded: LoadedModel, seed: int) -> LoadedModel:
+    """`loaded` randomly initialised from `seed`, with the run's own standardisation of inputs: the baseline
+    that a pre-trained backbone has to beat. Step 0, with a hash of its own weights."""
+    config = read_settings(loaded.config["model"], f"{loaded.run}: model")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = make_model(config, loaded.specs)
+    model.load_state_dict(loaded.model.input_statistics(), strict=False)
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    device = next(loaded.model.parameters()).device
+    config_values = {**loaded.config, "seed": seed, "harmonize": {"mode": "untrained"}}
+    return replace(
+        loaded, model=model.to(device).eval(), weights_hash=digest.hexdigest(), step=0, config=config_values
+    )

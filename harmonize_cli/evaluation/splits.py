@@ -1,18 +1,25 @@
-"""Which samples are trained on and which are judged."""
-
-from __future__ import annotations
+"""Which samples are trained on and which are tested."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.evaluation.probe import Part
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import Status
 
 Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One way to split: rows to train on, rows to test. `name` as in "fold 3" or "split 1"."""
+
+    name: str
+    train: Rows
+    test: Rows
 
 
 def rows_of(store: Store, split: str | None) -> tuple[Rows, str]:
@@ -23,8 +30,10 @@ def rows_of(store: Store, split: str | None) -> tuple[Rows, str]:
             one, else everything.
 
     Raises:
-        BadInput: naming the splits that there are.
+        BadInput: naming the splits that there are, or a store without samples.
     """
+    if not len(store):
+        raise BadInput(f"{store.path}: has no samples to evaluate")
     names = store.splits
     known = sorted(set(names))
     if split is None:
@@ -58,7 +67,7 @@ def listed_rows(store: Store, split: str | None, listed: Collection[str] = ()) -
 
 
 def train_and_test(store: Store, train: str, test: str) -> tuple[Rows, Rows, str]:
-    """Samples to train on and samples to judge, and the name of these.
+    """Samples to train on and samples to test, and the name of these.
 
     Raises:
         BadInput: as `rows_of`, or where they share samples.

@@ -1,12 +1,11 @@
 """Bootstrap intervals and paired tests, over queries and over seeds.
 
 A resample is a vector of weights (how often each query was drawn), so that means, medians and clustered
-resampling share one code path. All draws come from the given seed: the same inputs give the same interval.
+resampling share one code path. Metrics of the same queries share their resamples, which are drawn from the
+given seed: the same inputs give the same interval, whatever metrics stand beside.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
+Numbers = NDArray[np.int64]
 Statistic = Literal["mean", "median"]
+Column = tuple[Values, Statistic]
+"""Values of one metric, [Q] or [seeds, Q], and what sums up the queries."""
 DRAWS = 2000
 CHUNK_VALUES = 4_000_000
 
@@ -42,45 +44,46 @@ class Comparison:
 
 
 def bootstrap(
-    values: Values,
-    statistic: Statistic = "mean",
+    columns: Mapping[str, Column],
     *,
     clusters: Sequence[object] | None = None,
     draws: int = DRAWS,
     level: float = 0.95,
     seed: int = 0,
-) -> Interval:
-    """Percentile bootstrap over queries.
+) -> dict[str, Interval]:
+    """Percentile bootstrap over the queries, the same resamples for all columns.
+
+    With several seeds the value is the mean over seeds, and the interval resamples them too.
 
     Args:
-        values: float64 [Q], one per query.
+        columns: metrics of the same Q queries, all with the same number of seeds.
         clusters: a key per query; queries of one key (clips of one source video) are drawn together.
         level: two-sided confidence level.
     """
-    return bootstrap_over_seeds(
-        values[None], statistic, clusters=clusters, draws=draws, level=level, seed=seed
-    )
-
-
-def bootstrap_over_seeds(
-    values: Values,
-    statistic: Statistic = "mean",
-    *,
-    clusters: Sequence[object] | None = None,
-    draws: int = DRAWS,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Mean over seeds, with an interval that resamples queries and seeds.
-
-    Args:
-        values: float64 [seeds, Q] on the same queries in the same order.
-    """
+    table = {name: (np.atleast_2d(values), statistic) for name, (values, statistic) in columns.items()}
+    shapes = {values.shape for values, _ in table.values()}
+    if len(shapes) > 1:
+        raise ValueError(f"columns of different queries or seeds: {sorted(shapes)}")
+    if not shapes:
+        return {}
+    seeds, queries = shapes.pop()
     rng = np.random.default_rng(seed)
-    numbers = _cluster_numbers(clusters, values.shape[1])
-    point = _over_seeds(values, np.ones((1, values.shape[1]), dtype=np.int64), statistic)[0]
-    drawn = [_over_seeds(values, w, statistic, rng) for w in _resamples(numbers, draws, rng)]
-    return _interval(float(point), np.concatenate(drawn), level)
+    drawn: dict[str, list[Values]] = {name: [] for name in table}
+    for weights in _resamples(cluster_numbers(clusters, queries), draws, rng):
+        picked = _pick(seeds, len(weights), rng)
+        for name, values in _summaries(table, weights).items():
+            drawn[name].append(_over_seeds(values, picked))
+    return {name: _interval(x, np.concatenate(drawn[name]), level) for name, x in points(table).items()}
+
+
+def points(columns: Mapping[str, Column]) -> dict[str, float]:
+    """The statistics themselves, means over seeds."""
+    found = {}
+    for name, (values, statistic) in columns.items():
+        table = np.atleast_2d(values)
+        each = table.mean(axis=1) if statistic == "mean" else np.median(table, axis=1)
+        found[name] = float(each.mean())
+    return found
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -115,41 +118,36 @@ def compare(
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"{a.shape[1]} and {b.shape[1]} queries are no pairs")
     rng = np.random.default_rng(seed)
-    numbers = _cluster_numbers(clusters, a.shape[1])
-    whole = np.ones((1, a.shape[1]), dtype=np.int64)
-    point = _over_seeds(b, whole, statistic)[0] - _over_seeds(a, whole, statistic)[0]
+    numbers = cluster_numbers(clusters, a.shape[1])
+    table: dict[str, Column] = {"b": (b, statistic), "a": (a, statistic)}
+    value = points(table)
     drawn = []
     for weights in _resamples(numbers, draws, rng):
-        drawn.append(_over_seeds(b, weights, statistic, rng) - _over_seeds(a, weights, statistic, rng))
-    difference = _interval(float(point), np.concatenate(drawn), level)
+        values = _summaries(table, weights)
+        sides = [_over_seeds(values[side], _pick(len(values[side]), len(weights), rng)) for side in table]
+        drawn.append(sides[0] - sides[1])
+    difference = _interval(value["b"] - value["a"], np.concatenate(drawn), level)
     p = _permutation_p(a.mean(axis=0), b.mean(axis=0), statistic, numbers=numbers, draws=draws, rng=rng)
     return Comparison(difference, p, a.shape[1], (len(a), len(b)))
 
 
-def _over_seeds(
-    values: Values, weights: NDArray[np.int64], statistic: Statistic, rng: np.random.Generator | None = None
-) -> Values:
-    """Mean over seeds of the statistic [draws]; with `rng`, each draw takes its own resample of the seeds."""
-    each = np.stack([_summaries(v, weights, statistic) for v in values])  # [seeds, draws]
-    if rng is None or len(values) == 1:
-        return np.asarray(each.mean(axis=0))
-    picked = rng.integers(len(values), size=each.shape)
-    return np.asarray(np.take_along_axis(each, picked, axis=0).mean(axis=0))
+def cluster_numbers(clusters: Sequence[object] | None, n: int) -> Numbers:
+    """The cluster of each of `n` queries, numbered as they appear; without keys each is its own."""
+    if n == 0:
+        raise ValueError("no values to resample")
+    if clusters is None:
+        return np.arange(n, dtype=np.int64)
+    known: dict[object, int] = {}
+    return np.asarray([known.setdefault(c, len(known)) for c in clusters], dtype=np.int64)
 
 
 def _permutation_p(
-    a: Values,
-    b: Values,
-    statistic: Statistic,
-    *,
-    numbers: NDArray[np.int64],
-    draws: int,
-    rng: np.random.Generator,
+    a: Values, b: Values, statistic: Statistic, *, numbers: Numbers, draws: int, rng: np.random.Generator
 ) -> float:
-    whole = np.ones((1, len(a)), dtype=np.int64)
+    summary = np.mean if statistic == "mean" else np.median
 
     def difference(x: Values, y: Values) -> float:
-        return float((_summaries(y, whole, statistic) - _summaries(x, whole, statistic))[0])
+        return float(summary(y) - summary(x))
 
     observed = abs(difference(a, b))
     slack = 1e-12 * max(1.0, observed)
@@ -160,9 +158,7 @@ def _permutation_p(
     return (hits + 1) / (draws + 1)
 
 
-def _resamples(
-    numbers: NDArray[np.int64], draws: int, rng: np.random.Generator
-) -> Iterator[NDArray[np.int64]]:
+def _resamples(numbers: Numbers, draws: int, rng: np.random.Generator) -> Iterator[Numbers]:
     """Weights [chunk, Q] of `draws` resamples of the clusters, in chunks of bounded memory."""
     clusters = int(numbers.max()) + 1
     step = max(1, CHUNK_VALUES // len(numbers))
@@ -172,25 +168,39 @@ def _resamples(
         yield np.bincount(picked.ravel(), minlength=size * clusters).reshape(size, clusters)[:, numbers]
 
 
-def _summaries(values: Values, weights: NDArray[np.int64], statistic: Statistic) -> Values:
-    """The statistic of `values` [Q] under each row of `weights` [draws, Q]."""
-    if statistic == "mean":
-        return np.asarray(weights @ values / weights.sum(axis=1))
+def _pick(seeds: int, draws: int, rng: np.random.Generator) -> Numbers | None:
+    """Which seeds [seeds, draws] each draw takes; None for a single one."""
+    return rng.integers(seeds, size=(seeds, draws)) if seeds > 1 else None
+
+
+def _over_seeds(values: Values, picked: Numbers | None) -> Values:
+    """Mean over seeds (rows)."""
+    values = values if picked is None else np.take_along_axis(values, picked, axis=0)
+    return np.asarray(values.mean(axis=0))
+
+
+def _summaries(table: Mapping[str, Column], weights: Numbers) -> dict[str, Values]:
+    """Each column's statistic [seeds, draws] under each row of `weights` [draws, Q]."""
+    found: dict[str, Values] = {}
+    total = weights.sum(axis=1, keepdims=True)
+    means = [name for name, (_, statistic) in table.items() if statistic == "mean"]
+    if means:  # all of them in one matrix product
+        stacked = np.concatenate([table[name][0] for name in means])
+        each = (weights.astype(np.float64) @ stacked.T / total).T
+        ends = np.cumsum([len(table[name][0]) for name in means])[:-1]
+        found = dict(zip(means, np.split(each, ends), strict=True))
+    for name, (values, statistic) in table.items():
+        if statistic == "median":
+            found[name] = np.stack([_medians(row, weights, total) for row in values])
+    return found
+
+
+def _medians(values: Values, weights: Numbers, total: Numbers) -> Values:
     order = np.argsort(values, kind="stable")
     ordered, running = values[order], np.cumsum(weights[:, order], axis=1)
-    total = running[:, -1:]
     lower = (running >= (total + 1) // 2).argmax(axis=1)
     upper = (running >= total // 2 + 1).argmax(axis=1)
     return np.asarray((ordered[lower] + ordered[upper]) / 2)
-
-
-def _cluster_numbers(clusters: Sequence[object] | None, n: int) -> NDArray[np.int64]:
-    if n == 0:
-        raise ValueError("no values to resample")
-    if clusters is None:
-        return np.arange(n, dtype=np.int64)
-    known: dict[object, int] = {}
-    return np.asarray([known.setdefault(c, len(known)) for c in clusters], dtype=np.int64)
 
 
 def _interval(point: float, drawn: Values, level: float) -> Interval:

@@ -7,7 +7,7 @@ from typing import Any
 
 from harmonize_cli.datasets.layouts import LAYOUTS
 from harmonize_cli.datasets.manifest import ManifestRow, read_manifest
-from harmonize_cli.errors import BadInput
+from harmonize_cli.errors import BadInput, ErrorList
 from harmonize_cli.extraction.windows import cut_in_windows
 from harmonize_cli.store.summary import problem_lines
 
@@ -30,10 +30,15 @@ class Inputs:
 
 
 def from_manifest(
-    path: Path, *, root: Path | None = None, window: float | None = None, allow_outside: bool = False
+    path: Path,
+    *,
+    root: Path | None = None,
+    window: float | None = None,
+    allow_outside: bool = False,
+    errors: ErrorList | None = None,
 ) -> Inputs:
-    """Rows of a manifest, long ones cut in windows of `window` seconds."""
-    rows = read_manifest(path, root=root, allow_outside=allow_outside)
+    """Rows of a manifest, long ones cut in windows of `window` seconds; `errors` as for `read_manifest`."""
+    rows = read_manifest(path, root=root, allow_outside=allow_outside, errors=errors)
     if window is not None:
         rows = cut_in_windows(rows, window)
     return Inputs(rows, root or path.parent, path.name, {})
@@ -52,8 +57,7 @@ def from_dataset(
     Raises:
         BadInput: an unknown data set or option, a list that is missing or faulty.
     """
-    if name not in LAYOUTS:
-        raise BadInput(f"--dataset {name}: unknown; known: {', '.join(LAYOUTS)}")
+    layout = LAYOUTS.find(name)
     if root is None:
         raise BadInput(f"--dataset {name}: needs --root, the folder in which its files lie")
     chosen: dict[str, Any] = {}
@@ -66,6 +70,6 @@ def from_dataset(
         chosen["window"] = window
     if allow_outside:
         chosen["allow_outside"] = True
-    found = LAYOUTS[name].find(root, **chosen)
+    found = layout.find(root, **chosen)
     problems = found.problems.count + len(found.left_out)
     return Inputs(found.rows, root, name, found.coverage(), problems)

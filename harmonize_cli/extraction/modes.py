@@ -5,24 +5,14 @@ from pathlib import Path
 from zlib import crc32
 
 from harmonize_cli.datasets.manifest import ManifestRow
-from harmonize_cli.errors import BadInput, list_faults
+from harmonize_cli.encoders.base import ENCODERS
+from harmonize_cli.errors import BadInput, list_errors
 from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.output import Output
 from harmonize_cli.extraction.plan import Unit, plan_units
-from harmonize_cli.extraction.tasks import Task
+from harmonize_cli.extraction.tasks import ShardTask
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec, Status
-
-_KEYS = {
-    "raw": "video/frames",
-    "waveform": "audio/waveform",
-    "logmel": "audio/logmel",
-    "mfcc": "audio/mfcc",
-    "tokens": "text/tokens",
-    "clip_tokens": "text/clip_tokens",
-    "open_clip": "video/open_clip",
-    "torchaudio": "audio/speech",
-}
 
 
 def failed_ids(store: Store) -> set[str]:
@@ -31,7 +21,7 @@ def failed_ids(store: Store) -> set[str]:
     return {sample for i, sample in enumerate(store.ids) if any(column[i] for column in failed)}
 
 
-def retries(output: Output, rows: Sequence[ManifestRow], share: tuple[int, int] = (0, 1)) -> list[Task]:
+def retries(output: Output, rows: Sequence[ManifestRow], share: tuple[int, int] = (0, 1)) -> list[ShardTask]:
     """One task for every shard with failed samples that the manifest names, of this job's share of them."""
     number, jobs = share
     tasks = []
@@ -41,7 +31,7 @@ def retries(output: Output, rows: Sequence[ManifestRow], share: tuple[int, int] 
             continue
         failed = failed_ids(Store.open(path))
         units = plan_units([row for row in rows if row.id in failed], len(rows) + 1)
-        tasks += [Task(unit, path, base=path) for unit in units]
+        tasks += [ShardTask(unit, path, base=path) for unit in units]
     return tasks
 
 
@@ -55,7 +45,7 @@ def narrowed(config: ExtractConfig, output: Output) -> tuple[ExtractConfig, Stor
     if len(stores) != 1:
         raise BadInput(f"{output.out}: nothing complete is there to extend; extract it first")
     have = stores[0].features
-    lacking = tuple(name for name in config.encoders if _KEYS[name.partition(":")[0]] not in have)
+    lacking = tuple(name for name in config.encoders if ENCODERS.split(name)[0].keys[0] not in have)
     if not lacking:
         raise BadInput(
             f"{output.out}: has the features of {', '.join(config.encoders)} already; nothing to extend"
@@ -65,27 +55,27 @@ def narrowed(config: ExtractConfig, output: Output) -> tuple[ExtractConfig, Stor
 
 def extension(
     store: Store, rows: Sequence[ManifestRow], features: Sequence[FeatureSpec], output: Output
-) -> list[Task]:
+) -> list[ShardTask]:
     """One task for every shard of `store`.
 
     Raises:
         BadInput: the manifest lacks samples of the store, or has them with other times or texts.
     """
     by_id = {row.id: row for row in rows}
-    faults = []
+    errors = []
     for i, sample in enumerate(store.ids):
         row = by_id.get(sample)
         if row is None:
-            faults.append(f"{sample}: is not in the manifest")
+            errors.append(f"{sample}: is not in the manifest")
         elif store.span(i) != (row.start, row.end):
-            faults.append(
+            errors.append(
                 f"{sample}: is {store.span(i)} in the store, {(row.start, row.end)} in the manifest"
             )
         elif store.texts(i) != row.texts:
-            faults.append(f"{sample}: has other texts in the store than in the manifest")
-    if faults:
+            errors.append(f"{sample}: has other texts in the store than in the manifest")
+    if errors:
         raise BadInput(
-            list_faults(f"{store.path}: extend needs the manifest that the store was made from", faults)
+            list_errors(f"{store.path}: extend needs the manifest that the store was made from", errors)
         )
     tasks = []
     first = 0
@@ -94,12 +84,12 @@ def extension(
         first += size
         unit = _one_unit([by_id[sample] for sample in ids])
         if output.is_file:
-            tasks.append(Task(unit, path, base=path, extend=True))
+            tasks.append(ShardTask(unit, path, base=path, extend=True))
             continue
         output.growing.mkdir(exist_ok=True)
         target = output.growing / path.name
         if not _is_done(target, path, features):
-            tasks.append(Task(unit, target, base=path, extend=True))
+            tasks.append(ShardTask(unit, target, base=path, extend=True))
     return tasks
 
 

@@ -4,13 +4,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from harmonize_cli.errors import HarmonizeError, list_faults
-from harmonize_cli.extraction.tasks import Task
+from harmonize_cli.errors import HarmonizeError, list_errors
+from harmonize_cli.extraction.tasks import ShardTask
 from harmonize_cli.files import FULL
 
 
 @contextmanager
-def named_when_full(tasks: Sequence[Task]) -> Iterator[None]:
+def named_when_full(tasks: Sequence[ShardTask]) -> Iterator[None]:
     """Around the work on `tasks`: where the disk gets full, name the samples that are not in the store.
 
     Raises:
@@ -34,4 +34,4 @@ def named_when_full(tasks: Sequence[Task]) -> Iterator[None]:
             f"{full}: no room left to write ({e.strerror}); free some and run the same command again: it "
             f"goes on from the complete shards. Still to do, {len(missing)} samples:"
         )
-        raise HarmonizeError(list_faults(head, missing, most=10)) from e
+        raise HarmonizeError(list_errors(head, missing, most=10)) from e

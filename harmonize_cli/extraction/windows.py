@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from harmonize_cli.datasets.captions import MOST_SECONDS, window_segments
-from harmonize_cli.datasets.faults import Faults
 from harmonize_cli.datasets.manifest import ManifestRow
+from harmonize_cli.errors import ErrorList
 from harmonize_cli.media.errors import MediaError
 from harmonize_cli.media.probe import length_of
 
@@ -24,7 +24,7 @@ def cut_in_windows(rows: Sequence[ManifestRow], seconds: float, *, workers: int 
     files = sorted({path for row in rows if row.end is None and (path := row.video or row.audio)})
     with ThreadPoolExecutor(workers) as pool:
         lengths = dict(zip(files, pool.map(_length, files), strict=True))
-    faults = Faults(f"windows of {seconds:g} s")
+    errors = ErrorList(f"windows of {seconds:g} s")
     cut: list[ManifestRow] = []
     for row in rows:
         path = row.video or row.audio
@@ -35,7 +35,7 @@ def cut_in_windows(rows: Sequence[ManifestRow], seconds: float, *, workers: int 
         try:
             parts = window_segments(end - row.start, seconds)
         except ValueError as e:
-            faults.add(row.source, "end", f"too many {e}")
+            errors.add(row.source, "end", f"too many {e}")
             continue
         for number, part in enumerate(parts):
             start, stop = row.start + part.start, row.start + part.end
@@ -43,9 +43,9 @@ def cut_in_windows(rows: Sequence[ManifestRow], seconds: float, *, workers: int 
     seen: set[str] = set()
     for row in cut:
         if row.id in seen:
-            faults.add(row.source, "id", f"{row.id!r} is a window of one row and the name of another")
+            errors.add(row.source, "id", f"{row.id!r} is a window of one row and the name of another")
         seen.add(row.id)
-    faults.raise_if_any()
+    errors.raise_if_any()
     return cut
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from harmonize_cli.media.deadline import Deadline
+from harmonize_cli.media.decoders import DecoderFactory
 from harmonize_cli.media.errors import DeadlinePassed, MediaError
 from harmonize_cli.media.ffmpeg_decoder import FFmpegDecoder, seek_point
 from harmonize_cli.media.info import MediaInfo
@@ -19,25 +20,6 @@ NO_TRACK: dict[Kind, str] = {"video": "no picture track", "audio": "no sound tra
 # pictures that hardly change, silence.
 _FREE_SECONDS = 300.0
 _LEAST_BIT_RATE = 32.0
-
-
-class Decoder(Protocol):
-    """One decode of one file. `info` and `errors` are final once `chunks()` ended."""
-
-    info: MediaInfo | None
-    errors: list[str]
-
-    def chunks(self) -> Iterator[Chunk]:
-        """Rows of all requests, about in step; raises MediaError after what could be had."""
-        ...
-
-
-class DecoderFactory(Protocol):
-    """How to make a decoder; `threads` 0 lets it choose."""
-
-    def __call__(
-        self, path: Path, requests: Sequence[Request], span: Span, *, deadline: Deadline, threads: int
-    ) -> Decoder: ...
 
 
 @dataclass(frozen=True, slots=True)

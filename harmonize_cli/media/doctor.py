@@ -25,7 +25,7 @@ EXTRAS = (
     ("torchcodec", "torchcodec", "decoding pictures on a GPU (extract --decoder torchcodec)"),
     ("ray", "ray", "extraction on a cluster (--engine ray)"),
     ("tensorboard", "tensorboard", "event files beside metrics.jsonl"),
-    ("torchjd", "torchjd", "rules `torchjd:...` and the comparison in `harmonize bench harmony`"),
+    ("torchjd", "torchjd", "rules `torchjd:...` and the comparison in `make bench-harmony`"),
 )
 DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "aac", "mp3", "opus", "vorbis", "flac")
 ENCODERS = ("libx264", "aac")

@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from harmonize_cli.media.deadline import Deadline
+from harmonize_cli.media.decoders import DECODERS, DecoderEntry
 from harmonize_cli.media.errors import MediaError
 from harmonize_cli.media.filters import aligned_width, filters_for, jump_in, pixel_format
 from harmonize_cli.media.info import MediaInfo, parse_info
@@ -291,3 +292,8 @@ class _Readers:
                 self._queue.put(item, timeout=0.2)
                 return True
         return False
+
+
+DECODERS.add(
+    "ffmpeg", DecoderEntry(load=lambda: FFmpegDecoder, about="a child process, killed where it hangs")
+)

@@ -38,8 +38,14 @@ def frame_filters(
             chain.append(("format", {"pix_fmts": "yuv444p"}))
         # exact keeps odd sizes, 1x1 among them
         chain.append(("crop", {"w": w if full_chroma else aligned_width(request), "h": h, "exact": 1}))
-    chain.append(("scale", {"w": width, "h": height, "flags": "bicubic+accurate_rnd+full_chroma_int"}))
+    flags = f"{request.scaling}+accurate_rnd+full_chroma_int"
+    w, h = str(width), str(height)
+    if request.fit == "pad":
+        w, h = f"max(1,min({width},round({height}*dar)))", f"max(1,min({height},round({width}/dar)))"
+    chain.append(("scale", {"w": w, "h": h, "flags": flags}))
     chain.append(("format", {"pix_fmts": pixel_format(request)}))
+    if request.fit == "pad":
+        chain.append(("pad", {"w": width, "h": height, "x": "(ow-iw)/2", "y": "(oh-ih)/2", "color": "black"}))
     return chain
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from harmonize_cli.errors import missing_extra
 from harmonize_cli.media.deadline import Deadline
+from harmonize_cli.media.decoders import DECODERS, DecoderEntry, DecoderFactory
 from harmonize_cli.media.errors import DeadlinePassed, MediaError
 from harmonize_cli.media.ffmpeg_decoder import MOST_LAG, FFmpegDecoder, seek_point
 from harmonize_cli.media.filters import filters_for, pixel_format
@@ -36,19 +37,13 @@ _NO_TIMES = 0x0080 | 0x0200
 
 
 class PyAVDecoder:
-    """Decodes `requests` from `path` within `span`; see `harmonize_cli.media.decode.Decoder`.
-
-    Raises:
-        BadInput: PyAV is not installed.
-    """
+    """Decodes `requests` from `path` within `span`; see `harmonize_cli.media.decode.Decoder`."""
 
     def __init__(
         self, path: Path, requests: Sequence[Request], span: Span, *, deadline: Deadline, threads: int = 0
     ) -> None:
-        try:
-            import av
-        except ImportError:
-            raise missing_extra("av", "pyav", "decoder pyav") from None
+        import av
+
         self._av: Any = av
         self._path, self._requests, self._span = path, requests, span
         self._deadline, self._threads = deadline, threads
@@ -315,3 +310,19 @@ def _info(container: Any) -> MediaInfo:
 def _words(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(text)[:300]
+
+
+def _load() -> DecoderFactory:
+    try:
+        import av  # noqa: F401
+    except ImportError:
+        raise missing_extra("av", "pyav", "decoder pyav") from None
+    return PyAVDecoder
+
+
+DECODERS.add(
+    "pyav",
+    DecoderEntry(
+        load=_load, speed=lambda: 1, about="inside the process (extra pyav): for files that you trust"
+    ),
+)

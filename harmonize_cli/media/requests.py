@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-Fit = Literal["crop", "stretch"]
+Fit = Literal["crop", "stretch", "pad"]
+Scaling = Literal["bicubic", "bilinear"]
 Kind = Literal["video", "audio"]
 
 
@@ -17,7 +18,8 @@ class FrameRequest:
     """Frames on the grid n / `rate` seconds; row n shows what a player shows at that moment.
 
     `channels` is 3 (RGB) or 1 (grey). `fit` "crop" takes the largest centred part of the picture that has the
-    shape height:width, "stretch" all of it; the picture as displayed, with rotation and pixel shape applied.
+    shape height:width, "stretch" all of it, "pad" all of it in its own shape with black beside; as
+    displayed, with rotation and pixel shape applied.
     """
 
     rate: float
@@ -25,6 +27,7 @@ class FrameRequest:
     width: int
     channels: int = 3
     fit: Fit = "crop"
+    scaling: Scaling = "bicubic"
     kind: Kind = "video"
 
     @property

@@ -58,7 +58,7 @@ def check_file(path: Path) -> int:
     except OSError as e:
         raise MediaError(f"can't be read: {e.strerror}") from None
     if not stat.S_ISREG(state.st_mode):
-        raise MediaError("is no regular file")
+        raise MediaError("is not a regular file")
     if state.st_size == 0:
         raise MediaError("the file is empty (0 bytes)")
     return state.st_size

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from harmonize_cli.errors import BadInput, missing_extra
 from harmonize_cli.media.deadline import Deadline
+from harmonize_cli.media.decoders import DECODERS, DecoderEntry, DecoderFactory
 from harmonize_cli.media.errors import DeadlinePassed, MediaError
 from harmonize_cli.media.ffmpeg_decoder import FFmpegDecoder
 from harmonize_cli.media.filters import LATE, MOST_GAP
@@ -26,7 +27,6 @@ from harmonize_cli.media.info import MediaInfo, Track
 from harmonize_cli.media.probe import probe
 from harmonize_cli.media.requests import Chunk, FrameRequest, Request, SoundRequest, Span
 from harmonize_cli.media.source import MOST_PIXELS
-from harmonize_cli.media.trial import trial_clip
 
 # decoded pictures held at a time, at their full size
 _BLOCK = 32 << 20
@@ -173,6 +173,8 @@ def device() -> str:
     """ "cuda" where torch sees a GPU and torchcodec opens and decodes a file there, else "cpu"."""
     import torch
 
+    from harmonize_cli.media.trial import trial_clip
+
     if not torch.cuda.is_available():
         return "cpu"
     try:
@@ -196,11 +198,18 @@ def _rows(pictures: Any, request: FrameRequest, pixel_shape: float, bt709: bool)
         pictures = pictures[:, :, y : y + round(h), x : x + round(w)]
     if pictures.is_cuda:  # only the CPU scales uint8
         pictures = pictures.float()
-    size = (request.height, request.width)
-    small = torch.nn.functional.interpolate(pictures, size, mode="bicubic", antialias=True).float()
+    size = [request.height, request.width]
+    if request.fit == "pad":
+        shape = wide * pixel_shape / high
+        size = [min(size[0], round(size[1] / shape)), min(size[1], round(size[0] * shape))]
+    size = [max(1, n) for n in size]
+    small = torch.nn.functional.interpolate(pictures, size, mode=request.scaling, antialias=True).float()
     if request.channels == 1:
         weights = (0.2126, 0.7152, 0.0722) if bt709 else (0.299, 0.587, 0.114)
         small = (small * small.new_tensor(weights)[:, None, None]).sum(1, keepdim=True)
+    if request.fit == "pad":
+        x, y = request.width - size[1], request.height - size[0]
+        small = torch.nn.functional.pad(small, (x // 2, x - x // 2, y // 2, y - y // 2))
     rows = small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     found: npt.NDArray[np.uint8] = rows.cpu().numpy()
     return found
@@ -227,3 +236,22 @@ def _in_step(streams: Sequence[Iterator[Chunk]]) -> Iterator[Chunk]:
                 ahead[behind] = chunk
     if error is not None:
         raise error
+
+
+def _load() -> DecoderFactory:
+    video_decoder()
+    return TorchcodecDecoder
+
+
+def _speed() -> int:
+    # on the CPU it scales frames of full size, which PyAV's filters don't
+    video_decoder()
+    return 2 if device() == "cuda" else 0
+
+
+DECODERS.add(
+    "torchcodec",
+    DecoderEntry(
+        load=_load, speed=_speed, about="the GPU's decoder (extra torchcodec), for files that you trust"
+    ),
+)

@@ -9,7 +9,8 @@ import ffmpeg
 import numpy as np
 import numpy.typing as npt
 
-from harmonize_cli.media.decode import DecoderFactory, FileDecode
+from harmonize_cli.media.decode import FileDecode
+from harmonize_cli.media.decoders import DecoderFactory
 from harmonize_cli.media.ffmpeg_decoder import FFmpegDecoder
 from harmonize_cli.media.requests import FrameRequest, Request, SoundRequest, Span
 from harmonize_cli.media.run import run

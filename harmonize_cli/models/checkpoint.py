@@ -10,7 +10,7 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,12 @@ import torch
 from pydantic import Field
 from safetensors.torch import load_file, save
 
-from harmonize_cli.config import validate
+from harmonize_cli.config import StageConfig, validate
 from harmonize_cli.errors import BadInput, list_faults
 from harmonize_cli.files import naming, read_json, sha256_file, shaped, sync_file, sync_folder, write_json
-from harmonize_cli.models.config import ModelConfig
-from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.store.windows import InputSpec
+from harmonize_cli.models.base import Model, make_model
+from harmonize_cli.models.config import AnyModel, ModelSettings
+from harmonize_cli.models.inputs import InputSpec
 
 FORMAT = 1
 WEIGHTS, STATE, MANIFEST = "weights.safetensors", "state.pt", "manifest.json"
@@ -35,7 +35,7 @@ WEIGHTS, STATE, MANIFEST = "weights.safetensors", "state.pt", "manifest.json"
 class LoadedModel:
     """A model of a run, in eval mode. `specs`: the run's inputs by modality."""
 
-    model: Vatt
+    model: Model
     config: dict[str, Any]
     specs: dict[str, InputSpec]
     weights_hash: str
@@ -65,27 +65,39 @@ def load_model(
 
 def build(
     settings: Any, specs: Mapping[str, InputSpec], file: Path, source: str, *, with_head: bool = True
-) -> Vatt:
+) -> Model:
     """The model of `settings` with the weights of a safetensors file.
 
     Raises:
         BadInput: settings that are none (`source` says where they stand), a damaged file, or one of another
             model. This is found out before the model takes any memory: a file can claim any size.
     """
-    if not isinstance(settings, dict):
-        raise BadInput(f"{source}: expected the model's settings, found {type(settings).__name__}")
-    config = validate(ModelConfig, settings, source=source)
     # the start values are overwritten: a file of word vectors need not exist any more
-    config = config.model_copy(update={"word_vectors": None})
+    config = read_settings(settings, source).fresh()
     weights = read_weights(file)
     try:
         with torch.device("meta"):
-            check_weights(Vatt(config, specs, with_head=with_head), weights, file)
-        model = Vatt(config, specs, with_head=with_head)
+            check_weights(make_model(config, specs, with_head=with_head), weights, file)
+        model = make_model(config, specs, with_head=with_head)
     except (RuntimeError, ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError, KeyError) as e:
         raise BadInput(f"{source}: makes no model of these inputs ({e})") from e
     model.load_state_dict(weights)
     return model
+
+
+class _Holder(StageConfig):
+    model: AnyModel
+
+
+def read_settings(settings: Any, source: str) -> ModelSettings:
+    """The model's section of a run's config.
+
+    Raises:
+        BadInput: not such a section, or of a model that is not installed; `source` says where it stands.
+    """
+    if not isinstance(settings, dict):
+        raise BadInput(f"{source}: expected the model's settings, found {type(settings).__name__}")
+    return validate(_Holder, {"model": settings}, source=source).model
 
 
 def read_weights(file: Path) -> dict[str, torch.Tensor]:
@@ -134,7 +146,7 @@ def read_loss_state(folder: Path) -> dict[str, torch.Tensor]:
     return dict(loss)
 
 
-def put_weights(model: Vatt, weights: Mapping[str, torch.Tensor], file: Path) -> None:
+def put_weights(model: Model, weights: Mapping[str, torch.Tensor], file: Path) -> None:
     """Fill a model with weights that were read from `file`.
 
     Raises:
@@ -144,7 +156,7 @@ def put_weights(model: Vatt, weights: Mapping[str, torch.Tensor], file: Path) ->
     model.load_state_dict(weights)
 
 
-def check_weights(model: Vatt, weights: Mapping[str, torch.Tensor], file: Path) -> None:
+def check_weights(model: Model, weights: Mapping[str, torch.Tensor], file: Path) -> None:
     """Whether weights that were read from `file` fit a model.
 
     Raises:
@@ -280,9 +292,10 @@ def point(run: Path, name: str, folder: Path) -> None:
     sync_folder(run)
 
 
-def prune(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints; the ones that `last` and `best` point at stay."""
+def prune(run: Path, keep: int, *, always: Collection[int] = ()) -> None:
+    """Remove all but the newest `keep` checkpoints; those of the steps `always`, `last` and `best` stay."""
     kept = {(run / name).resolve() for name in ("last", "best")}
+    kept |= {folder.resolve() for folder in list_checkpoints(run) if step_of(folder) in always}
     for folder in list_checkpoints(run)[: -keep or None]:
         if folder.resolve() not in kept:
             # the manifest goes first: a half-removed folder is no checkpoint

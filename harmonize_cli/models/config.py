@@ -1,11 +1,12 @@
 """Settings of the model, with the published sizes (VATT table 7) as presets."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from harmonize_cli.config import StageConfig
+from harmonize_cli.errors import BadInput
 
 PresetName = Literal["tiny", "small", "base", "medium", "large"]
 Modality = Literal["video", "audio", "text"]
@@ -46,8 +47,24 @@ class HeadConfig(StageConfig):
     """BatchNorm statistics over all ranks, as published."""
 
 
-class ModelConfig(StageConfig):
-    """What is built; sizes of the inputs follow from the store."""
+class ModelSettings(StageConfig):
+    """What every kind of model has."""
+
+    kind: str = "vatt"
+    """vatt, towers (three encoders of Hugging Face), or a model of an installed package."""
+
+    @property
+    def tiny(self) -> bool:
+        """Whether short runs on a CPU are meant: other defaults of the learning rate."""
+        return False
+
+    def fresh(self) -> "ModelSettings":
+        """The same architecture without files to start from."""
+        return self
+
+
+class ModelConfig(ModelSettings):
+    """VATT: what is built; sizes of the inputs follow from the store."""
 
     preset: PresetName = "tiny"
     """Published sizes, and `tiny` for two CPU cores."""
@@ -97,6 +114,15 @@ class ModelConfig(StageConfig):
             raise ValueError("audio_preset and text_preset need sharing: specific")
         return self
 
+    @property
+    def tiny(self) -> bool:
+        """The preset for two CPU cores."""
+        return self.preset == "tiny"
+
+    def fresh(self) -> "ModelConfig":
+        """Without a file of word vectors."""
+        return self.model_copy(update={"word_vectors": None})
+
     def size(self, modality: str) -> Size:
         """The stack that reads `modality`."""
         own = {"audio": self.audio_preset, "text": self.text_preset}.get(modality)
@@ -138,3 +164,20 @@ class ModelConfig(StageConfig):
 
     def _unless_tiny(self, value: float) -> float:
         return 0.0 if self.preset == "tiny" else value
+
+
+def read_model(values: Any) -> Any:
+    """The settings of a model of whatever kind; `vatt` is read without torch."""
+    if not isinstance(values, dict) or values.get("kind", "vatt") == "vatt":
+        return values if isinstance(values, ModelSettings) else ModelConfig.model_validate(values)
+    from harmonize_cli.models.base import MODELS
+
+    try:
+        kind = MODELS.find(str(values["kind"]))
+    except BadInput as e:
+        raise ValueError(f"kind: {e}") from None
+    return kind.Config.model_validate(values)
+
+
+AnyModel = Annotated[SerializeAsAny[ModelSettings], BeforeValidator(read_model)]
+"""A field of another config that holds a model's settings."""

@@ -10,9 +10,9 @@ from safetensors.torch import save
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import read_json, sha256_file, shaped, write_json, write_text
 from harmonize_cli.locks import is_lock, one_writer
+from harmonize_cli.models.base import Model
 from harmonize_cli.models.checkpoint import WEIGHTS, LoadedModel, build, write_file
-from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.store.windows import InputSpec
+from harmonize_cli.models.inputs import InputSpec
 
 CONFIG, CARD, EXAMPLE = "config.json", "README.md", "example.py"
 FORMAT = 1
@@ -64,7 +64,7 @@ class _Exported:
     heads: bool
 
 
-def load_encoder(folder: Path | str) -> Vatt:
+def load_encoder(folder: Path | str) -> Model:
     """The model of an exported folder, in eval mode; `encode` gives pooled features.
 
     Raises:
@@ -132,13 +132,19 @@ def _card(loaded: LoadedModel, *, heads: bool, parameters: int, digest: str) -> 
     method = harmony["mode"]
     if method != "none":
         method += f" (rule {harmony['rule']}, scope {harmony['scope']}, {harmony['granularity']})"
-    return f"""# VATT encoder
+    model = config["model"]
+    kind = model.get("kind", "vatt")
+    title, what, size = f"Encoder {kind}", f"model kind `{kind}`", kind
+    if kind == "vatt":
+        title, what = "VATT encoder", "VATT, arXiv 2104.11178"
+        size = f"{model['preset']}, modality-{model['sharing']}"
+    return f"""# {title}
 
-A video-audio-text encoder (VATT, arXiv 2104.11178), pre-trained with `harmonize pretrain`.
+A {"-".join(loaded.specs)} encoder ({what}), pre-trained with `harmonize pretrain`.
 
 | | |
 | --- | --- |
-| preset, sharing | {config["model"]["preset"]}, modality-{config["model"]["sharing"]} |
+| model | {size} |
 | parameters here | {parameters:,} ({"with" if heads else "without"} projection heads) |
 | gradient harmonization (arXiv 2211.02077) | {method} |
 | steps, clips per step | {loaded.step}, {config["batch"]} |

@@ -1,4 +1,4 @@
-"""Sizes of patches, from the config and from what the store holds.
+"""What arrives at a model, and VATT's patch sizes for it.
 
 Tensors that arrive at the model, by kind of input (`InputSpec`):
 
@@ -10,9 +10,49 @@ Tensors that arrive at the model, by kind of input (`InputSpec`):
     tokens    text [B, C, rows] ids of words or of open_clip's byte pairs, 0 = padding at the end
 """
 
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.config import ModelConfig
-from harmonize_cli.store.windows import InputSpec
+
+InputKind = Literal["frames", "embedding", "waveform", "logmel", "mfcc", "tokens"]
+Size = Annotated[int, Field(ge=1, le=1 << 31)]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """A resolved input: windows of `rows` rows of shape `row_shape` from feature `key`.
+
+    For word tokens a row of the store is a whole caption: `rows` is its words, `row_shape` (). Of text
+    features it is a candidate: a vector (D,), or a sequence (rows, D).
+    """
+
+    modality: str
+    key: str
+    kind: InputKind
+    rows: Size
+    row_shape: Annotated[tuple[Size, ...], Field(max_length=4)]
+    stride: Size = 1
+    candidates: Size = 1
+    vocabulary: Annotated[int, Field(ge=0, le=1 << 31)] = 0
+    encoder: str = ""
+    params_hash: str = ""
+
+    def blank(self) -> np.ndarray:
+        """Zeros shaped as a sample: [rows, *row_shape], of text [C, rows] (words) or [C, *row_shape]."""
+        words = self.kind == "tokens"
+        shape = (self.rows,) if words else self.row_shape
+        if self.modality == "text":
+            return np.zeros((self.candidates, *shape), np.int32 if words else np.float32)
+        return np.zeros((self.rows, *shape), np.uint8 if self.kind == "frames" else np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "row_shape": list(self.row_shape)}
 
 
 def video_patch(config: ModelConfig, shape: InputSpec) -> tuple[int, int, int]:

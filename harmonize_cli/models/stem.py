@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.config import ModelConfig
-from harmonize_cli.models.inputs import spectrum_patch, video_patch, waveform_patch
+from harmonize_cli.models.inputs import InputSpec, spectrum_patch, video_patch, waveform_patch
 from harmonize_cli.models.positions import AggToken, Positions
 from harmonize_cli.models.tokenisers import (
     FeatureTokens,
@@ -17,7 +17,6 @@ from harmonize_cli.models.tokenisers import (
     WaveformPatches,
     WordTokens,
 )
-from harmonize_cli.store.windows import InputSpec
 
 
 class Stem(nn.Module):

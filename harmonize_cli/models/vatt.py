@@ -1,7 +1,6 @@
 """The model: stems, shared transformer, post projections, heads."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import cast
 
 import numpy as np
@@ -10,23 +9,18 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.models.base import MODELS, Model
 from harmonize_cli.models.config import MODALITIES, ModelConfig
-from harmonize_cli.models.heads import build_head
+from harmonize_cli.models.heads import FacHead, build_head
+from harmonize_cli.models.inputs import InputSpec
+from harmonize_cli.models.positions import PositionTable
 from harmonize_cli.models.stem import Stem
-from harmonize_cli.models.tokenisers import WordTokens
+from harmonize_cli.models.tokenisers import PatchTokens, WordTokens
 from harmonize_cli.models.transformer import Transformer
-from harmonize_cli.store.windows import InputSpec
 
 
-@dataclass(frozen=True, slots=True)
-class VattOutput:
-    """pooled: {"video": [B, D], "audio": [B, D], "text": [B, C, D]}; embeddings: see `FacHead`."""
-
-    pooled: dict[str, Tensor]
-    embeddings: dict[str, Tensor]
-
-
-class Vatt(nn.Module):
+@MODELS.register("vatt")
+class Vatt(Model):
     """VATT (arXiv 2104.11178). `inputs` says which modalities arrive and in which shape.
 
     Modality-agnostic: `transformer` is one `Transformer`; modality-specific: a `ModuleDict` of them.
@@ -35,6 +29,8 @@ class Vatt(nn.Module):
     Every parameter lives in a module with a forward of its own, so that hooks can see its inputs and
     outputs; the leading dimension of each is samples (text: samples x candidates).
     """
+
+    Config = ModelConfig
 
     def __init__(
         self, config: ModelConfig, inputs: Mapping[str, InputSpec], *, with_head: bool = True
@@ -60,23 +56,14 @@ class Vatt(nn.Module):
         self.head = build_head(widths, config.head) if with_head else None
         self._start()
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> VattOutput:
-        """Pooled features and embeddings of a batch; see `encode` for `inputs`."""
-        pooled = self.encode(inputs)
-        return VattOutput(pooled, self.heads(pooled))
-
     def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Pooled features, the place where harmonization cuts the graph.
-
-        inputs: per modality the tensor of `models.inputs`; for feature sequences "video_mask",
-        "audio_mask" [B, T], True where a row is real. Modalities that are not in `inputs` are left out.
-        """
+        """See `Model`."""
         return {m: self._pool(m, inputs[m], inputs.get(f"{m}_mask")) for m in self.modalities if m in inputs}
 
     def heads(
         self, pooled: Mapping[str, Tensor], real: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Embeddings (not normalised) of pooled features; see `FacHead`, for `real` as well.
+        """See `Model` and `FacHead`.
 
         Raises:
             BadInput: the model was exported without its heads.
@@ -92,10 +79,60 @@ class Vatt(nn.Module):
             return cast(Transformer, self.transformer[modality])
         return cast(Transformer, self.transformer)
 
-    def encoder_parameters(self, modality: str) -> int:
-        """Parameters of tokeniser (with pre_proj), positions, AGG token and transformer."""
-        parts = (self.stems[modality], self.stack(modality))
-        return sum(p.numel() for part in parts for p in part.parameters())
+    def stages(self, modality: str) -> list[nn.Module]:
+        """Stem, transformer and, in the modality-agnostic model, post_proj."""
+        last = [self.post_proj[modality]] if modality in self.post_proj else []
+        return [self.stems[modality], self.stack(modality), *last]
+
+    def pooled_width(self, modality: str) -> int:
+        """See `Model`."""
+        return self.config.pooled_width(modality)
+
+    def needs(self, embeddings: Collection[str]) -> None:
+        """Audio is carried into the video-text space for the losses that compare it there."""
+        if isinstance(self.head, FacHead):
+            self.head.carry_audio = "audio_vt" in embeddings
+
+    def prepare(self, *, checkpointing: bool, compiled: bool) -> None:
+        """See `Model`; the transformer is what is compiled."""
+        for stack in {self.stack(m) for m in self.modalities}:
+            stack.checkpointing = checkpointing
+            if compiled:
+                stack.compile()
+
+    def fit_inputs(self, rows_of: Callable[[str], Iterable[Tensor]]) -> None:
+        """Fit `Standardise` of every tokeniser that has one."""
+        for modality in self.modalities:
+            tokeniser = self._stem(modality).tokeniser
+            if isinstance(tokeniser, PatchTokens) and tokeniser.standardise is not None:
+                tokeniser.standardise.fit(tokeniser.patches(x, None) for x in rows_of(modality))
+
+    def input_statistics(self) -> dict[str, Tensor]:
+        """See `Model`."""
+        return {name: x for name, x in self.state_dict().items() if ".standardise." in name}
+
+    def for_labels(self, modality: str, spec: InputSpec) -> None:
+        """No DropToken; interpolated position tables become the tables, so that they are trained.
+
+        Raises:
+            BadInput: frames smaller than the patches.
+        """
+        for m in self.modalities:
+            self._stem(m).drop_token = 0.0
+        if spec.kind != "frames":
+            return
+        stem, side = self._stem(modality), min(spec.row_shape[:2])
+        frame = torch.zeros(1, spec.rows, side, side, spec.row_shape[2], dtype=torch.uint8)
+        grid = stem.tokeniser.grid(frame)
+        if min(grid) < 1:
+            raise BadInput(f"frames of {side} pixels are smaller than the model's patches")
+        for table, length in zip(stem.positions.tables, grid, strict=True):
+            table = cast(PositionTable, table)
+            if table.weight.shape[0] != length:
+                table.resize(length)
+
+    def _stem(self, modality: str) -> Stem:
+        return cast(Stem, self.stems[modality])
 
     def _pool(self, modality: str, x: Tensor, mask: Tensor | None) -> Tensor:
         lead = x.shape[:1]
@@ -127,7 +164,7 @@ class Vatt(nn.Module):
             self._load_words(self.config.word_vectors)
 
     def _load_words(self, file: str) -> None:
-        weight = cast(WordTokens, cast(Stem, self.stems["text"]).tokeniser).words.weight
+        weight = cast(WordTokens, self._stem("text").tokeniser).words.weight
         try:
             vectors = torch.from_numpy(np.load(file, allow_pickle=False))
         except (OSError, ValueError) as e:

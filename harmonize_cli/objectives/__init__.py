@@ -1,1 +1,1 @@
-"""Contrastive losses over three modalities."""
+"""Contrastive losses over pairs and triples of modalities, registered by name."""

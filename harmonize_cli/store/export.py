@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from harmonize_cli.errors import BadInput, missing_extra
+from harmonize_cli.store.columns import declared, declared_values
 from harmonize_cli.store.description import description
 from harmonize_cli.store.digest import encode_json, encode_text
 from harmonize_cli.store.output import new_folder
@@ -25,6 +26,7 @@ def described(store: Store, i: int) -> dict[str, Any]:
     regular = [key for key, spec in store.features.items() if spec.regular and store.length(key)[i]]
     return {
         **known,
+        **declared_values(known["facts"]),
         "source": _printable(known["source"]),
         "status": {m: Status(status).name.lower() for m, status in known["status"].items()},
         "reason": {m: text for m, text in known["reason"].items() if text},
@@ -160,7 +162,14 @@ def _schema(pa: Any, store: Store, keys: Sequence[str]) -> Any:
     after = dict.fromkeys(("status", "reason", "facts", "start_times", "digest"), pa.string())
     lists = dict.fromkeys(("labels", "texts"), pa.list_(pa.string()))
     place = {"source": pa.string(), "start": pa.float64(), "end": pa.float64()}
-    columns = {**texts, "fold": pa.int32(), **lists, **place, **after}
+    kinds = {
+        "int32": pa.int32(),
+        "float64": pa.float64(),
+        "list": pa.list_(pa.string()),
+        "string": pa.string(),
+    }
+    more = {name: kinds[column.parquet()] for name, column in declared().items()}
+    columns = {**texts, "fold": pa.int32(), **lists, **place, **after, **more}
     found = [pa.field(name, kind) for name, kind in columns.items()]
     for key in keys:
         spec = store.features[key]

@@ -97,7 +97,7 @@ class Store:
 
     @cached_property
     def groups(self) -> Sequence[str]:
-        """Group of every sample: samples of one group are never each other's negatives."""
+        """Group of every sample: those of one source, such as a video, have the same."""
         return self._texts("samples/group")
 
     @cached_property

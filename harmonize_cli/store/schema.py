@@ -56,28 +56,28 @@ class FeatureSpec:
     preprocessing_hash: str = ""
 
     def __post_init__(self) -> None:
-        for fault in self._faults():
-            raise ValueError(f"feature {self.key!r}: {fault}")
+        for error in self._errors():
+            raise ValueError(f"feature {self.key!r}: {error}")
 
-    def _faults(self) -> list[str]:
-        faults = []
+    def _errors(self) -> list[str]:
+        errors = []
         if not isinstance(self.key, str) or not _KEY.fullmatch(self.key):
-            faults.append("the key is not of the form modality/name (letters, digits, _ . : + -)")
+            errors.append("the key is not of the form modality/name (letters, digits, _ . : + -)")
         if self.kind not in get_args(Kind):
-            faults.append(f"kind {self.kind!r} is none of {', '.join(get_args(Kind))}")
+            errors.append(f"kind {self.kind!r} is none of {', '.join(get_args(Kind))}")
         if self.dtype not in DTYPES:
-            faults.append(f"dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
+            errors.append(f"dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
         if not _is_row_shape(self.row_shape):
-            faults.append(f"row shape {self.row_shape!r} is no tuple of up to 4 positive sizes")
-        elif not faults and self.row_bytes > _MAX_ROW_BYTES:
-            faults.append(f"a row of {self.row_bytes >> 20} MiB; at most {_MAX_ROW_BYTES >> 20}")
+            errors.append(f"row shape {self.row_shape!r} is no tuple of up to 4 positive sizes")
+        elif not errors and self.row_bytes > _MAX_ROW_BYTES:
+            errors.append(f"a row of {self.row_bytes >> 20} MiB; at most {_MAX_ROW_BYTES >> 20}")
         if self.kind == "jpeg" and (self.dtype != "uint8" or len(self.row_shape) != 3):
-            faults.append("jpeg rows decode to uint8 (H, W, C)")
+            errors.append("jpeg rows decode to uint8 (H, W, C)")
         if self.rate is not None and not (math.isfinite(self.rate) and self.rate > 0):
-            faults.append(f"rate {self.rate!r} is no positive number")
+            errors.append(f"rate {self.rate!r} is no positive number")
         if self.regular and self.rate is None:
-            faults.append("regular rows need a rate")
-        return faults
+            errors.append("regular rows need a rate")
+        return errors
 
     @property
     def modality(self) -> str:

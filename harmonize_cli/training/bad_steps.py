@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from harmonize_cli.data.batches import Batch
 from harmonize_cli.errors import HarmonizeError
 from harmonize_cli.ranks import gather_objects, rank
-from harmonize_cli.store.batches import Batch
 
 FILE = "bad_steps.jsonl"
 
@@ -27,12 +27,14 @@ class Statistics:
     @torch.no_grad()
     def keep(self) -> None:
         """Remember them as they are."""
-        torch._foreach_copy_(self._kept, self._live)
+        if self._live:
+            torch._foreach_copy_(self._kept, self._live)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put them back."""
-        torch._foreach_copy_(self._live, self._kept)
+        if self._live:
+            torch._foreach_copy_(self._live, self._kept)
 
 
 def note_bad_step(run: Path, step: int, batch: Batch, loss: Tensor, norm: Tensor) -> None:

@@ -5,15 +5,37 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from harmonize_cli.config import StageConfig
-from harmonize_cli.models.config import ModelConfig
+from harmonize_cli.data.windows import InputsConfig
+from harmonize_cli.models.config import AnyModel, ModelConfig
 from harmonize_cli.objectives.config import LossConfig
-from harmonize_cli.store.windows import InputsConfig
-from harmonize_cli.training.augment import AugmentConfig
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Control = Literal["random", "shuffled", "norm"]
+
+
+class AugmentConfig(StageConfig):
+    """Augmentation of raw inputs while training; off by default."""
+
+    crop: Literal["none", "area", "scale"] = "none"
+    """area: random share of the picture and aspect, resized back (paper); scale: sides jittered by up to a
+    fifth, then a crop of the old size (code)."""
+    area: tuple[Share, Share] = (0.08, 1.0)
+    """Smallest and largest share of the picture, for crop: area."""
+    aspect: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
+    """Smallest and largest width / height, for crop: area."""
+    flip: Share = 0.0
+    """Chance of a mirrored clip (published: 0.5)."""
+    colour: Share = 0.0
+    """Chance of a colour change: brightness, contrast, saturation, hue (published: 0.8)."""
+    audio_noise: Annotated[float, Field(ge=0)] = 0.0
+    """Noise on waveforms, as a share of the largest sample (published: 0.01)."""
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is switched on."""
+        return self.crop != "none" or bool(self.flip or self.colour or self.audio_noise)
 
 
 class GateConfig(StageConfig):
@@ -32,8 +54,8 @@ class GateConfig(StageConfig):
     """Steps without gating, before the schedule starts."""
     min_share: Share = 0.0
     """Smallest share of a batch that takes part, whatever the threshold."""
-    rejected: Literal["both", "one", "va", "vt", "at"] = "both"
-    """What a rejected sample loses: all losses, the one that agrees least, or a named one."""
+    rejected: str = "both"
+    """What a rejected sample loses: both (all losses), one (that agrees least), or a loss by its name."""
 
     @model_validator(mode="after")
     def _shares(self) -> "GateConfig":
@@ -61,8 +83,9 @@ class HarmonizeConfig(StageConfig):
     mode: Literal["none", "realign", "curriculum", "both"] = "none"
     """realign: project conflicting per-sample gradients; curriculum: leave out samples by the gate; both: the
     gate first, then the rule."""
-    scope: str = "backbone"
-    """Where the gradients are compared: representation, backbone, all, or comma-separated module paths."""
+    scope: str = "auto"
+    """Where the gradients are compared: representation, backbone, shared, all, or comma-separated module
+    paths; auto is backbone, or shared in a model whose modalities have no parameter in common."""
     rule: str = "realign"
     """The rule of modes realign and both: realign, gradvac, mgda, imtl_g, nash, aligned, cagrad, mmpareto, or
     torchjd:UPGrad and others of TorchJD (docs/harmonization.md)."""
@@ -140,12 +163,14 @@ class CheckpointConfig(StageConfig):
     """Steps between checkpoints; the last step is always saved."""
     keep: Positive = 2
     """Newest checkpoints to keep, besides the best."""
+    keep_steps: tuple[Positive, ...] = ()
+    """Steps to save at and to keep whatever comes after, such as an early one for `curriculum score`."""
 
 
 class PretrainConfig(StageConfig):
     """`harmonize pretrain`."""
 
-    model: ModelConfig = ModelConfig()
+    model: AnyModel = ModelConfig()
     inputs: InputsConfig = InputsConfig()
     loss: LossConfig = LossConfig()
     harmonize: HarmonizeConfig = HarmonizeConfig()
@@ -181,8 +206,21 @@ class PretrainConfig(StageConfig):
     """Steps without a finite gradient are left out and noted in bad_steps.jsonl; more of them end the run."""
     log_every: Positive = 10
     """Steps per line of metrics.jsonl."""
-    tensorboard: bool = False
-    """TensorBoard event files beside it (extra tensorboard)."""
+    loggers: tuple[str, ...] = ()
+    """Besides metrics.jsonl: tensorboard (extra tensorboard), or those of installed packages."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_logger(cls, values: Any) -> Any:
+        """`tensorboard: true` of earlier versions."""
+        if isinstance(values, dict) and "tensorboard" in values:
+            wanted = values["tensorboard"]
+            values = {name: value for name, value in values.items() if name != "tensorboard"}
+            if wanted is True:
+                values["loggers"] = [*values.get("loggers", ()), "tensorboard"]
+            elif wanted is not False:
+                raise ValueError("tensorboard: give loggers: [tensorboard]")
+        return values
 
     @model_validator(mode="after")
     def _one_length(self) -> "PretrainConfig":
@@ -199,11 +237,46 @@ class PretrainConfig(StageConfig):
     @property
     def peak_lr(self) -> float:
         """`optim.lr`, resolved."""
-        return self.optim.lr or (1e-3 if self.model.preset == "tiny" else 1e-4)
+        return self.optim.lr or (1e-3 if self.model.tiny else 1e-4)
 
     @property
     def final_share(self) -> float:
         """`optim.final`, resolved."""
-        return (
-            self.optim.final if self.optim.final is not None else 0.1 if self.model.preset == "tiny" else 0.5
-        )
+        return self.optim.final if self.optim.final is not None else 0.1 if self.model.tiny else 0.5
+
+
+class FinetuneConfig(StageConfig):
+    """Defaults are VATT's for Kinetics-400, video."""
+
+    modality: Literal["video", "audio"] = "video"
+    """Which input is classified; DropToken is off, whatever the run used."""
+    label: int = Field(default=0, ge=0)
+    """Which of a sample's labels, from 0."""
+    train: str = "train"
+    """Training split(s)."""
+    steps: int = Field(default=100_000, ge=1)
+    """Length of the run."""
+    batch: int = Field(default=64, ge=1)
+    """Clips per step."""
+    lr: float = Field(default=0.005, gt=0)
+    """Peak learning rate of SGD; then a half cosine to zero."""
+    warmup: int = Field(default=2500, ge=0)
+    """Steps of linear warm-up."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD; there is no weight decay."""
+    smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Label smoothing."""
+    clip: float = Field(default=0.75, ge=0)
+    """Largest norm of the backbone's gradient (0: none); the classifier's is left as it is."""
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    """Before the classifier."""
+    windows: int = Field(default=4, ge=1)
+    """Of a test clip; logits are averaged."""
+    crops: int = Field(default=3, ge=1)
+    """Squares of a test frame that is not square, along its longer side; logits are averaged."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Of classifier, order, windows and augmentation."""
+    checkpoint_every: int = Field(default=1000, ge=1)
+    """Steps between checkpoints: what a kill may cost."""
+    log_every: int = Field(default=10, ge=1)
+    """Steps per line of metrics.jsonl."""

@@ -1,18 +1,77 @@
-"""The run's batches: read here or in worker processes, in an order that only the step number decides."""
+"""A run's batches: which samples come at which step, a pure function, so that a step number is all a resume
+needs; and reading them, here or in worker processes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from harmonize_cli.data.batches import Batch, Draw, Item, StoreDataset
+from harmonize_cli.data.windows import store_name
 from harmonize_cli.errors import BadInput, HarmonizeError
-from harmonize_cli.objectives.trimodal import PAIRS, trained_pairs
-from harmonize_cli.store.batches import Batch, Draw, Item, StoreDataset
+from harmonize_cli.models.inputs import InputSpec
+from harmonize_cli.objectives.config import PAIRS
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import InputSpec, store_name
-from harmonize_cli.training.config import DataConfig, PretrainConfig
-from harmonize_cli.training.order import Schedule
+from harmonize_cli.training.config import DataConfig, PretrainConfig, ValidationConfig
+
+EpochOrder = Callable[[int], np.ndarray]
+"""Epoch -> indices of the samples in the order of that epoch; the same length for every epoch."""
+
+
+def shuffled(indices: np.ndarray, seed: int) -> EpochOrder:
+    """Every sample once an epoch, in an order given by (seed, epoch)."""
+
+    def order(epoch: int) -> np.ndarray:
+        rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+        return rng.permutation(indices)
+
+    return order
+
+
+class Schedule:
+    """Batches of a run by step; an epoch's last incomplete batch is left out.
+
+    Each step's batch is cut into equal consecutive shares, one per rank: the ranks' rows together are
+    what one process would read. `parts`: how many equal parts each share is going to be made in.
+    """
+
+    def __init__(
+        self, order: EpochOrder, batch: int, *, rank: int = 0, ranks: int = 1, parts: int = 1
+    ) -> None:
+        samples = len(order(0))
+        if batch > samples:
+            raise BadInput(
+                f"batch: {batch} clips a step, but there are only {samples} to train on; "
+                f"choose --set batch={max(2, samples // 4)} or less"
+            )
+        if batch % ranks:
+            raise BadInput(f"batch: {batch} can't be shared by {ranks} processes; make it a multiple")
+        if batch // ranks % parts:
+            raise BadInput(
+                f"accumulate: the {batch // ranks} clips of each of {ranks} processes can't be made in "
+                f"{parts} equal parts; change batch or accumulate"
+            )
+        self.order, self.batch, self.rank, self.ranks = order, batch, rank, ranks
+        self.per_epoch = samples // batch
+        self._epoch, self._indices = -1, np.empty(0, dtype=np.int64)
+
+    def epoch(self, step: int) -> int:
+        """The epoch that `step` (from 0) belongs to."""
+        return step // self.per_epoch
+
+    def draws(self, step: int) -> list[Draw]:
+        """This rank's part of the batch of `step`."""
+        epoch, k = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._indices = epoch, self.order(epoch)
+        share = self.batch // self.ranks
+        start = k * self.batch + self.rank * share
+        return [Draw(int(i), epoch) for i in self._indices[start : start + share]]
+
+    def from_step(self, first: int, last: int) -> Iterator[list[Draw]]:
+        """The batches of steps first .. last - 1."""
+        return (self.draws(step) for step in range(first, last))
 
 
 def training_samples(store: Store, config: DataConfig) -> np.ndarray:
@@ -29,6 +88,20 @@ def training_samples(store: Store, config: DataConfig) -> np.ndarray:
     return np.asarray(store.select(split=split))
 
 
+def validation_samples(store: Store, config: ValidationConfig) -> np.ndarray:
+    """Indices to validate on; none where validation is off or the store has no such split.
+
+    Raises:
+        BadInput: a split was asked for that the store lacks.
+    """
+    if not config.every or (config.split is None and "val" not in store.splits):
+        return np.empty(0, np.int64)
+    split = config.split or "val"
+    if split not in store.splits:
+        raise no_split("validation.split", store, split)
+    return np.asarray(store.select(split=split))[: config.samples]
+
+
 def no_split(field: str, store: Store, split: str) -> BadInput:
     """The error for a split that a store lacks."""
     known = ", ".join(sorted({name for name in store.splits if name})) or "none"
@@ -41,13 +114,12 @@ def check_modalities(specs: dict[str, InputSpec], store: Store, config: Pretrain
     Raises:
         BadInput: naming what is missing.
     """
-    fed = trained_pairs(config.loss, specs)
+    fed = config.loss.fed_by(specs)
     if not fed:
-        wanted = {name: pair for name, pair in PAIRS.items() if getattr(config.loss, name)}
-        needs = " or ".join(f"{name} ({' and '.join(pair)})" for name, pair in wanted.items())
+        needs = " or ".join(f"{name} ({' and '.join(PAIRS[t.on])})" for name, t in config.loss.named.items())
         raise BadInput(
             f"{store_name(store)}: has {', '.join(store.features)}; the losses need {needs}. "
-            "Extract the missing modality, or set another loss weight (loss.va, loss.vt, loss.at)"
+            "Extract the missing modality, or set other losses (loss.terms)"
         )
     if config.harmonize.mode != "none" and len(fed) < 2:
         raise BadInput(

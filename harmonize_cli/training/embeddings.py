@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from harmonize_cli.data.batches import StoreDataset
+from harmonize_cli.data.windows import check_inputs
 from harmonize_cli.errors import BadInput, missing_extra
 from harmonize_cli.files import atomic_path, write_array, write_json
 from harmonize_cli.locks import one_writer
 from harmonize_cli.models.checkpoint import LoadedModel
 from harmonize_cli.progress import progress
-from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import check_inputs
 
 Table = dict[str, np.ndarray]
 

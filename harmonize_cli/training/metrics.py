@@ -1,65 +1,20 @@
-"""metrics.jsonl: one line of numbers every few steps."""
+"""Figures of a run between two lines of its log, and as text."""
 
-import importlib.util
-import json
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from harmonize_cli.errors import missing_extra
-from harmonize_cli.ranks import sum_over_ranks
-from harmonize_cli.training.run_folder import METRICS
+from harmonize_cli.harmony import HarmonyReport
+from harmonize_cli.ranks import gather, ranks, sum_over_ranks
 from harmonize_cli.training.step import Outcome
 
-
-class MetricsLog:
-    """Appends lines on rank 0; other ranks' calls do nothing. With `tensorboard`, event files as well."""
-
-    def __init__(self, run: Path, *, write: bool, tensorboard: bool = False) -> None:
-        self._file = (run / METRICS).open("a", encoding="utf-8") if write else None
-        self._events = _event_writer(run) if write and tensorboard else None
-
-    def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """One line. NaN and infinity, which JSON lacks, become null."""
-        if self._file:
-            clean = {k: _finite(v) for k, v in values.items()}
-            self._file.write(json.dumps({"step": step, **clean}) + "\n")
-            self._file.flush()
-        if self._events:
-            for name, value in values.items():
-                if value is not None:
-                    self._events.add_scalar(name, value, step)
-
-    def __enter__(self) -> "MetricsLog":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()
-        if self._events:
-            self._events.close()
-
-
-def check_tensorboard() -> None:
-    """Say before the first step that the extra is missing.
-
-    Raises:
-        BadInput: naming the extra.
-    """
-    if importlib.util.find_spec("tensorboard") is None:
-        raise missing_extra("tensorboard", "tensorboard", "tensorboard: true")
-
-
-def _event_writer(run: Path) -> Any:
-    from torch.utils.tensorboard.writer import SummaryWriter
-
-    return SummaryWriter(str(run / "events"))
+SCORE = "val/score"
+"""What `best` is chosen by: of the retrieval validator the mean R@10 over all directions."""
 
 
 class Pace:
@@ -127,5 +82,32 @@ class MeanLosses:
         self._sums, self._steps = {}, 0
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def format_validation(figures: dict[str, float]) -> str:
+    """A validation in one line."""
+    r10 = {k.split("/")[1]: v for k, v in figures.items() if k.endswith("/R@10")}
+    each = ", ".join(f"{direction} {value:.3f}" for direction, value in r10.items())
+    return f"validation R@10 {figures[SCORE]:.3f} ({each})"
+
+
+def harmony_figures(report: HarmonyReport | None) -> dict[str, Any]:
+    """What harmonization saw in a step, on all ranks."""
+    if report is None:
+        return {}
+    if ranks() > 1:
+        report = replace(
+            report,
+            gram=gather(report.gram),
+            cosine=gather(report.cosine),
+            weights=gather(report.weights),
+            kept=gather(report.kept),
+        )
+    figures: dict[str, Any] = report.scalars()
+    return {"harmony_seconds": figures.pop("seconds"), **figures}
+
+
+def format_progress(figures: dict[str, Any]) -> str:
+    """The text of the progress bar."""
+    conflict = figures.get("conflict_share")
+    share = f", conflict {conflict:.0%}" if conflict is not None else ""
+    loss = "not finite" if figures["loss"] is None else f"{figures['loss']:.3f}"
+    return f"loss {loss}{share}, {figures['clips_per_s']:.0f} clips/s"

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harmonize_cli.data.batches import Batch
+from harmonize_cli.models.base import Model
 from harmonize_cli.models.norm import BatchNorm
-from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.store.batches import Batch
 
 SAMPLES = 1024
 """Clips of the training split that the statistics come from."""
@@ -30,7 +30,7 @@ def spread(samples: np.ndarray, batch: int) -> list[np.ndarray]:
 
 
 @torch.no_grad()
-def measure(model: Vatt, batches: Iterable[Batch], device: torch.device) -> dict[str, Tensor]:
+def measure(model: Model, batches: Iterable[Batch], device: torch.device) -> dict[str, Tensor]:
     """Mean and variance of every BatchNorm's rows over `batches`, by buffer name; all else as in evaluation.
 
     A pure function of weights and batches: it draws no random numbers and leaves the model as it was, for
@@ -61,7 +61,7 @@ def measure(model: Vatt, batches: Iterable[Batch], device: torch.device) -> dict
 
 
 @contextmanager
-def applied(model: Vatt, statistics: Mapping[str, Tensor]) -> Iterator[None]:
+def applied(model: Model, statistics: Mapping[str, Tensor]) -> Iterator[None]:
     """The model has these statistics inside, and its own afterwards."""
     buffers = {name: x for name, x in model.named_buffers() if name in statistics}
     own = {name: x.clone() for name, x in buffers.items()}

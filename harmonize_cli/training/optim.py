@@ -1,15 +1,18 @@
-"""Optimiser and learning rate."""
+"""Optimizer, learning rate, and the moving average of the weights."""
 
 import math
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from harmonize_cli.training.config import OptimConfig, PretrainConfig
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
-def build_optimiser(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
     """Adam or AdamW; the learning rate is set at every step. Weight decay spares vectors and scalars."""
     trained = [p for p in parameters if p.requires_grad]
     groups = [
@@ -41,3 +44,24 @@ def learning_rate(step: int, steps: int, config: PretrainConfig) -> float:
 def warmup_steps(steps: int, config: OptimConfig) -> int:
     """`warmup`, resolved."""
     return config.warmup if config.warmup is not None else min(10_000, steps // 20)
+
+
+class Ema(AveragedModel):
+    """Average of a model's parameters; the average of a run's first steps follows the weights faster.
+
+    `module` is the model with averaged parameters; its buffers are the model's.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, multi_avg_fn=self._follow)
+        self.decay, self.step = decay, 0
+        self.n_averaged.fill_(1)  # it starts at the model's weights, not at those after the first step
+        self.module.requires_grad_(False)
+
+    def update(self, model: nn.Module, step: int) -> None:
+        """After optimiser step number `step` (from 1)."""
+        self.step = step
+        self.update_parameters(model)
+
+    def _follow(self, average: Tensors, weights: Tensors, _: Tensor | int) -> None:
+        torch._foreach_lerp_(average, weights, 1 - min(self.decay, self.step / (self.step + 10)))

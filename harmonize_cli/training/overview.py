@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from harmonize_cli.harmony import Harmonizer
-from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.objectives.trimodal import TriModalLoss
-from harmonize_cli.store.windows import InputSpec
+from harmonize_cli.models.base import blank_inputs, make_model
+from harmonize_cli.models.inputs import InputSpec
+from harmonize_cli.objectives.objective import Objective
 from harmonize_cli.training.config import PretrainConfig
 
 
@@ -26,15 +26,22 @@ class Row:
 
 
 def describe_model(specs: Mapping[str, InputSpec], config: PretrainConfig) -> list[Row]:
-    """Rows in the order of the tree. Works on shapes alone: no memory, no arithmetic.
+    """Rows in the order of the tree. Works on shapes alone, without memory and arithmetic, where a model can.
 
     Raises:
         BadInput: a scope that covers no layer.
     """
-    with torch.device("meta"):
-        model = Vatt(config.model.model_copy(update={"word_vectors": None}), specs)
-        loss = TriModalLoss(config.loss)
-        pooled = model.encode(_blank(specs))
+    try:
+        return _describe(specs, config, "meta")
+    except RuntimeError:  # a model that looks at its inputs' values
+        return _describe(specs, config, "cpu")
+
+
+def _describe(specs: Mapping[str, InputSpec], config: PretrainConfig, device: str) -> list[Row]:
+    with torch.device(device):
+        model = make_model(config.model.fresh(), specs)
+        loss = Objective(config.loss)
+        pooled = model.encode(blank_inputs(specs))
         present = {m: torch.ones(2, dtype=torch.bool) for m in ("video", "audio", "text")}
         texts = specs["text"].candidates if "text" in specs else 1
         terms = loss(model.heads(pooled), present, torch.ones(2, texts, dtype=torch.bool))
@@ -71,20 +78,6 @@ def show_model(rows: list[Row], scope: str) -> str:
     return "\n".join(lines)
 
 
-def _blank(specs: Mapping[str, InputSpec]) -> dict[str, Tensor]:
-    """Two empty samples."""
-    inputs: dict[str, Tensor] = {}
-    for modality, spec in specs.items():
-        if modality == "text":
-            tail = (spec.rows,) if spec.kind == "tokens" else spec.row_shape
-            dtype = torch.long if spec.kind == "tokens" else torch.float32
-            inputs["text"] = torch.zeros(2, spec.candidates, *tail, dtype=dtype)
-        else:
-            dtype = torch.uint8 if spec.kind == "frames" else torch.float32
-            inputs[modality] = torch.zeros(2, spec.rows, *spec.row_shape, dtype=dtype)
-    return inputs
-
-
 def _reached(loss: Tensor, owners: Mapping[nn.Parameter, str]) -> set[str]:
     """Names of the modules whose parameters `loss` depends on."""
     trained = [p for p in owners if p.requires_grad]
@@ -97,7 +90,10 @@ def _folded(rows: list[Row]) -> list[Row]:
 
     def pattern(row: Row) -> str:
         parts = row.path.split(".")
-        return ".".join("*" if i and parts[i - 1] == "blocks" else part for i, part in enumerate(parts))
+        return ".".join(
+            "*" if i and parts[i - 1] in ("blocks", "layer", "layers") else part
+            for i, part in enumerate(parts)
+        )
 
     order: dict[str, list[Row]] = {}
     for row in rows:

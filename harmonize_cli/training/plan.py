@@ -1,22 +1,24 @@
-"""`harmonize plan`: what a run will cost, from its config, its store and a few probe steps."""
+"""Before a run: `harmonize plan`, what it will cost, and `--verify`, whether its gradients are exact."""
 
 import resource
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from harmonize_cli.ranks import pick_device
+from harmonize_cli.harmony import Verification, verify
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.data import training_samples
-from harmonize_cli.training.loop import seed_step, update
-from harmonize_cli.training.order import Schedule, shuffled
-from harmonize_cli.training.setup import Place, build, make_job, planned_steps, start_state
+from harmonize_cli.training.run import Run
+
+SAMPLES = 16
+"""Samples of the batch that are looped over one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +47,19 @@ def make_plan(store_path: Path, config: PretrainConfig, probe_steps: int = 5) ->
     Raises:
         BadInput: as `pretrain`.
     """
-    device = pick_device(config.device)
     store = Store.open(store_path)
-    samples = training_samples(store, config.data)
-    schedule = Schedule(shuffled(samples, config.seed), config.batch, parts=config.accumulate)
-    steps = planned_steps(config, schedule)
-    parts = build(store, config, steps, device)
-    state = start_state(parts, config)
     with tempfile.TemporaryDirectory() as folder:
-        place = Place(store, Path(folder), config, device)
-        span = (0, max(steps, probe_steps + 2))
-        job = make_job(place, parts, state, schedule, span=span, recorders=())
+        run = Run(store, config, Path(folder))
+        device, samples, steps = run.device, run.rows, run.steps
+        batches = run.batches(max(steps, probe_steps + 2))
         took = []
         for step in range(probe_steps + 2):
             began = time.perf_counter()
-            seed_step(config.seed, step)
-            state.optimiser.zero_grad(set_to_none=True)
-            state.gradients(next(job.batches).to(device), step)
-            update(state, 0.0, config.optim.clip)
+            run.step(step, next(batches))
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             took.append(time.perf_counter() - began)
-        checkpoint = _checkpoint_bytes(job.save(0))
+        checkpoint = _checkpoint_bytes(run.save(0))
     size = sum(path.stat().st_size for path in store.shards) * len(samples) / max(1, len(store))
     per_step = statistics.median(took[2:])
     epochs = steps * config.batch / len(samples)
@@ -74,7 +67,7 @@ def make_plan(store_path: Path, config: PretrainConfig, probe_steps: int = 5) ->
         steps=steps,
         clips=steps * config.batch,
         epochs=epochs,
-        parameters=sum(p.numel() for p in state.gradients.parameters()),
+        parameters=sum(p.numel() for p in run.train_step.parameters()),
         seconds_per_step=per_step,
         hours=per_step * steps / 3600,
         peak_memory_gb=_peak_bytes(device) / 1e9,
@@ -98,6 +91,28 @@ def show_plan(plan: Plan) -> str:
         "store read": f"{plan.read_gb:.2f} GB (less where samples fit into data.cache_gb)",
     }
     return "\n".join(f"{name:<12} {value}" for name, value in rows.items())
+
+
+def verify_gradients(store_path: Path, config: PretrainConfig) -> Verification:
+    """Compare the first batch's harmonized step with a loop of single-sample backward passes.
+
+    With mode none, rule and scope of the config are checked all the same.
+
+    Raises:
+        BadInput: as `pretrain`.
+    """
+    if config.harmonize.mode == "none":
+        section = config.harmonize.model_copy(update={"mode": "realign"})
+        config = config.model_copy(update={"harmonize": section})
+    run = Run(Store.open(store_path), config, Path())
+    batch = run.dataset.batch(run.schedule.draws(0)).to(run.device)
+    assert run.train_step.harmonizer is not None
+
+    def forward() -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        pooled, terms = run.train_step.forward(batch, 0)
+        return {name: term.value for name, term in terms.items()}, pooled
+
+    return verify(run.train_step.harmonizer, forward, units=min(SAMPLES, config.batch))
 
 
 def _peak_bytes(device: torch.device) -> int:

@@ -1,26 +1,32 @@
-"""One step's gradients: plain, or harmonized."""
+"""One optimizer step: plain, or harmonized."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+import torch._functorch.config
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from harmonize_cli.harmony import CachedStep, Harmonizer, HarmonyReport
-from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.objectives.nce import Term
-from harmonize_cli.objectives.trimodal import TriModalLoss
-from harmonize_cli.ranks import sum_gradients
-from harmonize_cli.store.batches import Batch
-from harmonize_cli.training.guide import Guide
+from harmonize_cli.data.batches import Batch
+from harmonize_cli.harmony import CachedStep, Gate, Harmonizer, HarmonyReport
+from harmonize_cli.models.base import Model, make_model
+from harmonize_cli.models.inputs import InputSpec
+from harmonize_cli.objectives.base import LossOutput
+from harmonize_cli.objectives.config import SPACES
+from harmonize_cli.objectives.objective import Objective
+from harmonize_cli.ranks import ranks, sum_gradients
+from harmonize_cli.training.config import GateConfig, PretrainConfig
+from harmonize_cli.training.hooks import Guide
+from harmonize_cli.training.optim import Ema, build_optimizer
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """Losses of this rank's rows, and what harmonization saw (None for a plain step)."""
 
-    terms: dict[str, Term]
+    terms: dict[str, LossOutput]
     report: HarmonyReport | None
 
     @property
@@ -29,38 +35,67 @@ class Outcome:
         return torch.stack([term.value.detach() for term in self.terms.values()]).sum()
 
 
-class Gradients:
-    """Fills `.grad` of model and loss with the gradient over all ranks' rows."""
+class TrainStep:
+    """One optimizer step: gradients over all ranks' rows, plain or harmonized, then the update.
+
+    Owns what is trained and what trains it. `guide` may gate by conflict, step by step.
+    """
 
     def __init__(
         self,
-        model: Vatt,
-        loss: TriModalLoss,
-        harmonizer: Harmonizer | None,
+        model: Model,
+        objective: Objective,
+        config: PretrainConfig,
         *,
-        precision: str = "fp32",
-        accumulate: int = 1,
-        chunk: int | None = None,
-        engine_every: int = 1,
+        steps: int,
+        guide: Guide | None = None,
     ) -> None:
-        self.guide: Guide | None = None
-        self.gated = False
-        """Whether the guide sets the engine's gate, step by step."""
-        self.model, self.loss, self.harmonizer = model, loss, harmonizer
-        self.accumulate, self.chunk = accumulate, chunk
-        self.engine_every = engine_every
+        self.model, self.objective, self.guide = model, objective, guide
+        self.gated = guide is not None and guide.by_conflict
+        self.harmonizer = build_harmonizer(model, objective, config, steps, gated=self.gated)
+        if config.compile:
+            # the harmonizer goes through the compiled backward twice: it may not reuse its inputs' memory
+            torch._functorch.config.donated_buffer = False
+        model.prepare(checkpointing=config.checkpoint_activations, compiled=config.compile)
+        self.accumulate, self.clip = config.accumulate, config.optim.clip
+        self.chunk = config.chunk and max(1, config.chunk // ranks())
+        self.engine_every = config.harmonize.log_every if config.harmonize.mode == "none" else 1
         """Steps between those that the engine makes; 0: only those that a plan gates."""
-        self.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        self.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
         device = next(model.parameters()).device.type
-        self.scaler = GradScaler(device, enabled=precision == "fp16")
+        self.scaler = GradScaler(device, enabled=config.precision == "fp16")
+        self.optimizer = build_optimizer(self.parameters(), config.optim)
+        self.ema = Ema(model, config.ema) if config.ema else None
+
+    @classmethod
+    def build(
+        cls,
+        specs: Mapping[str, InputSpec],
+        config: PretrainConfig,
+        device: torch.device,
+        *,
+        steps: int,
+        guide: Guide | None = None,
+        fit_inputs: Callable[[Model], None] = lambda _: None,
+    ) -> "TrainStep":
+        """Before the first step; the seed decides the weights, the same on every rank."""
+        torch.manual_seed(config.seed)
+        model = make_model(config.model, specs).to(device)
+        model.needs({space for term in config.loss.terms for space in SPACES[term.on]})
+        fit_inputs(model)
+        made = cls(model, Objective(config.loss).to(device), config, steps=steps, guide=guide)
+        if made.harmonizer is not None:
+            made.harmonizer.policy.check(config.loss.fed_by(specs))
+        return made
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Everything that is trained."""
         yield from self.model.parameters()
-        yield from self.loss.parameters()
+        yield from self.objective.parameters()
 
     def __call__(self, batch: Batch, step: int) -> Outcome:
-        """Gradients of `step` (from 0) on this rank's `batch`; with fp16 they are still scaled."""
+        """Gradients of `step` (from 0) on this rank's `batch`, in place of those before; with fp16 scaled."""
+        self.optimizer.zero_grad(set_to_none=True)
         harmonize = bool(self.engine_every) and (step + 1) % self.engine_every == 0
         if self.guide is not None:
             batch = self.guide.before(batch, step)
@@ -77,6 +112,34 @@ class Gradients:
             make = self._harmonized if harmonize and self.harmonizer is not None else self._plain
             outcomes.append(make(part, step=step, last=last))
         return outcomes[0] if len(outcomes) == 1 else joined(outcomes)
+
+    def update(self, rate: float) -> Tensor:
+        """Clip and take the optimizer's step, unless the gradient isn't finite; returns its norm."""
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        norm = take_step(self.optimizer, self.parameters(), rate, clip=self.clip)
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        return norm
+
+    def state(self) -> dict[str, Any]:
+        """What goes on with the run besides the weights; nothing but plain values and tensors."""
+        state = {
+            "loss": self.objective.state_dict(),
+            "optimiser": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        if self.harmonizer is not None:
+            state["harmonizer"] = self.harmonizer.state_dict()
+        return state
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Put `state()` back."""
+        self.objective.load_state_dict(state["loss"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.optimizer.load_state_dict(state["optimiser"])
+        if self.harmonizer is not None:
+            self.harmonizer.load_state_dict(state.get("harmonizer", {}))
 
     def _plain(self, batch: Batch, *, step: int, last: bool) -> Outcome:
         _, terms = self.forward(batch, step)
@@ -103,7 +166,7 @@ class Gradients:
         """Chunk by chunk, with the negatives of the whole batch."""
         assert self.harmonizer is not None
         assert self.chunk is not None
-        terms: dict[str, Term] = {}
+        terms: dict[str, LossOutput] = {}
         valid: dict[str, Tensor] = {}  # known, as the terms, once the losses were made
 
         def losses_of(pooled: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -118,7 +181,7 @@ class Gradients:
             {name: replace(term, value=term.value.detach()) for name, term in terms.items()}, report
         )
 
-    def forward(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], dict[str, Term]]:
+    def forward(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], dict[str, LossOutput]]:
         """Pooled features and losses of a batch, with their graphs; the values are this part's share."""
         pooled = self._encode(batch)
         terms = self._losses(pooled, batch, step)
@@ -131,7 +194,7 @@ class Gradients:
         with self._mixed(batch):
             return self.model.encode(batch.inputs)
 
-    def _losses(self, pooled: Mapping[str, Tensor], batch: Batch, step: int) -> dict[str, Term]:
+    def _losses(self, pooled: Mapping[str, Tensor], batch: Batch, step: int) -> dict[str, LossOutput]:
         with self._mixed(batch):
             embeddings = self.model.heads(pooled, batch.real)
         if self.harmonizer is not None:
@@ -145,11 +208,27 @@ class Gradients:
         device = batch.groups.device.type
         return torch.autocast(device, dtype=self.autocast, enabled=self.autocast is not None)
 
-    def _terms(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Term]:
-        terms: dict[str, Term] = self.loss(
+    def _terms(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, LossOutput]:
+        terms: dict[str, LossOutput] = self.objective(
             embeddings, batch.present, batch.text_present, batch.groups, batch.texts
         )
         return terms
+
+
+def take_step(
+    optimizer: torch.optim.Optimizer, clipped: Iterable[nn.Parameter], rate: float, *, clip: float
+) -> Tensor:
+    """Clip the gradient of `clipped` to length `clip` (0: don't) and take the optimizer's step, unless that
+    gradient isn't finite; returns its norm."""
+    parameters = [p for p in clipped if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if torch.isfinite(norm):
+        if clip:
+            torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    return norm
 
 
 def equal_parts(samples: int, most: int) -> int:
@@ -160,9 +239,9 @@ def equal_parts(samples: int, most: int) -> int:
 def joined(outcomes: Sequence[Outcome]) -> Outcome:
     """The outcome of a batch that was made in parts."""
 
-    def term(name: str) -> Term:
+    def term(name: str) -> LossOutput:
         parts = [outcome.terms[name] for outcome in outcomes]
-        return Term(
+        return LossOutput(
             torch.stack([part.value.detach() for part in parts]).sum(),
             torch.cat([part.per_sample for part in parts]),
             torch.cat([part.valid for part in parts]),
@@ -182,3 +261,34 @@ def _one_report(reports: Sequence[HarmonyReport]) -> HarmonyReport:
         kept=torch.cat([report.kept for report in reports]),
         seconds=sum(report.seconds for report in reports),
     )
+
+
+def build_harmonizer(
+    model: nn.Module, objective: nn.Module, config: PretrainConfig, steps: int, *, gated: bool = False
+) -> Harmonizer | None:
+    """The engine for this mode; with mode none one that only looks, or None where nobody wants to look.
+
+    gated: a plan is going to set its gate.
+
+    Chunked batches are made by the engine even then: at scope representation that costs nothing.
+    """
+    section = config.harmonize
+    looks = bool(section.log_every) or gated
+    if section.mode == "none" and not looks and not config.chunk:
+        return None
+    idle = section.mode == "none" and not looks
+    return Harmonizer(
+        {"": model, "loss": objective},
+        rule=section.rule if section.mode in ("realign", "both") else "sum",
+        scope="representation" if idle else section.scope,
+        gate=build_gate(section.gate, steps) if section.mode in ("curriculum", "both") else None,
+        granularity=section.granularity,
+        gram=section.gram,
+        control=section.control if section.mode != "none" else None,
+        seed=config.seed,
+    )
+
+
+def build_gate(gate: GateConfig, steps: int) -> Gate:
+    """The gate of a run of `steps` steps."""
+    return Gate(**gate.model_dump() | {"steps": gate.steps or max(1, steps - gate.warmup)})

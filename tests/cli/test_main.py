@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 import harmonize_cli
+from harmonize_cli.cli.gone import GONE
 from harmonize_cli.cli.main import app
+from harmonize_cli.errors import BadInput
 
 HEAVY = ("torch", "numpy", "h5py", "sklearn", "matplotlib", "open_clip", "torchaudio")
 
@@ -63,3 +66,10 @@ def test_an_error_is_one_message_without_traceback(harmonize, tmp_path: Path) ->
     done = harmonize("extract", tmp_path / "absent.csv", "-o", tmp_path / "store.h5", code=2)
     assert "absent.csv" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("gone", GONE)
+def test_what_is_gone_names_the_new_way(gone: str) -> None:
+    error = CliRunner().invoke(app, gone.split()).exception
+    assert isinstance(error, BadInput)
+    assert str(error) == f"harmonize {gone} is gone; {GONE[gone]}"

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from harmonize_cli.curriculum.pretrain import pretrain
 from harmonize_cli.models.config import ModelConfig
 from harmonize_cli.store.schema import FeatureSpec, Sample, Status
 from harmonize_cli.store.writer import ShardWriter
 from harmonize_cli.training.config import OptimConfig, PretrainConfig
-from harmonize_cli.training.pretrain import pretrain
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,24 @@ from planted import CONFIG, World
 from safetensors.torch import load_file
 
 from harmonize_cli.config import validate
-from harmonize_cli.curriculum.gates import rejected
-from harmonize_cli.curriculum.indicators import REGISTRY
+from harmonize_cli.curriculum.guide import rejected
+from harmonize_cli.curriculum.indicators import columns_of
 from harmonize_cli.curriculum.plan import Gate, Plan, write_plan
+from harmonize_cli.curriculum.pretrain import pretrain
 from harmonize_cli.curriculum.view import BatchView
+from harmonize_cli.data.batches import StoreDataset
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.checkpoint import load_model
-from harmonize_cli.objectives.nce import Term
-from harmonize_cli.objectives.trimodal import tri_modal_losses
-from harmonize_cli.store.batches import StoreDataset
+from harmonize_cli.objectives.base import LossOutput
+from harmonize_cli.objectives.config import LossConfig
+from harmonize_cli.objectives.objective import Objective
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.pretrain import pretrain
 
 SHORT = CONFIG.model_copy(update={"steps": 12, "batch": 30})
-AT_HAND = [name for name, indicator in REGISTRY.items() if not indicator.needs]
+LOSSES = {"va": "va", "vt": "vt"}
+COLUMNS = columns_of(LOSSES)
+AT_HAND = [name for name, c in COLUMNS.items() if c.kind.online and not c.scope]
 
 
 def _config(**harmonize: object) -> PretrainConfig:
@@ -42,7 +45,7 @@ def _plan(folder: Path, **gate: object) -> Path:
 @pytest.mark.parametrize(
     ("gate", "complaint"),
     [
-        ({"by": "smell"}, "smell unknown; gates can look at .*loss_vt.*margin_at"),
+        ({"by": "smell"}, "smell unknown; gates can look at .*loss_.*margin_"),
         ({"by": "neighbours_vt"}, "neighbours_vt needs more than a training step has: cut by its scores"),
         ({"by": "norm_vt_backbone"}, "norm_vt_backbone needs more"),
         ({"by": "similarity_vt", "start": -0.3}, "shares, between 0 and 1, unless `unit: value`"),
@@ -56,7 +59,7 @@ def test_gates_that_cannot_be_are_refused(gate: dict[str, object], complaint: st
 
 def test_what_a_rejected_sample_loses_follows_from_the_indicator() -> None:
     takes = {by: Gate(by=by).takes for by in ("loss_va", "margin_vt", "similarity_at", "cosine_all")}
-    assert list(takes.values()) == ["sound", "caption", "caption", "sample"]
+    assert list(takes.values()) == ["audio", "caption", "caption", "sample"]
     assert Gate(by="loss_va", action="sample").takes == "sample"
 
 
@@ -67,21 +70,22 @@ def view(world: World) -> BatchView:
     batch = StoreDataset(Store.open(world.store), loaded.specs).batch(list(range(40)))
     with torch.no_grad():
         embeddings = loaded.model(batch.inputs).embeddings
-    return BatchView(batch, embeddings, tri_modal_losses(embeddings, batch.present, batch.text_present))
+    terms = Objective(LossConfig())(embeddings, batch.present, batch.text_present)
+    return BatchView(batch, embeddings, terms, LOSSES)
 
 
 @pytest.mark.parametrize("by", AT_HAND)
 def test_the_most_suspicious_are_rejected_and_the_undefined_never(view: BatchView, by: str) -> None:
-    value = REGISTRY[by].measure(view).numpy()
+    value = COLUMNS[by].measure(view).numpy()
     defined = np.isfinite(value)
     assert not defined.all()
-    badness = value if REGISTRY[by].noisy == "high" else -value
+    badness = value if COLUMNS[by].noisy == "high" else -value
     order = np.argsort(np.where(defined, -badness, np.inf))
     found = rejected(Gate(by=by), 0.3, view).numpy()
     assert set(np.flatnonzero(found)) == set(order[: int(0.3 * defined.sum())])
     edge = float(np.median(value[defined]))
     found = rejected(Gate(by=by, unit="value"), edge, view).numpy()
-    np.testing.assert_array_equal(found, badness > (edge if REGISTRY[by].noisy == "high" else -edge))
+    np.testing.assert_array_equal(found, badness > (edge if COLUMNS[by].noisy == "high" else -edge))
 
 
 class Counted:
@@ -90,7 +94,7 @@ class Counted:
     def __init__(self) -> None:
         self.steps: list[dict[str, int]] = []
 
-    def record(self, step, epoch, batch, terms: Mapping[str, Term], report) -> None:
+    def record(self, step, epoch, batch, terms: Mapping[str, LossOutput], report) -> None:
         self.steps.append({name: int(term.valid.sum()) for name, term in terms.items()})
 
     def flush(self, step) -> None: ...
@@ -177,7 +181,7 @@ def test_a_conflict_gate_starts_with_its_phase_and_may_come_with_a_resume(
             "both has a gate of its own; with this plan set realign",
         ),
         ({"by": "cosine_all"}, {"scope": "all", "granularity": "batch"}, "nothing to choose; set sample"),
-        ({"by": "margin_at"}, {}, "gate by margin_at: this run has no loss at"),
+        ({"by": "margin_vx"}, {}, "gate by margin_vx: this run has no such indicator; gate by .*margin_vt"),
     ],
 )
 def test_gates_that_the_run_cannot_have_are_refused_before_it_starts(

@@ -9,12 +9,11 @@ from planted import CONFIG, World, make_store
 from typer.testing import CliRunner
 
 from harmonize_cli.cli.main import app
-from harmonize_cli.curriculum.dynamics import dynamics, write_dynamics
-from harmonize_cli.curriculum.ledger import Ledger, read_ledger
+from harmonize_cli.curriculum.ledger import Ledger, dynamics, read_ledger, write_dynamics
+from harmonize_cli.curriculum.pretrain import pretrain
 from harmonize_cli.curriculum.scores import read_scores
 from harmonize_cli.errors import BadInput
 from harmonize_cli.store.reader import Store
-from harmonize_cli.training.pretrain import pretrain
 
 CHECKPOINT = CONFIG.checkpoint.model_copy(update={"every": 5, "keep": 9})
 SHORT = CONFIG.model_copy(update={"steps": 13, "batch": 20, "checkpoint": CHECKPOINT})

@@ -14,7 +14,7 @@ from planted import CONFIG, World
 from harmonize_cli.config import dump_yaml
 from harmonize_cli.curriculum.ledger import Ledger, Visits, read_ledger
 from harmonize_cli.curriculum.plan import Plan, write_plan
-from harmonize_cli.training.pretrain import pretrain
+from harmonize_cli.curriculum.pretrain import pretrain
 
 SHARE = 0.3
 SETTINGS = CONFIG.model_copy(

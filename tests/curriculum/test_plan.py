@@ -15,18 +15,16 @@ from safetensors.torch import load_file
 from harmonize_cli.config import validate
 from harmonize_cli.curriculum.guide import make_guide
 from harmonize_cli.curriculum.plan import Plan, read_plan, write_plan
-from harmonize_cli.curriculum.sampler import weighted_order
-from harmonize_cli.curriculum.score import score
-from harmonize_cli.curriculum.score_parts import ScoreSettings
+from harmonize_cli.curriculum.pretrain import pretrain
+from harmonize_cli.curriculum.score import ScoreSettings, score
 from harmonize_cli.curriculum.scores import Scores, read_scores
-from harmonize_cli.curriculum.weights import phase_weights
+from harmonize_cli.curriculum.weights import phase_weights, weighted_order
+from harmonize_cli.data.batches import Draw
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.checkpoint import find_checkpoint
-from harmonize_cli.store.batches import Draw
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.order import Schedule
-from harmonize_cli.training.pretrain import pretrain
+from harmonize_cli.training.data import Schedule
 
 IDS = [f"s{i}" for i in range(20)]
 SCORES = Scores(
@@ -83,9 +81,9 @@ def test_actions_weights_and_soft_edges() -> None:
     cut = {"indicator": "alike", "share": 0.5}
     (found,) = phase_weights(_plan(cut=cut, action="caption"), IDS, groups, SCORES)
     assert found.draw.min() == 1
-    assert not found.caption[10:].any()
-    assert found.caption[:10].all()
-    assert found.sound.all()
+    assert list(found.lost) == ["text"]
+    assert found.lost["text"][10:].all()
+    assert not found.lost["text"][:10].any()
     (found,) = phase_weights(_plan(cut=cut, weight=0.1), IDS, groups, SCORES)
     assert set(found.draw) == {0.1, 1.0}
     (found,) = phase_weights(_plan(cut=cut, softness=0.2), IDS, groups, SCORES)

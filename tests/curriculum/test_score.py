@@ -7,22 +7,24 @@ import pytest
 import torch
 from planted import World, train
 from sklearn.metrics import roc_auc_score
+from small_run import small_store
 from typer.testing import CliRunner
 
 from harmonize_cli.cli.main import app
-from harmonize_cli.curriculum.indicators import REGISTRY, register
-from harmonize_cli.curriculum.score import score
-from harmonize_cli.curriculum.score_parts import ScoreSettings, scoring_order
-from harmonize_cli.curriculum.scorer import Scorer, batch_agreement, losses_of, make_bank, pick_indicators
+from harmonize_cli.curriculum.indicators import INDICATORS, columns_of, indicator
+from harmonize_cli.curriculum.pretrain import pretrain
+from harmonize_cli.curriculum.score import ScoreSettings, score, scoring_order
+from harmonize_cli.curriculum.scorer import Scorer, batch_agreement, pick_columns
 from harmonize_cli.curriculum.scores import Scores, read_scores
+from harmonize_cli.data.batches import StoreDataset
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony import Harmonizer, conflict_cosine
 from harmonize_cli.models.checkpoint import STATE, load_model
 from harmonize_cli.objectives.config import LossConfig
-from harmonize_cli.objectives.nce import mil_nce
-from harmonize_cli.store.batches import StoreDataset
+from harmonize_cli.objectives.losses.nce import mil_nce
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import Status
+from harmonize_cli.training.config import PretrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +37,9 @@ def scores(world: World, tmp_path_factory: pytest.TempPathFactory) -> Scores:
 
 def test_every_sample_once_in_the_stores_order(world: World, scores: Scores) -> None:
     assert list(scores.ids) == Store.open(world.store).ids
-    assert set(scores.columns) == {name for name, indicator in REGISTRY.items() if not indicator.costly}
-    assert REGISTRY.keys() - scores.columns.keys() == {"cosine_all"}
+    able = columns_of({"va": "va", "vt": "vt"})
+    asked_for = {"cosine_all", "cosine_shared", "norm_va_shared", "norm_vt_shared"}
+    assert able.keys() - scores.columns.keys() == asked_for
 
 
 def test_undefined_exactly_where_a_modality_lacks(world: World, scores: Scores) -> None:
@@ -45,12 +48,9 @@ def test_undefined_exactly_where_a_modality_lacks(world: World, scores: Scores) 
     assert lacks["audio"].any()
     assert lacks["text"].any()
     for name, column in scores.columns.items():
-        pairs = REGISTRY[name].pairs
-        needed = {"va": "audio", "vt": "text"}
-        expected = np.zeros(len(store), bool)
-        for pair in pairs:
-            for modality in ("audio", "text") if pair == "at" else (needed[pair],):
-                expected |= lacks[modality]
+        ends = {"va": "audio", "vt": "text", "at": "audio text"}
+        needed = next((m for pair, m in ends.items() if f"_{pair}" in name), "audio text")  # cosines: both
+        expected = np.any([lacks[modality] for modality in needed.split()], axis=0)
         np.testing.assert_array_equal(np.isnan(column), expected, err_msg=name)
 
 
@@ -73,9 +73,8 @@ def _batch_of(world: World, names: list[str] | None = None) -> tuple[Scorer, obj
     loaded = load_model(world.run)
     store = Store.open(world.store)
     dataset = StoreDataset(store, loaded.specs)
-    losses = losses_of(loaded, loaded.specs)
-    bank = make_bank(loaded, dataset, np.arange(64), batch=32)
-    scorer = Scorer(loaded, pick_indicators(names, losses), losses, bank=bank)
+    scorer = Scorer(loaded, loaded.specs, names)
+    scorer.fill_bank(dataset, np.arange(64), batch=32, seed=0)
     return scorer, dataset.batch(list(range(12)))
 
 
@@ -106,26 +105,25 @@ def test_conflict_is_the_cosine_of_what_flows_through_the_sample(world: World) -
 
 def test_a_learned_temperature_is_the_trained_one(world: World, tmp_path: Path) -> None:
     """Not where it started; the config's value where a checkpoint keeps no state of the losses."""
-    loss = LossConfig(learn_temperature=True)
+    loss = LossConfig.model_validate({"learn_temperature": True})
     run = train(world.store, tmp_path / "run", loss=loss, steps=30)
     loaded = load_model(run)
-    trained = torch.load(loaded.checkpoint / STATE, weights_only=True)["loss"]["tau.vt.log_tau"].exp()
-    assert abs(trained.item() - loss.temperature) > 1e-3
+    trained = torch.load(loaded.checkpoint / STATE, weights_only=True)["loss"]["terms.vt.log_tau"].exp()
+    assert abs(trained.item() - loss.named["vt"].temperature) > 1e-3
     batch = StoreDataset(Store.open(world.store), loaded.specs).batch(list(range(12)))
     out = loaded.model(batch.inputs).embeddings
-    wanted = ["loss_vt"]
 
     def scored() -> np.ndarray:
-        return Scorer(loaded, pick_indicators(wanted, ["va", "vt"]), ["va", "vt"])(batch)["loss_vt"]
+        return Scorer(loaded, loaded.specs, ["loss_vt"])(batch)["loss_vt"]
 
     def expected(tau: float) -> np.ndarray:
-        masks = {"video_mask": batch.present["video"], "partner_mask": batch.text_present}
+        masks = {"anchor_mask": batch.present["video"], "partner_mask": batch.text_present}
         term = mil_nce(out["video_vt"], out["text_vt"], tau, **masks)
         return torch.where(term.valid, term.per_sample, torch.nan).numpy()
 
     np.testing.assert_allclose(scored(), expected(trained.item()), rtol=1e-5)
     torch.save({}, loaded.checkpoint / STATE)
-    np.testing.assert_allclose(scored(), expected(loss.temperature), rtol=1e-5)
+    np.testing.assert_allclose(scored(), expected(loss.named["vt"].temperature), rtol=1e-5)
 
 
 @pytest.mark.parametrize("scope", ["all", "backbone", "representation"])
@@ -205,22 +203,40 @@ def test_order_mixes_the_files() -> None:
 
 
 def test_unknown_indicators_are_named() -> None:
-    with pytest.raises(BadInput, match=r"(?s)loudness: unknown.*margin_at: needs the pairs at"):
-        pick_indicators(["loudness", "margin_at", "loss_vt"], ["vt"])
+    with pytest.raises(
+        BadInput, match=r"(?s)loudness: unknown.*margin_at: unknown here .did you mean margin_vt"
+    ):
+        pick_columns(["loudness", "margin_at", "loss_vt"], {"vt": "vt"})
+    assert [column.name for column in pick_columns(["margin"], {"va": "va"})] == ["margin_va"]
+
+
+def test_columns_follow_the_losses_of_the_run() -> None:
+    one, three = columns_of({"va": "va"}), columns_of({"va": "va", "vt": "vt", "at": "at"})
+    assert {"loss_va", "similarity_va", "norm_va_backbone", "agreement_va"} <= set(one)
+    assert not any("vt" in name or name.startswith("cosine") for name in one)
+    assert {"loss_at", "norm_at_backbone", "agreement_at", "margin_at", "cosine_backbone"} <= set(three)
+    assert three["cosine_backbone"].modalities == ("video", "audio", "text")
+    two = columns_of({"siglip_vt": "vt", "gramian": "vat"})  # names of the user's, a triple
+    assert {"loss_siglip_vt", "loss_gramian", "norm_gramian_backbone", "margin_vt", "margin_at"} <= set(two)
+    assert two["loss_gramian"].modalities == ("video", "audio", "text")
 
 
 def test_an_indicator_is_one_call(world: World) -> None:
-    @register("words", noisy="low", about="words of the caption", pairs=("vt",))
+    @indicator("words", noisy="low", about="words of the caption", modalities=("text",))
     def words(view):
         return (view.batch.inputs["text"] != 0).sum((1, 2)).float()
 
     try:
         scorer, batch = _batch_of(world)
-        assert set(scorer(batch)["words"]) <= {0.0, 2.0}
+        found = scorer(batch)["words"]
+        lacking = ~batch.present["text"].numpy()
+        assert lacking.any()
+        np.testing.assert_array_equal(np.isnan(found), lacking)
+        assert set(found[~lacking]) == {2.0}
         with pytest.raises(ValueError, match="registered twice"):
-            register("words", noisy="low", about="", pairs=())(words)
+            indicator("words", noisy="low", about="")(words)
     finally:
-        del REGISTRY["words"]
+        del INDICATORS._entries["words"]
 
 
 def test_command(world: World, tmp_path: Path) -> None:
@@ -233,3 +249,23 @@ def test_command(world: World, tmp_path: Path) -> None:
     assert (out / "histogram.png").stat().st_size > 10_000
     again = CliRunner().invoke(app, words)
     assert "all done before" in again.output
+
+
+def test_separate_towers_are_compared_where_losses_meet(tmp_path: Path) -> None:
+    """Nothing is passed by all modalities there: the scope is the video tower."""
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = {
+        "kind": "towers",
+        "video": {"config": {**size, "patch_size": 4, "tubelet_size": 2}},
+        "audio": {"config": {**size, "patch_size": 4, "frequency_stride": 4, "time_stride": 4}},
+        "text": {"config": size},
+        "space": 12,
+    }
+    store = small_store(tmp_path / "store.h5")
+    config = {"batch": 8, "steps": 2, "device": "cpu", "model": model}
+    pretrain(store, tmp_path / "run", PretrainConfig.model_validate(config))
+    score(tmp_path / "run", store, tmp_path / "scores", ScoreSettings())
+    columns = read_scores(tmp_path / "scores").columns
+    assert {"cosine_shared", "cosine_representation", "norm_va_shared", "similarity_at"} <= set(columns)
+    assert not any("backbone" in name for name in columns)
+    assert np.isfinite(columns["cosine_shared"]).any()

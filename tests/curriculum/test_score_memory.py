@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 from planted import train
 
-from harmonize_cli.curriculum.pictures import draw_histograms
-from harmonize_cli.curriculum.score import score
-from harmonize_cli.curriculum.score_parts import ScoreSettings
+from harmonize_cli.curriculum.score import ScoreSettings, score
+from harmonize_cli.curriculum.scores import draw_histograms
 from harmonize_cli.store.schema import FeatureSpec, Sample
 from harmonize_cli.store.writer import ShardWriter
 

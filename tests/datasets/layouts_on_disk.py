@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from harmonize_cli.datasets.layouts import LAYOUTS
-from harmonize_cli.datasets.layouts.base import Found
+from harmonize_cli.datasets.layouts import LAYOUTS, Found
 from harmonize_cli.errors import BadInput
 
 

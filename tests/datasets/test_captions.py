@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harmonize_cli.datasets.caption_files import read_captions
-from harmonize_cli.datasets.captions import Caption, Segment, caption_segments, tidy, window_segments
+from harmonize_cli.datasets.captions import Caption, CaptionSegment, caption_segments, tidy, window_segments
 from harmonize_cli.datasets.json_stream import stream_object
 from harmonize_cli.errors import BadInput
 
@@ -102,8 +102,8 @@ def test_captions_without_times(tmp_path: Path) -> None:
     [
         ("a.vtt", "WEBVTT\n\n00:01 --> 00:02\nx\n", "a.vtt:3: expected times such as"),
         ("a.srt", "just words\n", "no captions with times"),
-        ("a.json", "{", "no valid JSON"),
-        ("a.json", "[" * 100_000, "no valid JSON"),
+        ("a.json", "{", "invalid JSON"),
+        ("a.json", "[" * 100_000, "invalid JSON"),
         ("a.json", "3", "no captions in it"),
         ("a.json", '{"start": [1]}', "no captions in it"),
         ("a.json", '{"start": [1], "end": [2, 3], "text": ["x"]}', "no captions in it"),
@@ -184,7 +184,7 @@ def test_many_captions_cost_little() -> None:
     assert len(caption_segments(same)) == len(same)
     assert time.process_time() - before < 5
     assert caption_segments([]) == []
-    assert window_segments(3.0, 2.0) == [Segment(0, 2.0, ()), Segment(2.0, 3.0, ())]
+    assert window_segments(3.0, 2.0) == [CaptionSegment(0, 2.0, ()), CaptionSegment(2.0, 3.0, ())]
     with pytest.raises(ValueError, match="windows of"):
         window_segments(1e7, 0.2)
 

@@ -42,5 +42,5 @@ def test_one_bad_member_does_not_refuse_the_archive(tmp_path):
     told = " ".join(found.problems.first)
     assert found.problems.count == 3
     assert "a name of 400 characters" in told
-    assert "is there twice" in told
+    assert "appears twice" in told
     assert "label" in told

@@ -67,7 +67,7 @@ def test_captions_that_are_no_files_and_have_no_printable_names(tmp_path: Path) 
     write(tmp_path / "b\udcff.srt", "nonsense")
     problems = find("folder", tmp_path).coverage()["first_problems"]
     assert [line.rpartition("/")[2].partition(" (")[0] for line in problems] == [
-        "a.vtt: is no regular file",
+        "a.vtt: is not a regular file",
         r"b\udcff.srt: no captions with times; expected WebVTT or SubRip",
     ]
 

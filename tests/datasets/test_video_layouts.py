@@ -33,7 +33,7 @@ def test_ucf101(tmp_path: Path) -> None:
     assert "trainlist02.txt" in refusal("ucf101", tmp_path, official_split=2)
     write(lists / "testlist01.txt", "no slash\n\xff\n".encode("latin-1"))
     assert "testlist01.txt:1: expected Class/video.avi" in refusal("ucf101", tmp_path)
-    assert "testlist01.txt:2: no valid UTF-8" in refusal("ucf101", tmp_path)
+    assert "testlist01.txt:2: not UTF-8" in refusal("ucf101", tmp_path)
 
 
 def test_hmdb51_as_released(tmp_path: Path) -> None:

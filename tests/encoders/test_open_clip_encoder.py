@@ -1,13 +1,18 @@
 """A tiny architecture of our own with random weights: nothing is downloaded."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from media_samples import make_clip
 
 from harmonize_cli.encoders.open_clip import ClipFrames, ClipModel, ClipTexts, OpenClipConfig, split_name
 from harmonize_cli.errors import BadInput
+from harmonize_cli.media.decode import FileDecode
+from harmonize_cli.media.decoders import decoder_for
+from harmonize_cli.media.requests import Span
 
 TINY = {
     "embed_dim": 16,
@@ -86,6 +91,75 @@ def test_agrees_with_open_clips_own_transform(model):
         pixels = torch.stack([transform(Image.fromarray(p)) for p in pictures])
         want = model.model.encode_image(pixels, normalize=True).numpy()
     assert np.allclose(ClipFrames(model).encode_frames(pictures), want, atol=2e-3)
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """The tiny model as one that has weights published with SigLIP's preprocessing."""
+    import open_clip
+    from open_clip import pretrained
+
+    entry = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    monkeypatch.setitem(pretrained._PRETRAINED, "tiny-test", {"webli": {"url": "x", **entry}})
+    assert open_clip.list_pretrained_tags_by_model("tiny-test") == ["webli"]
+
+
+def saved(model, folder, **preprocess):
+    from safetensors.torch import save_file
+
+    path = folder / "weights.safetensors"
+    save_file({k: v.clone().contiguous() for k, v in model.model.state_dict().items()}, path)
+    if preprocess:
+        config = {"model_cfg": TINY, "preprocess_cfg": preprocess}
+        (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return ClipModel(f"tiny-test/{path}", OpenClipConfig(device="cpu"))
+
+
+def test_a_weights_file_takes_the_preprocessing_of_its_model(model, published, tmp_path):
+    squash = saved(model, tmp_path)
+    assert squash.mean.flatten().tolist() == squash.std.flatten().tolist() == [0.5] * 3
+    assert ClipFrames(squash).request.fit == "stretch"
+    assert ClipFrames(model).request.fit == "crop"
+    assert ClipFrames(squash).spec.preprocessing_hash != ClipFrames(model).spec.preprocessing_hash
+    assert ClipFrames(squash).spec.params["resize_mode"] == "squash"
+
+
+def test_the_real_models_of_siglip_and_clipa():
+    from harmonize_cli.encoders.open_clip import _preprocessing
+
+    for name in ("ViT-B-16-SigLIP", "ViT-H-14-CLIPA", "ViT-SO400M-14-SigLIP-384"):
+        found = _preprocessing(name, "/some/weights.safetensors", SimpleNamespace(image_size=None))
+        assert found["resize_mode"] == "squash"
+    siglip = _preprocessing("ViT-B-16-SigLIP", "random", SimpleNamespace(image_size=None))
+    assert (siglip["mean"], siglip["std"]) == ((0.5,) * 3, (0.5,) * 3)
+    assert _preprocessing("ViT-B-32", "random", SimpleNamespace(image_size=None))["resize_mode"] == "shortest"
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash", "longest"])
+@pytest.mark.parametrize("decoder", ["ffmpeg", "pyav"])
+def test_frames_come_as_open_clips_transform_makes_them(model, tmp_path, resize_mode, interpolation, decoder):
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+    from PIL import Image
+
+    if decoder == "pyav":
+        pytest.importorskip("av")
+    cfg = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
+    cfg |= {"interpolation": interpolation, "resize_mode": resize_mode}
+    other = saved(model, tmp_path, **cfg)
+    encoder = ClipFrames(other)
+    smooth = np.random.default_rng(0).integers(0, 255, (1, 6, 10, 3), np.uint8)
+    whole = np.stack(
+        [np.asarray(Image.fromarray(f).resize((192, 96), Image.Resampling.BICUBIC)) for f in smooth]
+    )
+    path = make_clip(tmp_path / "a.mkv", np.repeat(whole, 5, 0), None, fps=5, pix_fmt="gbrp")
+    work = FileDecode(path, [encoder.request], Span(), deadline=60, decoder=decoder_for(decoder))
+    rows = np.concatenate([chunk.rows for chunk in work.chunks()])[:1]
+    pixels = (torch.from_numpy(rows).permute(0, 3, 1, 2).float() / 255 - other.mean) / other.std
+    want = image_transform_v2(PreprocessCfg(size=32, **cfg), is_train=False)(Image.fromarray(whole[0]))
+    levels = (pixels[0] - want).abs() * other.std * 255
+    assert levels.mean() < 1.5
+    assert levels.max() < 12
 
 
 def test_weights_file_and_hash(model, tmp_path):

@@ -1,14 +1,18 @@
 """A small real store and a small real run."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 
+from harmonize_cli.data.windows import InputsConfig, resolve_inputs
+from harmonize_cli.evaluation.retrieval import measure
+from harmonize_cli.evaluation.task import Options, intervals
 from harmonize_cli.models.checkpoint import write_checkpoint
 from harmonize_cli.models.config import ModelConfig
 from harmonize_cli.models.vatt import Vatt
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec, Sample, Status
-from harmonize_cli.store.windows import InputsConfig, resolve_inputs
 from harmonize_cli.store.writer import ShardWriter
 
 FEATURES = [
@@ -61,3 +65,19 @@ def make_run(path, store, *, seed=0, step=1):
     }
     write_checkpoint(path, step, model.state_dict(), {}, about)
     return path
+
+
+def retrieve(pool, protocol, draws=50):
+    """Metrics with intervals, chance, pools and the values of every query, by full name."""
+    found = measure(pool, protocol)
+    return SimpleNamespace(
+        metrics=intervals(found.queries, Options(draws=draws)),
+        chance={f"{way}/{name}": x for way, q in found.queries.items() for name, x in q.chance.items()},
+        pools=found.coverage["pools"],
+        queries={
+            f"{way}/{k}": x
+            for way, q in found.queries.items()
+            for k, x in (*q.columns.items(), ("id", q.ids))
+        },
+        captions=found.coverage.get("captions"),
+    )

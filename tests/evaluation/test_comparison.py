@@ -1,23 +1,23 @@
 """Comparing runs pairs their queries, and refuses what has no pairs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from small_world import make_run, make_store
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.evaluation.comparison import compare_results, show
-from harmonize_cli.evaluation.evaluate_probe import evaluate_probe
-from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
+from harmonize_cli.evaluation.comparison import Line, compare_results, show
 from harmonize_cli.evaluation.overview import overview
+from harmonize_cli.evaluation.probe import ProbeTask
 from harmonize_cli.evaluation.protocols import PROBES, PROTOCOLS
 from harmonize_cli.evaluation.questions import query_values
 from harmonize_cli.evaluation.results import find_results
-from harmonize_cli.evaluation.sources import RunSource
-from harmonize_cli.evaluation.stage import Options
-from harmonize_cli.evaluation.statistics import compare, holm
-from harmonize_cli.evaluation.untrained import untrained
+from harmonize_cli.evaluation.retrieval import RetrievalTask
+from harmonize_cli.evaluation.sources import RunSource, untrained
+from harmonize_cli.evaluation.statistics import Comparison, Interval, compare, holm
+from harmonize_cli.evaluation.task import Options, evaluate
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.store.reader import Store
 
@@ -32,10 +32,10 @@ def runs(tmp_path_factory):
     for name, first in (("base", 0), ("other", 10)):
         for seed in range(2):
             run = make_run(folder / name / f"{name}-{seed}", store, seed=first + seed)
-            evaluate_retrieval(RunSource(load_model(run)), store, PROTOCOLS["vatt"], options=QUICK)
+            evaluate(RetrievalTask(RunSource(load_model(run)), store, PROTOCOLS["vatt"]), QUICK)
     probe = PROBES["logistic"].model_copy(update={"c": (1.0,)})
     for name in ("base", "other"):
-        evaluate_probe(RunSource(load_model(folder / name / f"{name}-0")), store, probe, options=QUICK)
+        evaluate(ProbeTask(RunSource(load_model(folder / name / f"{name}-0")), store, probe), QUICK)
     return folder
 
 
@@ -66,8 +66,6 @@ def test_a_folder_of_runs_is_its_seeds(runs):
 
 def test_a_real_gain_is_found_and_a_loss_is_called_one(runs, tmp_path):
     """A copy of a result in which every rank is better: the sidecar and its checksum rewritten."""
-    from dataclasses import replace
-
     from harmonize_cli.evaluation.results import write_result
     from harmonize_cli.files import sha256_file
 
@@ -89,7 +87,7 @@ def test_a_real_gain_is_found_and_a_loss_is_called_one(runs, tmp_path):
 def test_other_questions_have_no_pairs(runs, tmp_path):
     store = make_store(tmp_path / "store.h5", seed=9)
     run = make_run(tmp_path / "run", store)
-    evaluate_retrieval(RunSource(load_model(run)), store, PROTOCOLS["vatt"], options=QUICK)
+    evaluate(RetrievalTask(RunSource(load_model(run)), store, PROTOCOLS["vatt"]), QUICK)
     with pytest.raises(BadInput, match="no pairs"):
         compare_results([runs / "base"], [run])
 
@@ -104,8 +102,6 @@ def test_no_such_metric_names_the_known_ones(runs):
 def test_queries_are_paired_by_id_whatever_their_order(runs, tmp_path):
     ((path, result),) = [e for e in find_results([runs / "base" / "base-0"]) if e[1].task == "retrieval"]
     plain = query_values([(path, result)], ["text-to-video/MeanR"])["text-to-video/MeanR"][0]
-    from dataclasses import replace
-
     from harmonize_cli.files import sha256_file
 
     with np.load(path.parent / result.queries["file"]) as loaded:
@@ -124,7 +120,7 @@ def test_results_by_group_are_compared_and_merged_by_group(runs, tmp_path):
     for by_group in (False, True):
         options = Options(draws=50, clusters=by_group)
         for folder in folders:
-            evaluate_retrieval(RunSource(load_model(folder)), store, PROTOCOLS["vatt"], options=options)
+            evaluate(RetrievalTask(RunSource(load_model(folder)), store, PROTOCOLS["vatt"]), options)
         (one,) = compare_results([folders[0]], [folders[1]], patterns=[name], draws=200)
         found[by_group] = one.lines[0].test, overview(folders, patterns=[name], over_seeds=True)
     entries = [next(e for e in find_results([f]) if e[1].protocol["interval"]["clusters"]) for f in folders]
@@ -153,8 +149,8 @@ def test_overview_one_line_per_run_or_per_setting(runs, tmp_path):
     assert "| base (2 seeds)" in merged
     fresh = RunSource(untrained(load_model(runs / "base" / "base-0"), 7))
     store = Store.open(runs / "store.h5")
-    _, path = evaluate_retrieval(
-        fresh, store, PROTOCOLS["vatt"], options=Options(draws=50, out=tmp_path / "r.json")
+    _, path = evaluate(
+        RetrievalTask(fresh, store, PROTOCOLS["vatt"]), Options(draws=50, out=tmp_path / "r.json")
     )
     assert "base-0 untrained @ 0" in overview([path], patterns=["*/R@10"])
     (one,) = compare_results([path], [runs / "base" / "base-0"], patterns=["text-to-video/R@10"], draws=50)
@@ -167,3 +163,31 @@ def test_overview_one_line_per_run_or_per_setting(runs, tmp_path):
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_a_verdict_needs_the_interval_and_the_p_value():
+    """The printed case: audio/top-1 -0.037 [-0.176, 0.070] was called worse, by its p-value alone."""
+
+    def verdict(low, high, p, value=None):
+        test = Comparison(Interval(value or (low + high) / 2, low, high), p, 100, (1, 1))
+        return Line("audio/top-1", 0.5, 0.4, test, p).verdict
+
+    assert verdict(-0.176, 0.070, 0.001, -0.037) == "open"
+    assert verdict(-0.2, -0.1, 0.2) == "open"
+    assert (verdict(-0.2, -0.1, 0.01), verdict(0.1, 0.2, 0.01)) == ("worse", "better")
+
+
+def test_results_of_other_metric_code_are_other_results(runs, tmp_path, monkeypatch):
+    from harmonize_cli.evaluation import metrics
+
+    run = make_run(tmp_path / "run", Store.open(runs / "store.h5"))
+    task = RetrievalTask(RunSource(load_model(run)), Store.open(runs / "store.h5"), PROTOCOLS["vatt"])
+    first, path = evaluate(task, QUICK)
+    monkeypatch.setitem(metrics.METRICS._entries, "MedR", replace(metrics.METRICS["MedR"], version=2))
+    second, other = evaluate(task, QUICK)
+    assert path != other
+    assert (first.metric_versions["MedR"], second.metric_versions["MedR"]) == ("1", "2")
+    with pytest.raises(BadInput, match="MedR was computed by version"):
+        query_values([(path, first), (other, second)], ["text-to-video/MedR"])
+    before = replace(first, versions={})  # as results were written before they named versions
+    assert before.identity == first.identity != second.identity

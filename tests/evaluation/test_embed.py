@@ -5,10 +5,10 @@ import pytest
 import torch
 from small_world import make_run, make_store
 
-from harmonize_cli.evaluation import cache, embed
+from harmonize_cli.data.batches import StoreDataset
+from harmonize_cli.evaluation import embed
 from harmonize_cli.evaluation.protocols import PROTOCOLS
 from harmonize_cli.models.checkpoint import load_model
-from harmonize_cli.store.batches import StoreDataset
 
 VATT = PROTOCOLS["vatt"]
 
@@ -134,7 +134,7 @@ def test_after_a_kill_only_missing_or_damaged_parts_are_computed(tmp_path):
         return {"x": rows * 2.0}
 
     def run(die_at=None):
-        return cache.in_parts(
+        return embed.in_parts(
             np.arange(10), lambda r: compute(r, die_at), folder=tmp_path, key={"k": 1}, size=4, desc="test"
         )
 
@@ -153,6 +153,6 @@ def test_a_folder_that_cannot_be_written_costs_the_cache_only(tmp_path, monkeypa
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(cache, "write_arrays", refuse)
-    got = cache.in_parts(np.arange(5), lambda r: {"x": r}, folder=tmp_path, key={}, size=2, desc="test")
+    monkeypatch.setattr(embed, "write_arrays", refuse)
+    got = embed.in_parts(np.arange(5), lambda r: {"x": r}, folder=tmp_path, key={}, size=2, desc="test")
     assert got["x"].tolist() == [0, 1, 2, 3, 4]

@@ -5,11 +5,11 @@ import pytest
 from small_world import FEATURES, make_run, make_store
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.evaluation.evaluate_probe import evaluate_probe
+from harmonize_cli.evaluation.probe import ProbeTask
 from harmonize_cli.evaluation.protocols import PROBES
 from harmonize_cli.evaluation.results import read_result
 from harmonize_cli.evaluation.sources import RunSource
-from harmonize_cli.evaluation.stage import Options
+from harmonize_cli.evaluation.task import Options, evaluate
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.writer import ShardWriter
@@ -20,8 +20,9 @@ QUICK = Options(draws=50)
 
 def test_split_store(small_store, small_run):
     """Even an untrained model lets these classes through: they differ in brightness and in pitch."""
-    result, path = evaluate_probe(
-        RunSource(load_model(small_run)), small_store, LOGISTIC, modalities=["video", "audio"], options=QUICK
+    result, path = evaluate(
+        ProbeTask(RunSource(load_model(small_run)), small_store, LOGISTIC, modalities=["video", "audio"]),
+        QUICK,
     )
     assert read_result(path) == result
     assert result.metrics["video/top-1"]["value"] > 0.6
@@ -53,7 +54,7 @@ def test_nothing_of_the_test_split_moves_a_probe(small_store, small_run, tmp_pat
             shard.add(sample)
     found = []
     for store in (small_store, Store.open(tmp_path / "other.h5")):
-        result, path = evaluate_probe(RunSource(load_model(small_run)), store, LOGISTIC, options=QUICK)
+        result, path = evaluate(ProbeTask(RunSource(load_model(small_run)), store, LOGISTIC), QUICK)
         with np.load(path.parent / result.queries["file"]) as queries:
             assert queries["video/id"][0] == "s012"
             found.append((result.notes, queries["video/top-1"][0], queries["video/top-1"].tolist()))
@@ -64,7 +65,7 @@ def test_nothing_of_the_test_split_moves_a_probe(small_store, small_run, tmp_pat
 def test_confusion_matrix_is_a_picture(small_store, small_run):
     from PIL import Image
 
-    _, path = evaluate_probe(RunSource(load_model(small_run)), small_store, LOGISTIC, options=QUICK)
+    _, path = evaluate(ProbeTask(RunSource(load_model(small_run)), small_store, LOGISTIC), QUICK)
     with Image.open(path.with_suffix(".video.png")) as picture:
         assert min(picture.size) > 300
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 10
@@ -73,15 +74,16 @@ def test_confusion_matrix_is_a_picture(small_store, small_run):
 def test_folds_judge_every_sample_once(tmp_path):
     store = make_store(tmp_path / "store.h5", folds=True)
     run = make_run(tmp_path / "run", store)
-    result, path = evaluate_probe(RunSource(load_model(run)), store, LOGISTIC, options=QUICK)
+    result, path = evaluate(ProbeTask(RunSource(load_model(run)), store, LOGISTIC), QUICK)
     assert result.split == "4 folds"
     with np.load(path.parent / result.queries["file"]) as queries:
         assert sorted(queries["video/id"]) == store.ids
 
 
 def test_second_label_and_text(small_store, small_run):
-    result, _ = evaluate_probe(
-        RunSource(load_model(small_run)), small_store, LOGISTIC, modalities=["text"], label=1, options=QUICK
+    result, _ = evaluate(
+        ProbeTask(RunSource(load_model(small_run)), small_store, LOGISTIC, modalities=["text"], label=1),
+        QUICK,
     )
     assert result.chance["text/top-1"] == 0.5
     assert result.protocol["label"] == 1
@@ -99,4 +101,4 @@ def test_second_label_and_text(small_store, small_run):
 )
 def test_what_cannot_be_probed_is_said(options, message, small_store, small_run):
     with pytest.raises(BadInput, match=message):
-        evaluate_probe(RunSource(load_model(small_run)), small_store, LOGISTIC, **options)
+        evaluate(ProbeTask(RunSource(load_model(small_run)), small_store, LOGISTIC, **options))

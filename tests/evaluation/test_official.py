@@ -8,13 +8,14 @@ from small_world import make_run, make_store
 from harmonize_cli.cli.main import app
 from harmonize_cli.datasets.official import official_divisions
 from harmonize_cli.errors import BadInput
-from harmonize_cli.evaluation.catalogue import BENCHMARKS
-from harmonize_cli.evaluation.evaluate_probe import evaluate_probe
-from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
+from harmonize_cli.evaluation.catalogue import benchmarks
+from harmonize_cli.evaluation.catalogue import command as command_of
+from harmonize_cli.evaluation.probe import ProbeTask
 from harmonize_cli.evaluation.protocols import PROBES, PROTOCOLS
+from harmonize_cli.evaluation.retrieval import RetrievalTask
 from harmonize_cli.evaluation.sources import RunSource
 from harmonize_cli.evaluation.splits import official_parts
-from harmonize_cli.evaluation.stage import Options
+from harmonize_cli.evaluation.task import Options, evaluate
 from harmonize_cli.models.checkpoint import load_model
 
 QUICK = Options(draws=50)
@@ -32,10 +33,10 @@ def divisions(small_store):
 def test_three_splits_are_averaged_and_missing_ids_told(small_store, small_run, divisions):
     source = RunSource(load_model(small_run))
     probe = PROBES["logistic"].model_copy(update={"c": (1.0,)})
-    result, _ = evaluate_probe(source, small_store, probe, official=divisions, options=QUICK)
+    result, _ = evaluate(ProbeTask(source, small_store, probe, official=divisions), QUICK)
     single = []
     for name, division in divisions.items():
-        one, _ = evaluate_probe(source, small_store, probe, official={name: division}, options=QUICK)
+        one, _ = evaluate(ProbeTask(source, small_store, probe, official={name: division}), QUICK)
         single.append(one.metrics["video/top-1"]["value"])
     assert result.metrics["video/top-1"]["value"] == pytest.approx(np.mean(single))
     assert result.split == "split 1, split 2, split 3"
@@ -46,9 +47,9 @@ def test_three_splits_are_averaged_and_missing_ids_told(small_store, small_run, 
 def test_other_lists_of_the_same_name_are_another_result(small_store, small_run, divisions):
     source = RunSource(load_model(small_run))
     probe = PROBES["logistic"].model_copy(update={"c": (1.0,)})
-    first, _ = evaluate_probe(source, small_store, probe, official=divisions, options=QUICK)
+    first, _ = evaluate(ProbeTask(source, small_store, probe, official=divisions), QUICK)
     del divisions["split 1"]["gone"]
-    second, _ = evaluate_probe(source, small_store, probe, official=divisions, options=QUICK)
+    second, _ = evaluate(ProbeTask(source, small_store, probe, official=divisions), QUICK)
     assert first.name != second.name
 
 
@@ -60,8 +61,8 @@ def test_lists_of_other_ids_are_refused(small_store):
 def test_retrieval_keeps_to_the_list_and_counts_what_is_missing(small_store, small_run):
     listed = {*(f"s{i:03d}" for i in range(12, 20)), "lost1", "lost2"}
     source = RunSource(load_model(small_run))
-    result, _ = evaluate_retrieval(
-        source, small_store, PROTOCOLS["vatt"], split="test", expected=listed, options=QUICK
+    result, _ = evaluate(
+        RetrievalTask(source, small_store, PROTOCOLS["vatt"], split="test", expected=listed), QUICK
     )
     assert (result.coverage["expected"], result.coverage["present"]) == (10, 7)  # one of eight is silent
     assert result.coverage["missing"] == ["lost1", "lost2"]
@@ -79,7 +80,7 @@ def test_real_lists_of_ucf101_and_hmdb51(shared_data):
 
 
 def test_unknown_data_set_and_missing_lists(tmp_path):
-    with pytest.raises(BadInput, match="known data sets are"):
+    with pytest.raises(BadInput, match="unknown; known: "):
         official_divisions("imagenet", tmp_path)
     with pytest.raises(BadInput, match=r"trainlist01\.txt"):
         official_divisions("ucf101", tmp_path)
@@ -94,7 +95,7 @@ def test_list_names_files_and_what_is_missing(shared_data, command, tmp_path):
     assert "msrvtt_1ka_test.csv" in blocks["msrvtt"]
     bare = command("eval", "list", "--root", tmp_path).stdout
     assert "testlist03.txt: missing" in bare
-    assert "found" not in bare  # Kinetics can do without a list, but a folder of something else is none
+    assert "lists found" not in bare  # Kinetics can do without a list, but a folder of something else is none
     with pytest.raises(BadInput, match="no such folder"):
         command("eval", "list", "--root", tmp_path / "none")
 
@@ -102,12 +103,12 @@ def test_list_names_files_and_what_is_missing(shared_data, command, tmp_path):
 def test_ready_where_all_files_are_there(shared_data, command, tmp_path):
     (tmp_path / "esc50").symlink_to(shared_data("esc10"))
     done = command("eval", "list", "--root", tmp_path)
-    assert "esc50: linear probe (audio) (mean of five folds)\n  state  ready" in done.stdout
+    assert "esc50: probe, zeroshot (audio), top-1; mean of five folds\n  state  ready" in done.stdout
 
 
-@pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda one: one.name)
-def test_the_commands_of_the_list_can_be_typed(benchmark):
-    _, group, name, *words = benchmark.command.split()
+@pytest.mark.parametrize("declared", benchmarks(), ids=lambda one: one[1].name)
+def test_the_commands_of_the_list_can_be_typed(declared):
+    _, group, name, *words = command_of(*declared).split()
     typer.main.get_command(app).commands[group].commands[name].make_context(name, words)
 
 

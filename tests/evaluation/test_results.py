@@ -16,8 +16,7 @@ from harmonize_cli.evaluation.results import (
     versions,
     write_result,
 )
-from harmonize_cli.evaluation.show import summary
-from harmonize_cli.evaluation.tables import render
+from harmonize_cli.evaluation.tables import render, summary
 from harmonize_cli.files import sha256_file
 
 

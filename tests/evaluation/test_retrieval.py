@@ -1,17 +1,20 @@
 """Six directions on one pool."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from small_world import retrieve
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
+from harmonize_cli.evaluation.embed import Embedded, unit
 from harmonize_cli.evaluation.protocols import PROTOCOLS, adjusted
 from harmonize_cli.evaluation.results import read_result
-from harmonize_cli.evaluation.retrieval import DIRECTIONS, Embedded, retrieve, unit
+from harmonize_cli.evaluation.retrieval import DIRECTIONS, RetrievalTask
 from harmonize_cli.evaluation.sources import RunSource
-from harmonize_cli.evaluation.stage import Options
+from harmonize_cli.evaluation.tables import summary
+from harmonize_cli.evaluation.task import Options, evaluate
 from harmonize_cli.models.checkpoint import load_model
 
 VATT = PROTOCOLS["vatt"]
@@ -125,7 +128,7 @@ def test_nothing_to_ask_names_the_counts():
 
 
 def test_a_store_and_a_run_end_in_a_result_file(small_store, small_run):
-    result, path = evaluate_retrieval(RunSource(load_model(small_run)), small_store, VATT, options=QUICK)
+    result, path = evaluate(RetrievalTask(RunSource(load_model(small_run)), small_store, VATT), QUICK)
     assert path.parent == small_run / "eval"
     assert read_result(path) == result
     assert (result.split, result.coverage["expected"], result.coverage["present"]) == ("test", 12, 11)
@@ -144,35 +147,32 @@ def test_a_store_and_a_run_end_in_a_result_file(small_store, small_run):
 def test_again_is_the_same_file_and_another_result_is_not_overwritten(small_store, small_run, tmp_path):
     loaded = load_model(small_run)
     out = tmp_path / "mine.json"
-    first, _ = evaluate_retrieval(RunSource(loaded), small_store, VATT, options=Options(draws=50, out=out))
+    first, _ = evaluate(RetrievalTask(RunSource(loaded), small_store, VATT), Options(draws=50, out=out))
     before = out.stat().st_mtime_ns
-    again, _ = evaluate_retrieval(RunSource(loaded), small_store, VATT, options=Options(draws=50, out=out))
+    again, _ = evaluate(RetrievalTask(RunSource(loaded), small_store, VATT), Options(draws=50, out=out))
     assert (again, out.stat().st_mtime_ns) == (first, before)
     with pytest.raises(BadInput, match="--overwrite"):
-        evaluate_retrieval(
-            RunSource(loaded), small_store, VATT, split="train", options=Options(draws=50, out=out)
+        evaluate(
+            RetrievalTask(RunSource(loaded), small_store, VATT, split="train"), Options(draws=50, out=out)
         )
     assert json.loads(out.read_text())["split"] == "test"
-    evaluate_retrieval(
-        RunSource(loaded),
-        small_store,
-        VATT,
-        split="train",
-        options=Options(draws=50, out=out, overwrite=True),
+    evaluate(
+        RetrievalTask(RunSource(loaded), small_store, VATT, split="train"),
+        Options(draws=50, out=out, overwrite=True),
     )
     assert json.loads(out.read_text())["split"] == "train"
 
 
 def test_unknown_split_names_the_known_ones(small_store, small_run):
     with pytest.raises(BadInput, match="the store has test, train"):
-        evaluate_retrieval(RunSource(load_model(small_run)), small_store, VATT, split="valid")
+        evaluate(RetrievalTask(RunSource(load_model(small_run)), small_store, VATT, split="valid"))
 
 
 def test_groups_are_resampled_whole_on_request(small_store, small_run):
     loaded = load_model(small_run)
-    single, _ = evaluate_retrieval(RunSource(loaded), small_store, VATT, options=QUICK)
-    grouped, path = evaluate_retrieval(
-        RunSource(loaded), small_store, VATT, options=Options(draws=50, clusters=True)
+    single, _ = evaluate(RetrievalTask(RunSource(loaded), small_store, VATT), QUICK)
+    grouped, path = evaluate(
+        RetrievalTask(RunSource(loaded), small_store, VATT), Options(draws=50, clusters=True)
     )
     assert grouped.metrics["text-to-video/MeanR"]["value"] == single.metrics["text-to-video/MeanR"]["value"]
     assert grouped.metrics != single.metrics
@@ -183,16 +183,14 @@ def test_groups_are_resampled_whole_on_request(small_store, small_run):
 def test_a_list_makes_another_question(small_store, small_run):
     """The result without a list is there already, under the same split: it must not be taken for this one."""
     source = RunSource(load_model(small_run))
-    plain, _ = evaluate_retrieval(source, small_store, VATT, options=QUICK)
-    listed, _ = evaluate_retrieval(
-        source, small_store, VATT, expected=["s012", "s013", "s015"], options=QUICK
-    )
+    plain, _ = evaluate(RetrievalTask(source, small_store, VATT), QUICK)
+    listed, _ = evaluate(RetrievalTask(source, small_store, VATT, expected=["s012", "s013", "s015"]), QUICK)
     assert listed.coverage["pools"]["text-to-video"] == {"queries": 3, "gallery": 3}
     assert listed.name != plain.name
     with pytest.raises(
         BadInput, match="none of the 1 ids of the list is in the store; ids there look like 'x'"
     ):
-        evaluate_retrieval(source, small_store, VATT, expected=["x"], options=QUICK)
+        evaluate(RetrievalTask(source, small_store, VATT, expected=["x"]), QUICK)
 
 
 def test_settings_change_the_name_of_the_protocol():
@@ -203,3 +201,50 @@ def test_settings_change_the_name_of_the_protocol():
         adjusted(PROTOCOLS, "vatt", None, ["window=10"])
     with pytest.raises(BadInput, match="known are vatt, mil-nce"):
         adjusted(PROTOCOLS, "blip")
+
+
+def test_shared_captions_are_counted_and_said(small_store, small_run):
+    pool = pool_of(texts=[(f"text {i % 4}",) for i in range(40)])
+    assert retrieve(pool, VATT).captions == {"count": 40, "distinct": 4}
+    assert retrieve(pool_of(), VATT).captions == {"count": 40, "distinct": 40}
+    result, path = evaluate(RetrievalTask(RunSource(load_model(small_run)), small_store, VATT), QUICK)
+    assert result.coverage["captions"] == {"count": 12, "distinct": 12}
+    assert not result.notes
+    said = replace(result, notes=["4 of 40 captions are distinct"])
+    assert "note: 4 of 40 captions are distinct" in summary(said, path)
+
+
+def test_class_level_retrieval_takes_a_whole_class_as_right():
+    """Clips of four classes lie at four places: pairs are beyond finding, classes are not."""
+    pool = pool_of(d=4)
+    kinds = np.arange(40) % 4
+    spaces = {name: np.eye(4, dtype=np.float32)[kinds] for name in pool.vectors}
+    texts = [(f"class {k}",) for k in kinds]
+    pool = replace(pool, vectors=spaces, captions=np.eye(4, dtype=np.float32)[kinds], texts=texts)
+    pairs = retrieve(pool, VATT)
+    assert pairs.metrics["text-to-video/R@1"].value == 0
+    by_class = retrieve(
+        replace(pool, classes=[f"class {k}" for k in kinds]),
+        adjusted(PROTOCOLS, "vatt", None, ["relevance=label"]),
+    )
+    assert {name.split("/")[1] for name in by_class.metrics} == {"mAP", "P@1", "P@5", "P@10"}
+    for name, interval in by_class.metrics.items():
+        assert interval.value == pytest.approx(1), name
+    assert by_class.chance["text-to-video/P@5"] == 0.25
+
+
+def test_class_level_retrieval_of_a_store_is_another_question(small_store, small_run):
+    source = RunSource(load_model(small_run))
+    protocol = adjusted(PROTOCOLS, "vatt", None, ["relevance=label"])
+    plain, _ = evaluate(RetrievalTask(source, small_store, VATT), QUICK)
+    result, _ = evaluate(RetrievalTask(source, small_store, protocol), QUICK)
+    assert "relevance" not in plain.protocol
+    assert (result.protocol["relevance"], result.protocol["label"]) == ("label", 0)
+    assert result.chance["text-to-video/P@1"] == pytest.approx(1 / 3, abs=0.05)
+    assert plain.name != result.name
+    with pytest.raises(BadInput, match="at most 2 label"):
+        evaluate(
+            RetrievalTask(
+                source, small_store, adjusted(PROTOCOLS, "vatt", None, ["relevance=label", "label=4"])
+            )
+        )

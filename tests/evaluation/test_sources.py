@@ -5,12 +5,11 @@ import pytest
 from small_world import make_run, make_store
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.evaluation.evaluate_probe import evaluate_probe
-from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
+from harmonize_cli.evaluation.probe import ProbeTask
 from harmonize_cli.evaluation.protocols import PROBES, PROTOCOLS
-from harmonize_cli.evaluation.sources import PlainSource, RunSource
-from harmonize_cli.evaluation.stage import Options
-from harmonize_cli.evaluation.untrained import untrained
+from harmonize_cli.evaluation.retrieval import RetrievalTask
+from harmonize_cli.evaluation.sources import PlainSource, RunSource, untrained
+from harmonize_cli.evaluation.task import Options, evaluate
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec, Sample
@@ -48,7 +47,7 @@ def clip_store(tmp_path):
 
 
 def test_mean_pooled_clip_features_are_a_row_without_any_run(clip_store):
-    result, path = evaluate_retrieval(PlainSource(clip_store), clip_store, PROTOCOLS["clip"], options=QUICK)
+    result, path = evaluate(RetrievalTask(PlainSource(clip_store), clip_store, PROTOCOLS["clip"]), QUICK)
     assert result.metrics["text-to-video/R@1"]["value"] == 1
     assert result.coverage["pools"]["text-to-video"] == {"queries": 29, "gallery": 29}
     assert result.coverage["pools"]["video-to-text"] == {"queries": 29, "gallery": 30}
@@ -56,7 +55,7 @@ def test_mean_pooled_clip_features_are_a_row_without_any_run(clip_store):
     assert result.model["encoder"] == CLIP
     assert result.model_hash == "w1"
     assert path.parent == clip_store.path.parent / "eval-clip"
-    raw, _ = evaluate_retrieval(PlainSource(clip_store), clip_store, PROTOCOLS["vatt"], options=QUICK)
+    raw, _ = evaluate(RetrievalTask(PlainSource(clip_store), clip_store, PROTOCOLS["vatt"]), QUICK)
     assert raw.metrics["text-to-video/MeanR"]["value"] > 1
 
 
@@ -81,9 +80,7 @@ def test_other_features_of_a_store_are_another_result(tmp_path):
             shard.add(Sample(id=f"s{i}", fold=i // 8, labels=(str(i % 2),), features=features, times=times))
     store = Store.open(tmp_path / "s.h5")
     probe = PROBES["logistic"].model_copy(update={"c": (1.0,)})
-    one, two = (
-        evaluate_probe(PlainSource(store, (f"audio/{k}",)), store, probe, options=QUICK) for k in kinds
-    )
+    one, two = (evaluate(ProbeTask(PlainSource(store, (f"audio/{k}",)), store, probe), QUICK) for k in kinds)
     assert one[1] != two[1]
     assert one[0].metrics["audio/top-1"]["value"] == 1 > two[0].metrics["audio/top-1"]["value"]
 
@@ -98,7 +95,7 @@ def test_a_pool_without_any_caption_still_has_pictures_and_no_text(tmp_path):
             shard.add(Sample(id=f"s{i}", features={"video/e": video}, times={"video/e": np.zeros(1)}))
     store = Store.open(tmp_path / "s.h5")
     with pytest.raises(BadInput, match="no direction has a query: of 3 samples have video: 3, text: 0"):
-        evaluate_retrieval(PlainSource(store), store, PROTOCOLS["clip"], options=QUICK)
+        evaluate(RetrievalTask(PlainSource(store), store, PROTOCOLS["clip"]), QUICK)
 
 
 def test_spectrum_statistics_are_features(tmp_path):
@@ -109,7 +106,7 @@ def test_spectrum_statistics_are_features(tmp_path):
     assert x[7] == pytest.approx(np.r_[spectrum.mean(0), spectrum.std(0)], rel=1e-5)
     assert of.tolist() == list(range(24))
     probe = PROBES["logistic"].model_copy(update={"c": (1.0,)})
-    result, _ = evaluate_probe(source, store, probe, options=QUICK)
+    result, _ = evaluate(ProbeTask(source, store, probe), QUICK)
     assert result.metrics["audio/top-1"]["value"] == 1
 
 
@@ -124,7 +121,7 @@ def test_what_cannot_serve_is_said(keys, message, small_store):
 
 def test_retrieval_needs_two_modalities_of_one_encoder(small_store):
     with pytest.raises(BadInput, match=r"audio/logmel \(logmel\)"):
-        evaluate_retrieval(PlainSource(small_store), small_store, PROTOCOLS["clip"], options=QUICK)
+        evaluate(RetrievalTask(PlainSource(small_store), small_store, PROTOCOLS["clip"]), QUICK)
 
 
 def test_untrained_weights_depend_on_their_seed_alone(small_store, small_run, tmp_path):

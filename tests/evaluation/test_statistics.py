@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from harmonize_cli.evaluation.statistics import bootstrap, compare
+from harmonize_cli.evaluation import statistics
+from harmonize_cli.evaluation.statistics import compare
+
+
+def bootstrap(values, **options):
+    return statistics.bootstrap({"x": (values, "mean")}, **options)["x"]
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says():
@@ -25,11 +30,9 @@ def test_same_seed_same_interval_other_seed_another():
 def test_weighted_median_equals_numpys(n):
     rng = np.random.default_rng(n)
     values = rng.integers(0, 5, n).astype(float)
-    from harmonize_cli.evaluation.statistics import _summaries
-
     weights = rng.integers(0, 4, (50, n))
     weights[:, 0] += 1
-    got = _summaries(values, weights, "median")
+    got = statistics._summaries({"x": (values[None], "median")}, weights)["x"][0]
     assert got == pytest.approx([np.median(np.repeat(values, w)) for w in weights])
 
 
@@ -86,3 +89,36 @@ def test_median_comparison():
 def test_unequal_queries_are_refused():
     with pytest.raises(ValueError, match="no pairs"):
         compare(np.ones((1, 3)), np.ones((1, 4)))
+
+
+def test_metrics_of_one_pool_share_their_draws_and_keep_their_intervals(monkeypatch):
+    """Six directions of eight metrics: one draw of resamples, where each metric used to draw its own."""
+    rng = np.random.default_rng(0)
+    columns = {f"{k}": (rng.random(40), "median" if k % 8 == 0 else "mean") for k in range(48)}
+    alone = {name: statistics.bootstrap({name: column})[name] for name, column in columns.items()}
+    calls = []
+    plain = statistics._resamples
+
+    def counted(*args):
+        calls.append(args)
+        return plain(*args)
+
+    monkeypatch.setattr(statistics, "_resamples", counted)
+    together = statistics.bootstrap(columns)
+    assert len(calls) == 1
+    for name, interval in together.items():
+        assert (interval.value, interval.low, interval.high) == pytest.approx(
+            (alone[name].value, alone[name].low, alone[name].high)
+        )
+    with pytest.raises(ValueError, match="different queries"):
+        statistics.bootstrap({"a": (np.ones(3), "mean"), "b": (np.ones(4), "mean")})
+
+
+def test_an_interval_is_the_percentiles_of_plain_resamples():
+    """Against the obvious loop: draw queries with replacement, take the statistic."""
+    values = np.random.default_rng(1).normal(size=30) ** 2
+    for statistic in ("mean", "median"):
+        got = statistics.bootstrap({"x": (values, statistic)}, draws=4000)["x"]
+        rng = np.random.default_rng(7)
+        drawn = [getattr(np, statistic)(rng.choice(values, 30)) for _ in range(4000)]
+        assert (got.low, got.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), rel=0.1)

@@ -8,11 +8,10 @@ import torch
 from small_world import make_run, make_store
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.evaluation.evaluate_zeroshot import Prompts, evaluate_zeroshot
-from harmonize_cli.evaluation.prompts import read_names, read_templates
 from harmonize_cli.evaluation.protocols import PROTOCOLS
 from harmonize_cli.evaluation.sources import RunSource
-from harmonize_cli.evaluation.stage import Options
+from harmonize_cli.evaluation.task import Options, evaluate
+from harmonize_cli.evaluation.zeroshot import Prompts, ZeroshotTask, read_names, read_templates
 from harmonize_cli.models.checkpoint import load_model
 
 QUICK = Options(draws=50)
@@ -46,8 +45,9 @@ def test_the_class_whose_text_lies_on_the_clip_wins(source, small_store):
         head.bias.zero_()
         head.weight.copy_((torch.linalg.pinv(pooled) @ torch.from_numpy(means)).T)
     fresh = RunSource(source.loaded, cache=False)
-    result, path = evaluate_zeroshot(
-        fresh, small_store, say("w2", "w3", "w4"), tokenise, split="all", modalities=["video"], options=QUICK
+    result, path = evaluate(
+        ZeroshotTask(fresh, small_store, say("w2", "w3", "w4"), tokenise, split="all", modalities=["video"]),
+        QUICK,
     )
     assert result.metrics["video/top-1"]["value"] > 0.9
     assert result.chance["video/top-1"] == pytest.approx(1 / 3)
@@ -55,8 +55,9 @@ def test_the_class_whose_text_lies_on_the_clip_wins(source, small_store):
 
 
 def test_both_modalities_and_masks(source, small_store):
-    result, path = evaluate_zeroshot(
-        source, small_store, say("w2", "w3", "w4", templates=["w9 {}", "{} w8 w7"]), tokenise, options=QUICK
+    result, path = evaluate(
+        ZeroshotTask(source, small_store, say("w2", "w3", "w4", templates=["w9 {}", "{} w8 w7"]), tokenise),
+        QUICK,
     )
     assert {name.split("/")[0] for name in result.metrics} == {"video", "audio"}
     with np.load(path.parent / result.queries["file"]) as queries:
@@ -66,10 +67,10 @@ def test_both_modalities_and_masks(source, small_store):
 
 
 def test_unknown_words_are_told_and_a_class_without_any_known_word_is_refused(source, small_store):
-    result, _ = evaluate_zeroshot(source, small_store, say("w2 huh", "w3", "w4"), tokenise, options=QUICK)
+    result, _ = evaluate(ZeroshotTask(source, small_store, say("w2 huh", "w3", "w4"), tokenise), QUICK)
     assert result.notes == ["classes with unknown words: class 0"]
     with pytest.raises(BadInput, match="no word of the classes class 1"):
-        evaluate_zeroshot(source, small_store, say("w2", "huh", "w4"), tokenise, options=QUICK)
+        evaluate(ZeroshotTask(source, small_store, say("w2", "huh", "w4"), tokenise), QUICK)
 
 
 def test_templates_from_a_file(tmp_path):
@@ -107,3 +108,37 @@ def test_command(command, tmp_path):
     (tmp_path / "t.txt").write_text("w5 {}\n")
     options = ["--names", tmp_path / "names.csv", "--templates", tmp_path / "t.txt", "--draws", 20]
     assert "audio" in command("eval", "zeroshot", run, tmp_path / "store.h5", *options).stdout
+
+
+def test_a_split_without_labels_and_a_store_without_samples_are_refused(tmp_path, small_run, source):
+    """They used to end in a ValueError of numpy and an IndexError."""
+    from small_world import FEATURES
+
+    from harmonize_cli.evaluation.retrieval import RetrievalTask
+    from harmonize_cli.store.reader import Store
+    from harmonize_cli.store.writer import ShardWriter
+
+    labelled = make_store(tmp_path / "labelled.h5", n=2)
+    with ShardWriter(tmp_path / "mixed.h5", FEATURES, vocab=labelled.vocab) as shard:
+        for i, split in enumerate(("train", "test")):
+            sample = labelled.sample(i)
+            sample.split, sample.labels = split, sample.labels if split == "train" else ()
+            shard.add(sample)
+    store = Store.open(tmp_path / "mixed.h5")
+    with pytest.raises(BadInput, match="split test: none of its 1 samples has label 0; --split and --label"):
+        evaluate(ZeroshotTask(source, store, say("w2"), tokenise), QUICK)
+    with ShardWriter(tmp_path / "empty.h5", FEATURES, vocab=labelled.vocab):
+        pass
+    empty = Store.open(tmp_path / "empty.h5")
+    assert len(empty) == 0
+    with pytest.raises(BadInput, match="has no samples to evaluate"):
+        evaluate(RetrievalTask(source, empty, PROTOCOLS["vatt"], split="all"), QUICK)
+
+
+def test_several_labels_are_ranked_by_prompt(source, small_store):
+    names = ["w2", "w3", "w4", "w5", "w6"]  # three classes and two halves
+    result, path = evaluate(ZeroshotTask(source, small_store, say(*names), tokenise, label="all"), QUICK)
+    assert set(result.metrics) == {f"{m}/{name}" for m in ("video", "audio") for name in ("mAP", "AUC")}
+    with np.load(path.parent / result.queries["file"]) as queries:
+        assert queries["video/id"].tolist() == ["class 0", "class 1", "class 2", "half 0", "half 1"]
+    assert not list(path.parent.glob("*.png"))

@@ -43,7 +43,7 @@ def test_a_folder_with_captions_and_links_that_can_not_be_used(tmp_path: Path, s
     for told in (done.stderr, info):
         assert "2 problem(s) in the data set's files:" in told
         assert "0.srt: no captions with times" in told
-        assert "1.json: no valid JSON" in told
+        assert "1.json: invalid JSON" in told
         assert "2 link(s) out of the data set's folder, not followed:" in told
         assert f"{root}/more" in told
         assert f"{root}/out.wav" in told

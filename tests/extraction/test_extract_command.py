@@ -48,7 +48,7 @@ def test_max_failed(manifest, tmp_path, limit, fails):
     ("args", "message"),
     [
         (["--max-failed", "many"], "--max-failed many"),
-        (["--encoder", "magic"], "no such encoder"),
+        (["--encoder", "magic"], "encoder 'magic': unknown; known: "),
         (["--encoder", "open_clip:ViT-B-32"], "MODEL/TAG"),
         (["--set", "raw.sise=3"], "unknown key"),
         (["--decoder", "gstreamer"], "decoder"),

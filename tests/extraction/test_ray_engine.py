@@ -9,13 +9,13 @@ from media_samples import grey_frames, make_clip, tone
 
 from harmonize_cli.config import load_config
 from harmonize_cli.datasets.manifest import ManifestRow
-from harmonize_cli.encoders.base import FrameEncoder
+from harmonize_cli.encoders.base import FrameEncoder, SoundEncoder, TextEncoder
 from harmonize_cli.errors import BadInput
 from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.pipeline import RunOptions, extract
 from harmonize_cli.extraction.plan import plan_units
-from harmonize_cli.extraction.ray_engine import DecodeActor, EncodeActor, RemoteFrames, counts_of
-from harmonize_cli.extraction.tasks import Task
+from harmonize_cli.extraction.ray_engine import DecodeActor, EncodeActor, RemoteFrames, RemoteSound, counts_of
+from harmonize_cli.extraction.tasks import ShardTask
 from harmonize_cli.extraction.unit import Job
 from harmonize_cli.store.reader import Store
 
@@ -47,8 +47,8 @@ def test_an_actor_writes_what_a_local_run_writes(rows, tmp_path):
     settings = config()
     extract(rows[:2], tmp_path / "calm", settings)
     words = tuple(Store.open(tmp_path / "calm").vocab)
-    actor = DecodeActor(Job(settings, words, None), [], [])
-    tasks = [Task(u, tmp_path / "s" / f"part-{u.index:05d}.h5") for u in plan_units(rows[:2], 1)]
+    actor = DecodeActor(Job(settings, words, None), [], {})
+    tasks = [ShardTask(u, tmp_path / "s" / f"part-{u.index:05d}.h5") for u in plan_units(rows[:2], 1)]
     counts = [actor.write(task) for task in tasks]
     assert [c.samples for c in counts] == [1, 1]
     assert counts_of(tasks[0]) == counts[0]
@@ -57,19 +57,24 @@ def test_an_actor_writes_what_a_local_run_writes(rows, tmp_path):
 
 def test_a_stand_in_gives_what_the_encode_actor_gives():
     settings = config(encoders=("tokens",))
-    actor = EncodeActor(Job(settings, None, None), "raw")
-    ((spec, request, batch),) = actor.describe()
-    stand_in = RemoteFrames(_Direct(actor, spec.key), spec, request, batch)
-    frames = np.zeros((3, *request.row_shape), np.uint8)
+    actor = EncodeActor(Job(settings, None, None), ["raw", "logmel"])
+    ((frames_in, *raw),) = actor.describe()["raw"]
+    ((audio_in, *mel),) = actor.describe()["logmel"]
+    assert (frames_in, audio_in) == (RemoteFrames, RemoteSound)
+    frames = np.zeros((3, *raw[1].row_shape), np.uint8)
+    stand_in = _direct(frames_in, actor, raw)
     assert isinstance(stand_in, FrameEncoder)
+    assert not isinstance(stand_in, SoundEncoder | TextEncoder)
     assert np.array_equal(stand_in.encode_frames(frames), frames)
+    rows = _direct(audio_in, actor, mel).encode_sound(np.zeros(48_000, np.float32))
+    assert rows.shape[1:] == mel[0].row_shape
 
 
-class _Direct:
-    """Calls an actor of this process in the place of one behind a network."""
-
-    def __init__(self, actor, key):
-        self.call = lambda values: actor.encode(key, values)
+def _direct(kind, actor, described):
+    """A stand-in that calls an actor of this process in the place of one behind a network."""
+    found = kind([actor], *described)
+    found.call = lambda method, values: actor.encode(found.spec.key, method, values)
+    return found
 
 
 @pytest.mark.long

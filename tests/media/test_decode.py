@@ -184,7 +184,7 @@ def test_no_media(tmp_path, content):
 
 def test_what_is_no_file(tmp_path):
     _, _, work = decode(tmp_path, [SOUND])
-    assert work.outcome["audio"].reason == "is no regular file"
+    assert work.outcome["audio"].reason == "is not a regular file"
     _, _, work = decode(tmp_path / "none", [SOUND])
     assert work.outcome["audio"].reason == "no such file"
 

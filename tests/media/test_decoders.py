@@ -6,7 +6,7 @@ import pytest
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.media import decoders, torchcodec_decoder
-from harmonize_cli.media.decoders import decoder_for
+from harmonize_cli.media.decoders import DecoderEntry, decoder_for
 from harmonize_cli.media.ffmpeg_decoder import FFmpegDecoder
 from harmonize_cli.media.pyav_decoder import PyAVDecoder
 from harmonize_cli.media.requests import SoundRequest
@@ -94,5 +94,6 @@ def test_auto_leaves_out_what_gives_other_frames(monkeypatch):
         assert [gives_the_same(EightBits, path) for path in paths].count(False) == 1
     for bad in (Black, Broken, Deaf, EightBits):
         decoders.fastest.cache_clear()
-        monkeypatch.setattr(decoders, "_torchcodec_on_gpu", lambda bad=bad: bad)
+        entry = DecoderEntry(load=lambda bad=bad: bad, speed=lambda: 9, about="a bad one")
+        monkeypatch.setitem(decoders.DECODERS._entries, "bad", entry)
         assert decoder_for("auto") is PyAVDecoder

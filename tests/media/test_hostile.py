@@ -154,7 +154,7 @@ def test_a_device_and_a_pipe_are_refused(tmp_path):
     os.mkfifo(fifo)
     for path in (fifo, "/dev/zero", "/dev/null"):
         _, work = decode(tmp_path / path)
-        assert work.outcome["video"].reason == "is no regular file"
+        assert work.outcome["video"].reason == "is not a regular file"
 
 
 def test_a_forged_picture_size_does_not_eat_the_memory(tmp_path):

@@ -17,8 +17,8 @@ from harmonize_cli.models.checkpoint import (
     write_checkpoint,
 )
 from harmonize_cli.models.config import ModelConfig
+from harmonize_cli.models.inputs import InputSpec
 from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.store.windows import InputSpec
 
 SPECS = {
     "video": InputSpec("video", "video/frames", "frames", 4, (8, 8, 1)),

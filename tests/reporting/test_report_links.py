@@ -8,10 +8,10 @@ import pytest
 from small_run import small_run, small_store
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.evaluation.evaluate_retrieval import evaluate_retrieval
 from harmonize_cli.evaluation.protocols import PROTOCOLS
+from harmonize_cli.evaluation.retrieval import RetrievalTask
 from harmonize_cli.evaluation.sources import RunSource
-from harmonize_cli.evaluation.stage import Options
+from harmonize_cli.evaluation.task import Options, evaluate
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.reporting.collect import read_runs
 from harmonize_cli.reporting.page import write_page
@@ -30,7 +30,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = small_run(folder / "run", small_store(folder / "s.h5"))
     options = Options(draws=10, out=run / "eval" / "r.json")
     store = Store.open(folder / "s.h5")
-    evaluate_retrieval(RunSource(load_model(run)), store, PROTOCOLS["vatt"], split="test", options=options)
+    evaluate(RetrievalTask(RunSource(load_model(run)), store, PROTOCOLS["vatt"], split="test"), options)
     return run
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
+from harmonize_cli.curriculum.pretrain import pretrain
 from harmonize_cli.ranks import rank
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.pretrain import pretrain
 
 
 def die() -> None:

@@ -9,9 +9,9 @@ from media_samples import grey_frames, make_clip, tone
 from typer.testing import CliRunner
 
 from harmonize_cli.cli.main import app
+from harmonize_cli.data.batches import StoreDataset
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.models.export import load_encoder
-from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
 
 ODD = "\"!($'+&x"  # its second token has the id 0, as padding has

@@ -23,7 +23,7 @@ def test_the_papers_config_has_the_published_settings():
     assert (config.batch, config.steps, config.model.drop_token_rate) == (2048, 500_000, 0.5)
     assert learning_rate(10_000, 500_000, config) == pytest.approx(1e-4)
     assert learning_rate(499_999, 500_000, config) == pytest.approx(5e-5)
-    assert config.loss.temperature == 0.07
+    assert {t.temperature for t in config.loss.terms} == {0.07}
     assert not config.optim.clip
 
 

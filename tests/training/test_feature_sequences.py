@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from harmonize_cli.curriculum.pretrain import pretrain
+from harmonize_cli.data.batches import StoreDataset
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.models.export import export_encoder
-from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec, Sample, Status
 from harmonize_cli.store.writer import ShardWriter
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.pretrain import pretrain
 
 
 def make_store(path, text_shape):

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from harmonize_cli.curriculum.pretrain import pretrain
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.pretrain import pretrain
 from harmonize_cli.training.run_folder import read_metrics
 
 GOLDEN = Path(__file__).with_name("golden.json")

@@ -2,11 +2,11 @@
 
 import torch
 
+from harmonize_cli.data.batches import StoreDataset
+from harmonize_cli.data.windows import InputsConfig, resolve_inputs
 from harmonize_cli.models.config import ModelConfig
 from harmonize_cli.models.vatt import Vatt
-from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import InputsConfig, resolve_inputs
 from harmonize_cli.training.norm_statistics import measure
 
 

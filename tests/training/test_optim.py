@@ -4,15 +4,14 @@ import torch
 from torch import nn
 
 from harmonize_cli.training.config import OptimConfig
-from harmonize_cli.training.ema import Ema
-from harmonize_cli.training.optim import build_optimiser
+from harmonize_cli.training.optim import Ema, build_optimizer
 
 
 def test_weight_decay_spares_vectors_and_scalars() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
     tau = nn.Parameter(torch.tensor(0.5))
     before = [p.detach().clone() for p in [*model.parameters(), tau]]
-    optimiser = build_optimiser([*model.parameters(), tau], OptimConfig(name="adamw", weight_decay=0.1))
+    optimiser = build_optimizer([*model.parameters(), tau], OptimConfig(name="adamw", weight_decay=0.1))
     for group in optimiser.param_groups:
         group["lr"] = 1.0
     for p in [*model.parameters(), tau]:

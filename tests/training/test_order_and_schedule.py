@@ -12,9 +12,9 @@ from harmonize_cli.config import load_config
 from harmonize_cli.errors import BadInput
 from harmonize_cli.harmony import Gate
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.harmonize import build_gate
+from harmonize_cli.training.data import Schedule, shuffled
 from harmonize_cli.training.optim import learning_rate
-from harmonize_cli.training.order import Schedule, shuffled
+from harmonize_cli.training.step import build_gate
 
 
 @given(samples=st.integers(8, 60), share=st.integers(1, 4), ranks=st.integers(1, 3), seed=st.integers(0, 99))

@@ -13,16 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from harmonize_cli.curriculum.pretrain import pretrain
+from harmonize_cli.data.batches import StoreDataset
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.checkpoint import list_checkpoints, load_model
-from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec, Sample
 from harmonize_cli.store.writer import ShardWriter
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.pretrain import pretrain
+from harmonize_cli.training.run import Run
 from harmonize_cli.training.run_folder import read_metrics
-from harmonize_cli.training.setup import build, start_state
 
 SMALL = {"width": 32, "heads": 2, "layers": 2, "feedforward": 64, "head": {"va": 32, "vt": 16}}
 
@@ -216,8 +216,8 @@ def test_missing_sound_and_text_count_for_nothing(store_path, tmp_path):
 
 
 def test_non_finite_steps_are_left_out_and_written_down(store_path, tmp_path, monkeypatch):
+    from harmonize_cli.data import batches
     from harmonize_cli.errors import HarmonizeError
-    from harmonize_cli.store import batches
 
     original = batches.StoreDataset._cut
 
@@ -250,7 +250,7 @@ def test_non_finite_steps_are_left_out_and_written_down(store_path, tmp_path, mo
         ({"harmonize": {"mode": "realign", "rule": "magic"}}, "'magic'"),
         ({"harmonize": {"mode": "realign", "scope": "trunk"}}, "no trained parameter matches"),
         (
-            {"harmonize": {"mode": "realign"}, "model": {"sharing": "specific"}},
+            {"harmonize": {"mode": "realign", "scope": "backbone"}, "model": {"sharing": "specific"}},
             "no parameter is passed by every",
         ),
         ({"device": "cuda:7"}, "cuda:7 not found"),
@@ -313,12 +313,11 @@ def test_a_run_goes_on_with_its_own_store_only(store_path, other_store_path, tmp
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, when its compiler is imported
 def test_every_stack_is_compiled(store_path, tmp_path):
-    store, device = Store.open(store_path), torch.device("cpu")
+    store = Store.open(store_path)
     for sharing, stacks in (("agnostic", 1), ("specific", 3)):
         settings = config(compile=True, model={"sharing": sharing})
-        parts = build(store, settings, 1, device)
-        start_state(parts, settings)
-        found = {parts.model.stack(m) for m in parts.model.modalities}
+        model = Run(store, settings, tmp_path).model
+        found = {model.stack(m) for m in model.modalities}
         assert len(found) == stacks
         assert all(stack._compiled_call_impl is not None for stack in found)
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from harmonize_cli.curriculum.pretrain import pretrain
 from harmonize_cli.models.checkpoint import list_checkpoints
 from harmonize_cli.training.config import PretrainConfig
-from harmonize_cli.training.pretrain import pretrain
 from harmonize_cli.training.run_folder import read_metrics
 
 WORKER = Path(__file__).with_name("run_worker.py")

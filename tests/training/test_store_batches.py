@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from harmonize_cli.data.batches import Draw, StoreDataset
+from harmonize_cli.data.windows import InputsConfig, check_inputs, cut, resolve_inputs
 from harmonize_cli.errors import BadInput
-from harmonize_cli.store.batches import Draw, StoreDataset
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec, Sample
-from harmonize_cli.store.windows import InputsConfig, check_inputs, cut, resolve_inputs
 from harmonize_cli.store.writer import ShardWriter
 
 

@@ -10,17 +10,17 @@ import torch
 from typer.testing import CliRunner
 
 from harmonize_cli.cli.main import app
+from harmonize_cli.curriculum.pretrain import pretrain
+from harmonize_cli.data.batches import StoreDataset
+from harmonize_cli.data.windows import InputsConfig, resolve_inputs
 from harmonize_cli.errors import BadInput
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.models.export import load_encoder
-from harmonize_cli.store.batches import StoreDataset
 from harmonize_cli.store.reader import Store
-from harmonize_cli.store.windows import InputsConfig, resolve_inputs
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.embeddings import embed_store, write_embeddings
 from harmonize_cli.training.overview import describe_model, show_model
 from harmonize_cli.training.plan import make_plan, show_plan
-from harmonize_cli.training.pretrain import pretrain
 from harmonize_cli.training.runs import find_runs, show_runs
 
 CONFIG = PretrainConfig.model_validate(
@@ -132,7 +132,7 @@ def test_an_exported_encoder_gives_the_runs_features(run, store_path, tmp_path, 
     assert "'video': (1, 32)" in capsys.readouterr().out
     card = (out / "README.md").read_text()
     assert loaded.weights_hash in card
-    assert "realign (rule realign, scope backbone" in card
+    assert "realign (rule realign, scope auto" in card
     assert json.loads((out / "config.json").read_text())["vocab"][0] == "<pad>"
     invoke("export", "encoder", run, "-o", tmp_path / "whole", "--heads")
     assert load_encoder(tmp_path / "whole").heads(found)["video_va"].shape == (3, 32)

@@ -5,20 +5,23 @@ its pooled vector and cotangent, so the inner product with the batch's gradient 
 The sample itself is left out of the batch: late in training few samples make most of its gradient.
 """
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from harmonize_cli.curriculum.indicators.base import register
-from harmonize_cli.curriculum.view import BatchView
+from harmonize_cli.curriculum.indicators import indicator
 
-for _pair in ("va", "vt"):
+if TYPE_CHECKING:
+    from torch import Tensor
 
-    @register(
-        f"agreement_{_pair}",
-        noisy="low",
-        about=f"cosine of the sample's gradient of {_pair} with that of the rest of the batch",
-        pairs=(_pair,),
-        needs="agreement",
-    )
-    def _agreement(view: BatchView, pair: str = _pair) -> Tensor:
-        cosine = view.agreement[pair]
-        return cosine.masked_fill(~view.valid(pair), float("nan"))
+    from harmonize_cli.curriculum.view import BatchView
+
+
+@indicator(
+    "agreement",
+    noisy="low",
+    about="cosine of the sample's gradient of {} with that of the rest of the batch",
+    each="loss",
+    needs="agreement",
+)
+def agreement(view: "BatchView", loss: str) -> "Tensor":
+    """[B]."""
+    return view.agreement[loss]

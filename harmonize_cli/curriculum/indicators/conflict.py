@@ -1,24 +1,26 @@
-"""Gradient conflict: the cosine between a sample's gradients of two losses (docs/harmonization.md)."""
+"""Gradient conflict: the cosine between a sample's gradients of its losses (docs/harmonization.md)."""
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from harmonize_cli.curriculum.indicators.base import register
-from harmonize_cli.curriculum.view import BatchView
-from harmonize_cli.harmony import conflict_cosine
+from harmonize_cli.curriculum.indicators import indicator
 
-for _scope in ("all", "backbone", "representation"):
+if TYPE_CHECKING:
+    from torch import Tensor
 
-    @register(
-        f"cosine_{_scope}",
-        noisy="low",
-        about=f"cosine of the gradients of va and vt at scope {_scope}",
-        pairs=("va", "vt"),
-        needs=f"gram:{_scope}",
-        costly=_scope == "all",  # the layers of each modality's own take as long as all the rest
-    )
-    def _cosine(view: BatchView, scope: str = _scope) -> Tensor:
-        pick = torch.tensor([view.losses.index(name) for name in ("va", "vt")])
-        cosine = conflict_cosine(view.grams[scope][:, pick][:, :, pick])
-        # a sample without the pair still has a gradient as a negative of others: no conflict of its own
-        return cosine.masked_fill(~(view.valid("va") & view.valid("vt")), float("nan"))
+    from harmonize_cli.curriculum.view import BatchView
+
+
+@indicator(
+    "cosine",
+    noisy="low",
+    about="cosine of the gradients of {}",
+    each="losses",
+    scopes=("all", "backbone", "shared", "representation"),
+    costly=("all",),  # the layers of each modality's own take as long as all the rest
+    online=True,  # the gradient engine measures it
+)
+def cosine(view: "BatchView", scope: str) -> "Tensor":
+    """[B]; the smallest one of more than two losses."""
+    from harmonize_cli.harmony import conflict_cosine
+
+    return conflict_cosine(view.grams[scope])

@@ -1,13 +1,16 @@
 """A sample's own contrastive loss among the samples that it is scored with."""
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from harmonize_cli.curriculum.indicators.base import register
-from harmonize_cli.curriculum.view import BatchView
+from harmonize_cli.curriculum.indicators import indicator
 
-for _pair in ("va", "vt"):
+if TYPE_CHECKING:
+    from torch import Tensor
 
-    @register(f"loss_{_pair}", noisy="high", about=f"the sample's {_pair} loss", pairs=(_pair,))
-    def _loss(view: BatchView, pair: str = _pair) -> Tensor:
-        term = view.terms[pair]
-        return term.per_sample.masked_fill(~term.valid, float("nan"))
+    from harmonize_cli.curriculum.view import BatchView
+
+
+@indicator("loss", noisy="high", about="the sample's {} loss", each="loss")
+def loss(view: "BatchView", loss: str) -> "Tensor":
+    """[B]."""
+    return view.terms[loss].per_sample

@@ -1,21 +1,23 @@
 """Gradient norms of a sample, by loss."""
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from harmonize_cli.curriculum.indicators.base import register
-from harmonize_cli.curriculum.view import BatchView
+from harmonize_cli.curriculum.indicators import indicator
 
-for _scope in ("backbone", "representation"):
-    for _pair in ("va", "vt"):
+if TYPE_CHECKING:
+    from torch import Tensor
 
-        @register(
-            f"norm_{_pair}_{_scope}",
-            noisy="high",
-            about=f"norm of the gradient of {_pair} at scope {_scope}",
-            pairs=(_pair,),
-            needs=f"gram:{_scope}",
-        )
-        def _norm(view: BatchView, scope: str = _scope, pair: str = _pair) -> Tensor:
-            k = view.losses.index(pair)
-            norm = view.grams[scope][:, k, k].clamp_min(0).sqrt()
-            return norm.masked_fill(~view.valid(pair), float("nan"))
+    from harmonize_cli.curriculum.view import BatchView
+
+
+@indicator(
+    "norm",
+    noisy="high",
+    about="norm of the gradient of {}",
+    each="loss",
+    scopes=("backbone", "shared", "representation"),
+)
+def norm(view: "BatchView", loss: str, scope: str) -> "Tensor":
+    """[B]."""
+    k = list(view.losses).index(loss)
+    return view.grams[scope][:, k, k].clamp_min(0).sqrt()

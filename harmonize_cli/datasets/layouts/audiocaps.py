@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from harmonize_cli.datasets.layouts import Benchmark, DatasetFolder, Entry, Layout, Need, register
 from harmonize_cli.datasets.layouts.audioset import clip_names
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
 
 _LISTS = {
     part: Need((f"audiocaps_{part}.csv", f"{part}.csv"), f"the list of the split {part}", required=False)
@@ -14,7 +14,7 @@ _ANY = Need(tuple(name for need in _LISTS.values() for name in need.names), "at 
 _SECONDS = 10.0
 
 
-def _entries(source: Source) -> Iterator[Entry]:
+def _entries(source: DatasetFolder) -> Iterator[Entry]:
     source.require(_ANY)
     plain_cut = source.options.plain_names == "cut"
     for split, need in _LISTS.items():
@@ -39,10 +39,26 @@ def _entries(source: Source) -> Iterator[Entry]:
         yield from clips.values()
 
 
-AUDIOCAPS = Layout(
-    "audiocaps",
-    "about 51,000 AudioSet clips of 10 s with captions of their sound; a row is a clip",
-    (_ANY,),
-    _entries,
-    either=True,
+register(
+    Layout(
+        "audiocaps",
+        "about 51,000 AudioSet clips of 10 s with captions of their sound; a row is a clip",
+        (_ANY,),
+        _entries,
+        divisions=1,
+        either=True,
+        benchmark=Benchmark(
+            name="audiocaps",
+            tasks=("retrieval",),
+            modalities=("audio", "text"),
+            splits=("test",),
+            protocol="vatt",
+            settings={"captions": "all"},
+            metrics=("R@1", "R@5", "R@10", "MedR"),
+            main_score="R@1",
+            reported="five captions per test clip",
+            reference="https://audiocaps.github.io",
+            citation="Kim, Kim, Lee, Kim: AudioCaps (NAACL 2019)",
+        ),
+    )
 )

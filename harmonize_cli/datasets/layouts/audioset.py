@@ -3,11 +3,10 @@
 Clips go by many names: `<id>_30.000.mp4`, `<id>_30000_40000.mp4`, `<id>_000030.mp4`, `Y<id>.wav`, `<id>.mp4`.
 """
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
+from harmonize_cli.datasets.layouts import Benchmark, DatasetFolder, Entry, Layout, Need, register
 
 _LISTS = {
     "train": Need(("unbalanced_train_segments.csv",), "the unbalanced training list", required=False),
@@ -22,7 +21,7 @@ _CLASSES = Need(
 _ANY = Need(tuple(name for need in _LISTS.values() for name in need.names), "at least one list of segments")
 
 
-def _entries(source: Source) -> Iterator[Entry]:
+def _entries(source: DatasetFolder) -> Iterator[Entry]:
     source.require(_ANY)
     classes = source.find(_CLASSES)
     names: dict[str, str] = {}
@@ -34,28 +33,16 @@ def _entries(source: Source) -> Iterator[Entry]:
             yield from _segments(source, path, split, names)
 
 
-def _segments(source: Source, path: Path, split: str, names: dict[str, str]) -> Iterator[Entry]:
-    for where, line in source.lines(path):
-        if line.startswith("#") or line.startswith("YTID"):
+def _segments(source: DatasetFolder, path: Path, split: str, names: dict[str, str]) -> Iterator[Entry]:
+    columns = ("YTID", "start_seconds", "end_seconds", "positive_labels")
+    for where, (video, begin, stop, mids) in source.cells(path, *columns):
+        if video == "YTID":
             continue
-        try:
-            cells = next(csv.reader([line], skipinitialspace=True, strict=True))
-        except csv.Error as e:
-            source.faults.add(where, "", f"no valid CSV ({e})")
-            continue
-        if len(cells) != 4:
-            source.faults.add(
-                where,
-                "",
-                f"expected YTID, start_seconds, end_seconds, positive_labels; found {len(cells)} cells",
-            )
-            continue
-        video = cells[0].strip()
-        start = source.number(where, "start_seconds", cells[1])
-        end = source.number(where, "end_seconds", cells[2])
+        start = source.number(where, "start_seconds", begin)
+        end = source.number(where, "end_seconds", stop)
         if start is None or end is None:
             continue
-        labels = tuple(names.get(mid.strip(), mid.strip()) for mid in cells[3].split(",") if mid.strip())
+        labels = tuple(names.get(mid.strip(), mid.strip()) for mid in mids.split(",") if mid.strip())
         clips = clip_names(video, start, end)
         cut = (*(True for _ in clips), source.options.plain_names == "cut")
         yield Entry(
@@ -74,10 +61,26 @@ def clip_names(video: str, start: float, end: float) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-AUDIOSET = Layout(
-    "audioset",
-    "2 million 10 s clips with labels and no text; a row is a clip (video, or sound alone)",
-    (_ANY, _CLASSES),
-    _entries,
-    either=True,
+register(
+    Layout(
+        "audioset",
+        "2 million 10 s clips with labels and no text; a row is a clip (video, or sound alone)",
+        (_ANY, _CLASSES),
+        _entries,
+        divisions=1,
+        either=True,
+        benchmark=Benchmark(
+            name="audioset",
+            tasks=("probe",),
+            modalities=("audio",),
+            train_split="balanced",
+            splits=("eval",),
+            metrics=("mAP", "AUC"),
+            main_score="mAP",
+            multi_label=True,
+            reported="mean average precision over 527 classes; a clip has several labels",
+            reference="https://research.google.com/audioset/",
+            citation="Gemmeke et al.: Audio Set (ICASSP 2017)",
+        ),
+    )
 )

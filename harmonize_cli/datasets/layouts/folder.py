@@ -8,7 +8,7 @@ from pathlib import Path
 from harmonize_cli.datasets.caption_files import CAPTION_SUFFIXES, read_captions
 from harmonize_cli.datasets.captions import Caption
 from harmonize_cli.datasets.fields import escaped_name
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Source
+from harmonize_cli.datasets.layouts import DatasetFolder, Entry, Layout, register
 from harmonize_cli.datasets.layouts.segments import caption_entries
 from harmonize_cli.datasets.locate import AUDIO, VIDEO
 from harmonize_cli.errors import BadInput
@@ -16,7 +16,7 @@ from harmonize_cli.errors import BadInput
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-def _entries(source: Source) -> Iterator[Entry]:
+def _entries(source: DatasetFolder) -> Iterator[Entry]:
     index = source.files(source.root, (*VIDEO, *AUDIO))
     if not len(index):
         raise BadInput(f"{source.root}: no video or sound file in this folder or below")
@@ -30,7 +30,7 @@ def _entries(source: Source) -> Iterator[Entry]:
         yield from _of_video(source, base, path, captions.get(_stem(relative), []))
 
 
-def _of_video(source: Source, base: Entry, path: Path, files: list[Path]) -> Iterator[Entry]:
+def _of_video(source: DatasetFolder, base: Entry, path: Path, files: list[Path]) -> Iterator[Entry]:
     texts: list[str] = []
     timed: list[Caption] = []
     for file in files:
@@ -51,7 +51,7 @@ def _stem(relative: str) -> str:
     return os.path.splitext(relative)[0]  # noqa: PTH122
 
 
-def _caption_files(source: Source, videos: set[str]) -> dict[str, list[Path]]:
+def _caption_files(source: DatasetFolder, videos: set[str]) -> dict[str, list[Path]]:
     """Path of a video without suffix -> its caption files, best first: timed ones, then by name."""
     index = source.files(source.root, CAPTION_SUFFIXES)
     found: dict[str, list[Path]] = {}
@@ -65,9 +65,11 @@ def _caption_files(source: Source, videos: set[str]) -> dict[str, list[Path]]:
     return found
 
 
-FOLDER = Layout(
-    "folder",
-    "videos (or sounds) in any folders, with captions beside them; a row is a timed caption, or a file",
-    (),
-    _entries,
+register(
+    Layout(
+        "folder",
+        "videos (or sounds) in any folders, with captions beside them; a row is a timed caption, or a file",
+        (),
+        _entries,
+    )
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 from harmonize_cli.datasets.caption_files import captions_of_json, read_captions
 from harmonize_cli.datasets.captions import Caption
 from harmonize_cli.datasets.json_stream import stream_object
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
+from harmonize_cli.datasets.layouts import DatasetFolder, Entry, Layout, Need, register
 from harmonize_cli.datasets.layouts.segments import caption_entries
 from harmonize_cli.errors import BadInput
 
@@ -15,7 +15,7 @@ _VIDEOS = Need(("HowTo100M_v1.csv", "howto100m_videos.csv"), "the table of video
 _ONE_EACH = (".json", ".vtt", ".srt", ".csv")
 
 
-def _entries(source: Source) -> Iterator[Entry]:
+def _entries(source: DatasetFolder) -> Iterator[Entry]:
     labels = _categories(source)
     for where, video, captions in _captions(source):
         hit = source.index.find((video,))
@@ -26,7 +26,7 @@ def _entries(source: Source) -> Iterator[Entry]:
         yield from caption_entries(base, captions, hit[1], source)
 
 
-def _captions(source: Source) -> Iterator[tuple[str, str, list[Caption]]]:
+def _captions(source: DatasetFolder) -> Iterator[tuple[str, str, list[Caption]]]:
     whole = source.find(_ALL)
     if whole:
         for video, value in stream_object(whole):
@@ -56,19 +56,19 @@ def _captions(source: Source) -> Iterator[tuple[str, str, list[Caption]]]:
         )
 
 
-def _from_csv(source: Source, path: Path) -> list[Caption]:
+def _from_csv(source: DatasetFolder, path: Path) -> list[Caption]:
     """MIL-NCE's files of one video: start, end, text. Some rows of a million files have no words."""
     found = []
-    for where, row in source.table(path, "start", "end", "text", faults=source.problems):
+    for where, row in source.table(path, "start", "end", "text", errors=source.problems):
         start, end = (
-            source.number(where, name, row[name], faults=source.problems) for name in ("start", "end")
+            source.number(where, name, row[name], errors=source.problems) for name in ("start", "end")
         )
         if start is not None and end is not None and end > start:
             found.append(Caption(start, end, row["text"]))
     return sorted(found, key=lambda caption: (caption.start, caption.end))
 
 
-def _categories(source: Source) -> dict[str, tuple[str, ...]]:
+def _categories(source: DatasetFolder) -> dict[str, tuple[str, ...]]:
     table = source.find(_VIDEOS)
     found: dict[str, tuple[str, ...]] = {}
     for _, row in source.table(table, "video_id") if table else ():
@@ -78,9 +78,11 @@ def _categories(source: Source) -> dict[str, tuple[str, ...]]:
     return found
 
 
-HOWTO100M = Layout(
-    "howto100m",
-    "1.2 million narrated videos; a row is a caption with its neighbours as candidates (or a window)",
-    (Need((*_ALL.names, "<id>.json", "<id>.vtt", "<id>.csv"), "the captions"), _VIDEOS),
-    _entries,
+register(
+    Layout(
+        "howto100m",
+        "1.2 million narrated videos; a row is a caption with its neighbours as candidates (or a window)",
+        (Need((*_ALL.names, "<id>.json", "<id>.vtt", "<id>.csv"), "the captions"), _VIDEOS),
+        _entries,
+    )
 )

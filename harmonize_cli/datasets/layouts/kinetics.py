@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
+from harmonize_cli.datasets.layouts import Benchmark, DatasetFolder, Entry, Layout, Need, register
 from harmonize_cli.datasets.locate import VIDEO
 
 _PARTS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
@@ -18,7 +18,7 @@ _LISTS = {
 }  # fmt: skip
 
 
-def _entries(source: Source) -> Iterator[Entry]:
+def _entries(source: DatasetFolder) -> Iterator[Entry]:
     paths = [(part, path) for part, need in _LISTS.items() if (path := source.find(need))]
     if not paths:
         yield from _from_folders(source)
@@ -39,14 +39,14 @@ def _entries(source: Source) -> Iterator[Entry]:
             )  # fmt: skip
 
 
-def _from_folders(source: Source) -> Iterator[Entry]:
+def _from_folders(source: DatasetFolder) -> Iterator[Entry]:
     """`<split>/<class>/<clip>`, as torchvision and many copies have it: the disk is the list."""
     index = source.files(source.root, VIDEO)
     for relative, path in index.all():
         parts = Path(relative).parts
         part = next((_PARTS[name] for name in parts[:-2] if name in _PARTS), "")
         if len(parts) < 2:
-            source.faults.add(
+            source.errors.add(
                 relative, "", "expected SPLIT/CLASS/CLIP, or the official lists train.csv, val.csv"
             )
             continue
@@ -62,9 +62,23 @@ def _from_folders(source: Source) -> Iterator[Entry]:
         )
 
 
-KINETICS = Layout(
-    "kinetics",
-    "10 s clips of 400, 600 or 700 actions; a row is a clip. Without lists: SPLIT/CLASS/CLIP.mp4",
-    tuple(_LISTS.values()),
-    _entries,
+register(
+    Layout(
+        "kinetics",
+        "10 s clips of 400, 600 or 700 actions; a row is a clip. Without lists: SPLIT/CLASS/CLIP.mp4",
+        tuple(_LISTS.values()),
+        _entries,
+        divisions=1,
+        benchmark=Benchmark(
+            name="kinetics",
+            tasks=("finetune", "zeroshot"),
+            modalities=("video",),
+            splits=("val",),
+            metrics=("top-1", "top-5"),
+            main_score="top-1",
+            reported="top-1 and top-5 on the validation part",
+            reference="https://github.com/cvdfoundation/kinetics-dataset",
+            citation="Kay et al.: The Kinetics human action video dataset (arXiv 1705.06950)",
+        ),
+    )
 )

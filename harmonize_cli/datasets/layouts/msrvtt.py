@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
+from harmonize_cli.datasets.layouts import Benchmark, DatasetFolder, Entry, Layout, Need, register
 from harmonize_cli.errors import BadInput
 
 _TEST = Need(
@@ -20,7 +20,7 @@ _JSON = Need(
 _JSON_TEST = Need(("test_videodatainfo.json",), "the captions of the full test part", required=False)
 
 
-def _entries(source: Source) -> Iterator[Entry]:
+def _entries(source: DatasetFolder) -> Iterator[Entry]:
     variant = source.options.variant or "1k-A"
     if variant not in ("1k-A", "full"):
         raise BadInput(f"msrvtt: variant {variant!r}; known are 1k-A and full")
@@ -42,7 +42,7 @@ def _entries(source: Source) -> Iterator[Entry]:
             yield _entry(video, texts, "train", where)
 
 
-def _full(source: Source) -> Iterator[Entry]:
+def _full(source: DatasetFolder) -> Iterator[Entry]:
     for path in (source.require(Need(_JSON.names, _JSON.what)), source.find(_JSON_TEST)):
         if path:
             for video, split, texts, where in _videos(source, path):
@@ -53,7 +53,7 @@ def _entry(video: str, texts: tuple[str, ...], split: str, where: str) -> Entry:
     return Entry(video, (video,), texts=texts, split=split, where=where)
 
 
-def _videos(source: Source, path: Path) -> Iterator[tuple[str, str, tuple[str, ...], str]]:
+def _videos(source: DatasetFolder, path: Path) -> Iterator[tuple[str, str, tuple[str, ...], str]]:
     data = source.json(path)
     videos, sentences = _lists(data)
     if videos is None or sentences is None:
@@ -67,13 +67,13 @@ def _videos(source: Source, path: Path) -> Iterator[tuple[str, str, tuple[str, .
         ):
             texts.setdefault(item["video_id"], []).append(item["caption"])
         else:
-            source.faults.add(
+            source.errors.add(
                 str(path), "sentences", f"expected video_id and caption, found {str(item)[:60]}"
             )
     for number, item in enumerate(videos):
         where = f"{path}:videos[{number}]"
         if not isinstance(item, dict) or not isinstance(item.get("video_id"), str):
-            source.faults.add(where, "video_id", "is missing")
+            source.errors.add(where, "video_id", "is missing")
             continue
         yield item["video_id"], str(item.get("split", "")), tuple(texts.get(item["video_id"], ())), where
 
@@ -85,9 +85,24 @@ def _lists(data: Any) -> tuple[list[Any] | None, list[Any] | None]:
     return tuple(part if isinstance(part, list) else None for part in found)  # type: ignore[return-value]
 
 
-MSRVTT = Layout(
-    "msrvtt",
-    "10,000 clips; variant 1k-A (default): 1,000 test clips with one caption each, all else for training",
-    (_TEST, _TRAIN, _JSON, _JSON_TEST),
-    _entries,
+register(
+    Layout(
+        "msrvtt",
+        "10,000 clips; variant 1k-A (default): 1,000 test clips with one caption each, all else for training",
+        (_TEST, _TRAIN, _JSON, _JSON_TEST),
+        _entries,
+        divisions=1,
+        benchmark=Benchmark(
+            name="msrvtt",
+            tasks=("retrieval",),
+            modalities=("video", "text"),
+            splits=("test",),
+            protocol="vatt",
+            metrics=("R@1", "R@5", "R@10", "MedR"),
+            main_score="R@10",
+            reported="1k-A: 1,000 pairs; R@10 and MedR",
+            reference="https://doi.org/10.1109/CVPR.2016.571",
+            citation="Xu, Mei, Yao, Rui: MSR-VTT (CVPR 2016); 1k-A: Yu, Kim, Kim: JSFusion (ECCV 2018)",
+        ),
+    )
 )

@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from harmonize_cli.datasets.captions import MOST_SECONDS, Caption, caption_segments, window_segments
-from harmonize_cli.datasets.layouts.base import Entry, Source
+from harmonize_cli.datasets.layouts import DatasetFolder, Entry
 from harmonize_cli.errors import HarmonizeError
 
 
-def caption_entries(base: Entry, captions: Sequence[Caption], video: Path, source: Source) -> Iterator[Entry]:
+def caption_entries(
+    base: Entry, captions: Sequence[Caption], video: Path, source: DatasetFolder
+) -> Iterator[Entry]:
     """One entry a caption with its neighbours, or one a window; ids are the video's and a number."""
     options = source.options
     if options.window is None:
@@ -31,7 +33,7 @@ def caption_entries(base: Entry, captions: Sequence[Caption], video: Path, sourc
         )
 
 
-def _seconds(video: Path, source: Source) -> float | None:
+def _seconds(video: Path, source: DatasetFolder) -> float | None:
     from harmonize_cli.media.probe import length_of
 
     try:

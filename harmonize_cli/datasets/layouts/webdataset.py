@@ -14,7 +14,7 @@ from typing import IO, Any
 from harmonize_cli.datasets.caption_files import MAX_FILE, captions_of_json, read_captions
 from harmonize_cli.datasets.captions import Caption
 from harmonize_cli.datasets.fields import MAX_ID, FieldError, checked_name, escaped_name
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Source
+from harmonize_cli.datasets.layouts import DatasetFolder, Entry, Layout, register
 from harmonize_cli.datasets.layouts.segments import caption_entries
 from harmonize_cli.datasets.locate import AUDIO, VIDEO
 from harmonize_cli.errors import BadInput
@@ -33,7 +33,7 @@ class _Member:
     sides: dict[str, bytes] = field(default_factory=dict)
 
 
-def _entries(source: Source) -> Iterator[Entry]:
+def _entries(source: DatasetFolder) -> Iterator[Entry]:
     shards = list(source.files(source.root, (".tar",)).all())
     if not shards:
         raise BadInput(f"{source.root}: no .tar file in this folder or below")
@@ -43,13 +43,13 @@ def _entries(source: Source) -> Iterator[Entry]:
         seen: set[str] = set()
         for member in _members(path, target / relative.removesuffix(".tar"), source):
             if member.key in seen:
-                source.problems.add(f"{path}:{member.key}", "", "left out: its name is there twice")
+                source.problems.add(f"{path}:{member.key}", "", "left out: its name appears twice")
             else:
                 yield from _samples(source, member, relative, path)
             seen.add(member.key)
 
 
-def _members(path: Path, target: Path, source: Source) -> Iterator[_Member]:
+def _members(path: Path, target: Path, source: DatasetFolder) -> Iterator[_Member]:
     """Samples of one tar, their media files unpacked (those unpacked before are kept)."""
     current: _Member | None = None
     count = 0
@@ -121,7 +121,7 @@ def _copy(data: IO[bytes], target: Path, size: int) -> None:
             left -= len(block)
 
 
-def _samples(source: Source, member: _Member, relative: str, path: Path) -> Iterator[Entry]:
+def _samples(source: DatasetFolder, member: _Member, relative: str, path: Path) -> Iterator[Entry]:
     where = f"{path}:{member.key}"
     texts: list[str] = []
     timed: list[Caption] = []
@@ -172,7 +172,7 @@ def _json(raw: bytes | None) -> Any:
         return None
 
 
-def _is_name(label: str, where: str, source: Source) -> bool:
+def _is_name(label: str, where: str, source: DatasetFolder) -> bool:
     try:
         checked_name("label", label)
     except FieldError as e:
@@ -185,9 +185,11 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "replace").replace("\0", "")
 
 
-WEBDATASET = Layout(
-    "webdataset",
-    "tar shards of key.mp4 with key.txt, key.json, key.vtt, key.cls; a row is a key, or a caption of it",
-    (),
-    _entries,
+register(
+    Layout(
+        "webdataset",
+        "tar shards of key.mp4 with key.txt, key.json, key.vtt, key.cls; a row is a key, or a caption of it",
+        (),
+        _entries,
+    )
 )

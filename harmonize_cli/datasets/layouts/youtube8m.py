@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from harmonize_cli.datasets.layouts.base import Entry, Layout, Need, Source
+from harmonize_cli.datasets.layouts import DatasetFolder, Entry, Layout, Need, register
 from harmonize_cli.datasets.layouts.segments import caption_entries
 from harmonize_cli.datasets.tfrecord import Fields, read_records
 from harmonize_cli.errors import BadInput
@@ -19,7 +19,7 @@ _ANSWER = re.compile(r'i\("([^"]{4,11})","([^"]{11})"\)')
 _PARTS = (("train", "train"), ("valid", "val"), ("test", "test"))
 
 
-def _entries(source: Source) -> Iterator[Entry]:
+def _entries(source: DatasetFolder) -> Iterator[Entry]:
     folder = source.options.annotations or source.root
     records = source.files(folder, (".tfrecord",))
     if not len(records):
@@ -36,7 +36,7 @@ def _entries(source: Source) -> Iterator[Entry]:
             where = f"{path}:{number}"
             name = _id(fields)
             if name is None:
-                source.faults.add(where, "id", "missing")
+                source.errors.add(where, "id", "missing")
                 continue
             classes = tuple(
                 labels.get(str(k), str(k)) for k in fields.get("labels", ()) if isinstance(k, int)
@@ -56,7 +56,7 @@ def _id(fields: Fields) -> str | None:
     return None
 
 
-def _names(source: Source, folder: Path) -> dict[str, str]:
+def _names(source: DatasetFolder, folder: Path) -> dict[str, str]:
     table = source.find(_IDS)
     if table:
         return {row["id"]: row["youtube_id"] for _, row in source.table(table, "id", "youtube_id")}
@@ -69,9 +69,12 @@ def _names(source: Source, folder: Path) -> dict[str, str]:
     return found
 
 
-YOUTUBE8M = Layout(
-    "youtube8m",
-    "8 million videos with labels; a row is a video (or a window of it) of the release's TFRecords",
-    (Need(("*.tfrecord",), "the TFRecords of the release"), _VOCABULARY, _IDS),
-    _entries,
+register(
+    Layout(
+        "youtube8m",
+        "8 million videos with labels; a row is a video (or a window of it) of the release's TFRecords",
+        (Need(("*.tfrecord",), "the TFRecords of the release"), _VOCABULARY, _IDS),
+        _entries,
+        divisions=1,
+    )
 )

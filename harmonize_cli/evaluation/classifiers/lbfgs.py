@@ -7,8 +7,6 @@ first steps are nearly Newton's. The transform touches [K, D] only, never the da
 refreshed once the probabilities have left their start.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

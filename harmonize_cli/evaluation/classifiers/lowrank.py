@@ -4,21 +4,17 @@ Constants are those of the authors' code (`vatt`: Adam 5e-4, batch 64, L2 0.1, r
 the paper (50k steps). Keras' `l2(0.1)` adds 0.1 |w|^2 to the mean loss.
 """
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from harmonize_cli.evaluation.classifiers.base import Floats, Labels, Scaler
 from harmonize_cli.progress import progress
 
 
-class LowRank:
+class LowRank(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """No constant is chosen, so nothing is held out. Same seed, same weights (on one kind of device)."""
 
     def __init__(
@@ -30,17 +26,16 @@ class LowRank:
         lr: float = 5e-4,
         batch: int = 64,
         steps: int = 50_000,
-        scaling: str = "none",
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
         self.rank, self.dropout, self.l2, self.lr = rank, dropout, l2, lr
         self.batch, self.steps, self.seed, self.device = batch, steps, seed, device
-        self._scaler = Scaler(scaling)
 
-    def fit(self, x: Floats, y: Labels, groups: NDArray[np.int64]) -> None:
+    def fit(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> "LowRank":
+        self.classes_ = np.arange(int(y.max()) + 1)
         draw = torch.Generator().manual_seed(self.seed)
-        data = torch.from_numpy(self._scaler.fit(x)(x)).to(self.device)
+        data = torch.from_numpy(x).to(self.device)
         target = torch.from_numpy(y).to(self.device)
         self._down = _glorot(x.shape[1], self.rank, draw).to(self.device)
         self._out = _glorot(self.rank, int(y.max()) + 1, draw).to(self.device)
@@ -60,15 +55,13 @@ class LowRank:
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-        self._loss = float(loss.detach())
+        self.facts_ = {"last batch's loss": float(loss.detach())}
+        return self
 
     @torch.no_grad()
-    def scores(self, x: Floats) -> NDArray[np.float64]:
-        logits = self._out(self._down(torch.from_numpy(self._scaler(x)).to(self.device)))
+    def predict_proba(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        logits = self._out(self._down(torch.from_numpy(x).to(self.device)))
         return np.asarray(torch.softmax(logits.double(), dim=1).cpu().numpy())
-
-    def facts(self) -> dict[str, Any]:
-        return {"last batch's loss": self._loss}
 
 
 def _glorot(inside: int, outside: int, draw: torch.Generator) -> nn.Linear:
