@@ -50,13 +50,11 @@ def divisions(official: str | None, annotations: Path | None) -> dict[str, dict[
 
 def listed(official: str | None, annotations: Path | None, split: str | None) -> set[str]:
     """Ids that the official lists of a data set name for a split; none where no data set was named."""
-    wanted = (split or "test").split(",")
-    parts = [item for division in divisions(official, annotations).values() for item in division.items()]
-    found = {i for i, part in parts if part in wanted}
-    if official and not found:
-        known = ", ".join(sorted({part for _, part in parts}))
-        raise BadInput(f"--split {','.join(wanted)}: the lists of {official} have {known}")
-    return found
+    if official is None:
+        return set()
+    from harmonize_cli.datasets.official import official_ids
+
+    return official_ids(official, annotations or Path(), (split or "test").split(","))
 
 
 def pick_device(name: str) -> str:

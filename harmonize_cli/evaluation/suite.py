@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harmonize_cli.datasets.layouts import Benchmark, Layout
-from harmonize_cli.datasets.official import official_divisions
+from harmonize_cli.datasets.official import official_divisions, official_ids
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.classification import Label
 from harmonize_cli.evaluation.finetune_task import FinetuneTask, Tuner
@@ -55,12 +55,14 @@ def tasks_of(
         settings = [f"{key}={value}" for key, value in benchmark.settings.items()]
         split = ",".join(benchmark.splits) or None
         if name == "retrieval":
+            lists = extras.annotations if layout.divisions else None
+            listed = official_ids(layout.name, lists, benchmark.splits) if lists else ()
             yield RetrievalTask(
                 source,
                 store,
                 adjusted(PROTOCOLS, benchmark.protocol or "vatt", None, settings),
                 split=split,
-                expected=_listed(layout, benchmark, extras),
+                expected=listed,
             )
             continue
         for label in _labels(benchmark):
@@ -133,10 +135,3 @@ def _divisions(layout: Layout, extras: Extras) -> Mapping[str, Mapping[str, str]
             "names the folder of their lists"
         )
     return official_divisions(layout.name, extras.annotations)
-
-
-def _listed(layout: Layout, benchmark: Benchmark, extras: Extras) -> set[str]:
-    if extras.annotations is None or not layout.divisions:
-        return set()
-    divisions = official_divisions(layout.name, extras.annotations).values()
-    return {i for division in divisions for i, part in division.items() if part in benchmark.splits}

@@ -15,7 +15,7 @@ from harmonize_cli.encoders.registry import build_encoders
 from harmonize_cli.encoders.tokens import Vocab
 from harmonize_cli.errors import HarmonizeError, missing_extra
 from harmonize_cli.extraction.counts import Counts
-from harmonize_cli.extraction.tasks import ShardTask, copies, write_shard
+from harmonize_cli.extraction.tasks import ShardTask, write_shard
 from harmonize_cli.extraction.unit import Job, UnitRunner
 from harmonize_cli.media.requests import Request
 from harmonize_cli.store.reader import Store
@@ -215,6 +215,7 @@ class RayCluster:
 def counts_of(task: ShardTask) -> Counts:
     """The counts of a shard that is there."""
     counts = Counts()
-    for sample in copies(Store.open(task.path)):
-        counts.add(sample)
+    store = Store.open(task.path)
+    for i in range(len(store)):
+        counts.add(store.sample(i))
     return counts

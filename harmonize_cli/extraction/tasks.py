@@ -1,6 +1,6 @@
 """What is to be written: a new shard, or one that replaces an older one and keeps most of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,11 +78,6 @@ def write_shard(runner: UnitRunner, task: ShardTask, each: Callable[[], object] 
     if base is not None:
         base.close()
     return counts
-
-
-def copies(store: Store) -> Iterator[Sample]:
-    """All samples, as a writer takes them."""
-    return (store.sample(i) for i in range(len(store)))
 
 
 def _again(base: Store, sample: Sample) -> Sample:
