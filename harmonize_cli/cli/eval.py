@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from harmonize_cli.cli import eval_results
+from harmonize_cli.cli.app import App
 from harmonize_cli.cli.eval_common import (
-    check_format,
     divisions,
     listed,
     open_source,
@@ -31,6 +31,8 @@ from harmonize_cli.cli.options import (
     Official,
     Out,
     Overwrite,
+    Probe,
+    Retrieval,
     RunFolder,
     RunOrStore,
     Seed,
@@ -43,18 +45,16 @@ from harmonize_cli.cli.options import (
 from harmonize_cli.cli.say import say
 from harmonize_cli.cli.stops import kept
 
-app = typer.Typer(help="Evaluate a run: retrieval, probes, comparisons, tables.", no_args_is_help=True)
+app = App(help="Evaluate a run: retrieval, probes, comparisons, tables.", no_args_is_help=True)
 
 
-@app.command(
-    epilog="Example: harmonize eval retrieval runs/mine features --split test --protocol vatt",
-)
+@app.command()
 @kept("embeddings are kept under RUN/cache, the same command goes on from there")
 def retrieval(
     run: RunOrStore,
     store: StorePath,
     *,
-    protocol: Annotated[str, typer.Option(help="vatt, mil-nce or clip.")] = "vatt",
+    protocol: Retrieval = "vatt",
     config: Config = None,
     settings: Set = None,
     split: Split = None,
@@ -76,6 +76,8 @@ def retrieval(
     """Zero-shot retrieval between text, video and audio, six directions on one pool.
 
     Settings (for --set): windows, pooling, captions, same_text, tie, text_words, pool, relevance, label.
+
+    Example: harmonize eval retrieval runs/mine features --split test --protocol vatt
     """
     from harmonize_cli.evaluation.protocols import PROTOCOLS, adjusted
     from harmonize_cli.evaluation.retrieval import RetrievalTask
@@ -97,15 +99,13 @@ def retrieval(
     show_result(*evaluate(task, Options(draws, seed, by_group, out, overwrite)))
 
 
-@app.command(epilog="Example: harmonize eval probe runs/mine features --modality audio --label 0")
+@app.command()
 @kept("embeddings are kept under RUN/cache, the same command goes on from there")
 def probe(
     run: RunOrStore,
     store: StorePath,
     *,
-    protocol: Annotated[
-        str, typer.Option(help="logistic, vatt, vatt-svm, mmv, mil-nce or knn.")
-    ] = "logistic",
+    protocol: Probe = "logistic",
     config: Config = None,
     settings: Set = None,
     modality: Annotated[
@@ -134,6 +134,8 @@ def probe(
     A store with folds is crossed over them, --official ucf101 (hmdb51) averages the three official splits;
     otherwise a training and a test split are needed. Settings (for --set): classifier, train_windows,
     test_windows, scaling, c, inner_folds, solver, neighbours, tau, steps, seed.
+
+    Example: harmonize eval probe runs/mine features --modality audio --label 0
     """
     from harmonize_cli.evaluation.probe import ProbeTask
     from harmonize_cli.evaluation.protocols import PROBES, adjusted
@@ -164,9 +166,7 @@ def probe(
     show_result(*evaluate(task, Options(draws, seed, by_group, out, overwrite)))
 
 
-@app.command(
-    epilog="Example: harmonize eval zeroshot runs/mine features --templates prompts.txt --modality video"
-)
+@app.command()
 @kept("embeddings are kept under RUN/cache, the same command goes on from there")
 def zeroshot(
     run: RunFolder,
@@ -189,7 +189,10 @@ def zeroshot(
     no_cache: NoCache = False,
     verify_store: VerifyStore = True,
 ) -> None:
-    """Classify clips, by video and by audio, as the class whose prompts lie nearest. No training."""
+    """Classify clips, by video and by audio, as the class whose prompts lie nearest. No training.
+
+    Example: harmonize eval zeroshot runs/mine features --templates prompts.txt --modality video
+    """
     from harmonize_cli.encoders.registry import text_tokeniser
     from harmonize_cli.evaluation.sources import RunSource
     from harmonize_cli.evaluation.task import Options, evaluate
@@ -214,14 +217,14 @@ def zeroshot(
     show_result(*evaluate(task, Options(draws, seed, by_group, out, overwrite)))
 
 
-@app.command(epilog="Example: harmonize eval finetune runs/mine features -o runs/mine-tuned --set steps=5000")
+@app.command()
 @kept("the last checkpoint is kept, the same command goes on from there")
 def finetune(
     run: RunFolder,
     store: StorePath,
     *,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the fine-tuned model.")],
-    config: Annotated[Path | None, typer.Option(help="YAML with settings.")] = None,
+    config: Config = None,
     settings: Set = None,
     test: Annotated[str, typer.Option(help="Test split(s).")] = "test",
     augment: Annotated[bool, typer.Option(help="Crop, flip and colour as VATT does.")] = False,
@@ -237,6 +240,8 @@ def finetune(
 
     The same command again goes on where it stopped, after a kill too. Settings (for --set): modality, label,
     train, steps, batch, lr, warmup, momentum, smoothing, clip, dropout, windows, crops, seed, ...
+
+    Example: harmonize eval finetune runs/mine features -o runs/mine-tuned --set steps=5000
     """
     from harmonize_cli.config import load_config
     from harmonize_cli.evaluation.finetune_task import FinetuneTask, Stopped
@@ -359,7 +364,7 @@ def run(
             except BadInput as e:
                 failed.append(f"{name}, {place} on {store}: {e}")
     for name, paths in results.items():
-        say(overview(paths, patterns=patterns_of(find_benchmark(name)[1]), form=check_format(form)))
+        say(overview(paths, patterns=patterns_of(find_benchmark(name)[1]), form=form))
     if failed:
         raise BadInput(
             list_errors(f"{len(failed)} of {len(runs) * len(pairs)} could not be measured", failed)

@@ -1,15 +1,14 @@
 """What the commands of `harmonize eval` share: how a run, a store and lists are opened, a result shown."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from harmonize_cli.cli.say import say
+from harmonize_cli.cli.say import answer
 from harmonize_cli.errors import BadInput
 
 if TYPE_CHECKING:
     from harmonize_cli.evaluation.results import Result
     from harmonize_cli.evaluation.sources import Source
-    from harmonize_cli.evaluation.tables import Format
     from harmonize_cli.store.reader import Store
 
 
@@ -89,17 +88,9 @@ def pair_up(places: list[str], benchmarks: list[str]) -> tuple[list[str], list[t
     return runs, pairs
 
 
-def check_format(name: str) -> "Format":
-    """--format, checked."""
-    from harmonize_cli.evaluation.tables import FORMATS
-
-    if name not in FORMATS:
-        raise BadInput(f"--format {name}: expected {', '.join(FORMATS)}")
-    return name
-
-
 def show_result(result: "Result", path: Path) -> None:
     """Print a result's table."""
     from harmonize_cli.evaluation.tables import summary
+    from harmonize_cli.files import read_json
 
-    say(summary(result, path))
+    answer({**read_json(path, dict[str, Any]), "file": path}, summary(result, path))

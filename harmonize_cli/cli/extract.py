@@ -1,47 +1,20 @@
 """`harmonize extract`."""
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from harmonize_cli.cli.say import say, say_line
+from harmonize_cli.cli.options import Config, Set, Workers, names_of
+from harmonize_cli.cli.say import answer, say, say_line
 from harmonize_cli.cli.stops import kept
 from harmonize_cli.errors import BadInput, ErrorList, TooManyFailed
 
 if TYPE_CHECKING:
     from harmonize_cli.extraction.inputs import Inputs
 
-EXAMPLE = """
-Example: harmonize extract clips.jsonl -o store.h5 --encoder raw --encoder logmel --encoder tokens
---set raw.size=64 --set raw.rate=5 --workers 4
-
-Look first: harmonize extract clips.jsonl --check (or --check deep)
-
-A benchmark as it lies: harmonize extract --dataset msrvtt --root data/MSRVTT --data split=test -o msrvtt/
-
-Ready embeddings: harmonize extract clips.csv -o clip/ --encoder open_clip:ViT-B-32/weights.safetensors
-
-`harmonize config explain extract` lists every setting.
-"""
-
-
-class Engine(StrEnum):
-    """Where the work is done."""
-
-    local = "local"
-    ray = "ray"
-
-
-class Mode(StrEnum):
-    """What to do with samples that are there already."""
-
-    incremental = "incremental"
-    overwrite = "overwrite"
-    extend = "extend"
-    retry_failed = "retry-failed"
+_INPUT, _RUNNING, _OUTPUT = "Input", "Running", "Output"
 
 
 @kept("complete shards are kept, the same command goes on from there")
@@ -53,21 +26,34 @@ def extract(
     *,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="Store: NAME.h5, or a folder of shards.", show_default=False),
+        typer.Option(
+            "-o",
+            "--out",
+            help="Store: NAME.h5, or a folder of shards.",
+            show_default=False,
+            rich_help_panel=_OUTPUT,
+        ),
     ] = None,
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="Instead of a manifest: howto100m, audioset, youtube8m, msrvtt, youcook2, ucf101, hmdb51, "
-            "kinetics, esc50, audiocaps, folder or webdataset, as it lies in --root."
+            help="Instead of a manifest, a public data set as it lies in --root: msrvtt, esc50, folder, ... "
+            "(`harmonize doctor` and TAB list all).",
+            autocompletion=names_of("harmonize_cli.datasets.layouts", "LAYOUTS"),
+            rich_help_panel=_INPUT,
         ),
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", help="Option of the data set, such as split=test; may be repeated."),
+        typer.Option(
+            "--data",
+            help="Option of the data set, such as split=test; may be repeated.",
+            rich_help_panel=_INPUT,
+        ),
     ] = None,
     window: Annotated[
-        float | None, typer.Option(min=0.1, help="Cut long videos in windows of so many seconds.")
+        float | None,
+        typer.Option(min=0.1, help="Cut long videos in windows of so many seconds.", rich_help_panel=_INPUT),
     ] = None,
     check: Annotated[
         bool,
@@ -75,12 +61,11 @@ def extract(
             "--check",
             help="Only look: name bad rows and files, expected size and time. --check deep also decodes the "
             "first second of each file.",
+            rich_help_panel=_RUNNING,
         ),
     ] = False,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value over the config; may be repeated.")
-    ] = None,
+    config: Config = None,
+    overrides: Set = None,
     encoder: Annotated[
         list[str] | None,
         typer.Option(
@@ -89,67 +74,101 @@ def extract(
             help="raw, waveform, logmel, mfcc, tokens (words), clip_tokens (open_clip's byte pairs), "
             "open_clip:MODEL/TAG, torchaudio:PIPELINE; may be repeated (encoders).",
             show_default="raw, waveform, tokens",
+            rich_help_panel=_INPUT,
         ),
     ] = None,
     vocab: Annotated[
-        Path | None, typer.Option(help="Store or text file whose words to use (tokens.vocab).")
+        Path | None,
+        typer.Option(help="Store or text file whose words to use (tokens.vocab).", rich_help_panel=_INPUT),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="Folder that paths are relative to.", show_default="the manifest's")
+        Path | None,
+        typer.Option(
+            help="Folder that paths are relative to.", show_default="the manifest's", rich_help_panel=_INPUT
+        ),
     ] = None,
     allow_outside: Annotated[
-        bool, typer.Option("--allow-outside", help="Let paths of the manifest leave the root.")
+        bool,
+        typer.Option(
+            "--allow-outside", help="Let paths of the manifest leave the root.", rich_help_panel=_INPUT
+        ),
     ] = False,
-    workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes.")] = 1,
+    workers: Workers = 1,
     decoder: Annotated[
         str | None,
         typer.Option(
             help="ffmpeg; for files that you trust pyav, torchcodec (NVDEC on a GPU), or auto, the fastest "
             "that works (decoder).",
             show_default="ffmpeg",
+            rich_help_panel=_RUNNING,
         ),
     ] = None,
     engine: Annotated[
-        Engine, typer.Option(help="local: this machine; ray: a Ray cluster (extra ray).")
-    ] = Engine.local,
+        Literal["local", "ray"],
+        typer.Option(help="local: this machine; ray: a Ray cluster (extra ray).", rich_help_panel=_RUNNING),
+    ] = "local",
     ray_address: Annotated[
         str | None,
-        typer.Option(help="Ray cluster, such as auto or ray://host:10001.", show_default="a local one"),
+        typer.Option(
+            help="Ray cluster, such as auto or ray://host:10001.",
+            show_default="a local one",
+            rich_help_panel=_RUNNING,
+        ),
     ] = None,
     mode: Annotated[
-        Mode,
+        Literal["incremental", "overwrite", "extend", "retry-failed"],
         typer.Option(
             help="incremental: go on where it stopped; overwrite: start anew; extend: add the features of "
-            "encoders that the store lacks; retry-failed: try failed samples again."
+            "encoders that the store lacks; retry-failed: try failed samples again.",
+            rich_help_panel=_RUNNING,
         ),
-    ] = Mode.incremental,
+    ] = "incremental",
     shard: Annotated[
-        str | None, typer.Option(help="I/N: this is job I of N on the same store (counted from 0).")
+        str | None,
+        typer.Option(
+            help="I/N: this is job I of N on the same store (counted from 0).", rich_help_panel=_RUNNING
+        ),
     ] = None,
     max_failed: Annotated[
         str | None,
         typer.Option(
-            help="Failed samples that are fine, a number or a share such as 5%; more: exit code 3.",
+            help="Maximum number (or share, such as 5%) of failed samples tolerated; more: exit code 3.",
             show_default="any, but not all",
+            rich_help_panel=_RUNNING,
         ),
     ] = None,
     report_file: Annotated[
         Path | None,
         typer.Option(
             "--report",
-            help="Write coverage, silence, drift, duplicates and lengths here, and a picture beside.",
+            help="Write coverage, silence, drift, duplicates and lengths here, and a figure beside.",
+            rich_help_panel=_OUTPUT,
         ),
     ] = None,
     allow_download: Annotated[
-        bool, typer.Option("--allow-download", help="Let open_clip download weights.")
+        bool,
+        typer.Option("--allow-download", help="Let open_clip download weights.", rich_help_panel=_RUNNING),
     ] = False,
 ) -> None:
-    """Turn videos, sound and captions into a store of features."""
+    """Turn videos, audio and captions into a store of features.
+
+    `harmonize config explain extract` lists every setting.
+
+    Example: harmonize extract clips.jsonl -o store.h5 --encoder raw --encoder logmel --encoder tokens
+    --set raw.size=64 --set raw.rate=5 --workers 4
+
+    Look first: harmonize extract clips.jsonl --check (or --check deep)
+
+    A benchmark as it lies: harmonize extract --dataset msrvtt --root data/MSRVTT --data split=test -o msrvtt/
+
+    Ready embeddings: harmonize extract clips.csv -o clip/ --encoder open_clip:ViT-B-32/weights.safetensors
+    """
     from harmonize_cli.config import load_config
     from harmonize_cli.extraction.config import ExtractConfig
     from harmonize_cli.extraction.pipeline import RunOptions
     from harmonize_cli.extraction.pipeline import extract as run_extract
     from harmonize_cli.extraction.plan import parse_share
+    from harmonize_cli.store.schema import Status
 
     flags = {
         "encoders": tuple(encoder) if encoder else None,
@@ -182,9 +201,9 @@ def extract(
         return
     options = RunOptions(
         workers=workers,
-        mode=mode.value,
+        mode=mode,
         share=share,
-        engine=engine.value,
+        engine=engine,
         ray_address=ray_address,
         root=inputs.root,
         attrs={
@@ -195,7 +214,10 @@ def extract(
         },
     )
     report = run_extract(inputs.rows, out, settings, options)
-    say(f"extract: {report.line()}")
+    counts = report.counts
+    status = {f"{m} {Status(s).name.lower()}": n for (m, s), n in sorted(counts.by_status.items())}
+    found = {"samples": counts.samples, "failed": counts.failed, "status": status, "out": out}
+    answer(found | {"reasons": counts.reasons}, f"extract: {report.line()}")
     if report_file is not None:
         _write_quality(out, report_file)
     for reason, count in report.counts.reasons.most_common(5):
@@ -264,8 +286,7 @@ def _check(rows, settings, workers, limit, problems, deep) -> None:  # type: ign
     report = check(rows, settings, workers=workers, deep=deep)
     for line in report.bad:
         say_line(f"bad: {line}")
-    for line in report.lines():
-        say(line)
+    answer(report, "\n".join(report.lines()))
     if report.bad_samples + problems > limit(report.samples):
         more = f", and there are {problems} problems in the data set" if problems else ""
         raise TooManyFailed(f"{report.bad_samples} of {report.samples} samples will fail{more}")
@@ -283,6 +304,3 @@ def _limit(text: str | None):  # type: ignore[no-untyped-def]
     if value < 0 or (text.endswith("%") and value > 100):
         raise BadInput(f"--max-failed {text}: expected a number such as 10, or a share such as 5%")
     return (lambda n: n * value / 100) if text.endswith("%") else (lambda n: value)
-
-
-extract.__doc__ = f"{extract.__doc__}\n{EXAMPLE}"

@@ -13,7 +13,7 @@ MODALITIES = ("text", "video", "audio")
 
 
 class Exported:
-    """A search model (mteb's SearchProtocol) over the files of one direction of `harmonize eval export`."""
+    """A search model (mteb's SearchProtocol) over the files of one direction of `harmonize export mteb`."""
 
     def __init__(self, folder: Path | str) -> None:
         """Read ids and embeddings of `folder`.
@@ -30,7 +30,7 @@ class Exported:
                 zip(_ids(folder / "corpus.jsonl"), np.load(folder / "corpus.npy"), strict=True)
             )
         except (OSError, ValueError, KeyError) as e:
-            raise BadInput(f"{folder}: not a direction written by `harmonize eval export` ({e})") from None
+            raise BadInput(f"{folder}: not a direction written by `harmonize export mteb` ({e})") from None
         self._index: list[str] = []
 
     def index(self, corpus: Any, **_: Any) -> None:

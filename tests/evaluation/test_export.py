@@ -82,5 +82,5 @@ def test_mteb_itself_agrees(pool, tmp_path):
 def test_command(command, tmp_path):
     store = make_store(tmp_path / "store.h5")
     make_run(tmp_path / "run", store)
-    done = command("eval", "export", "run", "store.h5", "-o", "out", cwd=tmp_path)
+    done = command("export", "mteb", "run", "store.h5", "-o", "out", cwd=tmp_path)
     assert "6 directions of 12 samples" in done.stdout

@@ -122,7 +122,7 @@ def test_a_part_that_the_lists_lack_is_named(command, tmp_path):
     with pytest.raises(BadInput, match="--split all: the lists of ucf101 have test, train"):
         command("eval", "retrieval", tmp_path / "run", tmp_path / "store.h5", "--split", "all", *options)
     done = command(
-        "eval", "export", tmp_path / "run", tmp_path / "store.h5", "-o", tmp_path / "x", *options[:4]
+        "export", "mteb", tmp_path / "run", tmp_path / "store.h5", "-o", tmp_path / "x", *options[:4]
     )
     assert "of 1 samples" in done.stdout
 
