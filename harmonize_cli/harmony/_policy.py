@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from harmonize_cli.errors import BadInput, list_faults
+from harmonize_cli.errors import BadInput, list_errors
 from harmonize_cli.harmony._rule import Rule
 from harmonize_cli.harmony._rules import conflict_cosine, usable
 
@@ -62,7 +62,7 @@ class Gate:
         if not 0 <= self.min_share <= 1:
             errors.append(f"gate.min_share: {self.min_share} is not within 0 and 1")
         if errors:
-            raise BadInput(list_faults("gate: bad settings", errors))
+            raise BadInput(list_errors("gate: bad settings", errors))
 
     def level(self, step: int) -> float | None:
         """Threshold on the cosine (or share to reject, for `quantile`) at `step`; None during warm-up."""
