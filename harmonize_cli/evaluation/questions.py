@@ -86,6 +86,8 @@ def query_values(entries: Sequence[Entry], names: Sequence[str]) -> Mapping[str,
         groups: list[str] | None = None
         for (path, result), arrays in zip(entries, loaded, strict=True):
             if result.task == "retrieval":
+                if leaf not in metrics.NAMES:
+                    raise BadInput(f"{path}: metrics: {name}: unknown; known: {', '.join(metrics.NAMES)}")
                 scores = {k: arrays[f"{group}/{k}"] for k in ("rank", "ap", "ndcg")}
                 values, statistic = metrics.samples_of(leaf, scores)
             else:
@@ -104,7 +106,8 @@ def query_values(entries: Sequence[Entry], names: Sequence[str]) -> Mapping[str,
 
 
 def _by_group(result: Result) -> bool:
-    return bool(result.protocol.get("interval", {}).get("clusters"))
+    interval = result.protocol.get("interval")
+    return isinstance(interval, dict) and bool(interval.get("clusters"))
 
 
 def _load(path: Path, result: Result) -> dict[str, NDArray[Any]]:
