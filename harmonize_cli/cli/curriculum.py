@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from harmonize_cli.cli.eval_common import pick_device
-from harmonize_cli.cli.options import Checkpoint, Device, RunFolder, Set, StorePath
+from harmonize_cli.cli.options import Checkpoint, Device, Overwrite, RunFolder, Set, StorePath
 from harmonize_cli.cli.say import say
 from harmonize_cli.cli.stops import kept
+from harmonize_cli.locks import one_writer
 
 Indicators = Annotated[
     list[str] | None,
@@ -186,6 +187,7 @@ def compare(
 
 
 @app.command()
+@one_writer("out")
 def plan(
     scores: Annotated[Path, typer.Argument(help="Folder of `harmonize curriculum score`.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder for plan.yaml and its picture.")],
@@ -203,6 +205,7 @@ def plan(
     gate_by: Annotated[
         str, typer.Option(help="A loss, similarity, margin, or cosine_SCOPE: what the gate looks at.")
     ] = "loss_vt",
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a curriculum as a file to edit, and simulate it: who takes part when, and which sources suffer.
 
@@ -212,7 +215,7 @@ def plan(
     import os
 
     from harmonize_cli.config import validate
-    from harmonize_cli.curriculum.plan import Plan, write_plan
+    from harmonize_cli.curriculum.plan import PLAN, Plan, check_unchanged, write_plan
     from harmonize_cli.curriculum.scores import check_rows, read_scores
     from harmonize_cli.curriculum.simulate import draw, simulate, table
     from harmonize_cli.store.reader import Store
@@ -233,6 +236,8 @@ def plan(
     }
     made = validate(Plan, values, source="plan")
     read.suspicion(indicator)  # refuses an unknown one
+    if not overwrite:
+        check_unchanged(made, out / PLAN)
     groups = [""] * len(read)
     if "store" in read.about and Path(read.about["store"]).exists():
         store = Store.open(Path(read.about["store"]))
@@ -240,8 +245,8 @@ def plan(
         groups = [store.groups[i] for i in read.index]
     outcomes = simulate(made, read, read.ids.tolist(), groups)
     draw(made, outcomes, read, out / "plan.png")
-    write_plan(made, out / "plan.yaml")  # last: a plan is complete
-    say(f"{table(made, outcomes)}\n{out / 'plan.yaml'}, {out / 'plan.png'}")
+    write_plan(made, out / PLAN)  # last: a plan is complete
+    say(f"{table(made, outcomes)}\n{out / PLAN}, {out / 'plan.png'}")
 
 
 @app.command()
@@ -253,6 +258,7 @@ def ledger(
     table: Annotated[
         Path | None, typer.Option(help="Also as one table to join by id: NAME.parquet or NAME.csv.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Turn the ledger of a run (each visit of each sample) into scores: means, averages, forgetting.
 
@@ -260,7 +266,7 @@ def ledger(
     """
     from harmonize_cli.curriculum.dynamics import write_dynamics, write_table
 
-    scores = write_dynamics(run, store, out)
+    scores = write_dynamics(run, store, out, overwrite=overwrite)
     if table is not None:
         write_table(scores, table)
     say(

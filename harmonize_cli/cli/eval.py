@@ -32,6 +32,7 @@ from harmonize_cli.cli.options import (
 )
 from harmonize_cli.cli.say import say
 from harmonize_cli.cli.stops import kept
+from harmonize_cli.locks import one_writer
 
 app = typer.Typer(help="Evaluate a run: retrieval, probes, comparisons, tables.", no_args_is_help=True)
 
@@ -40,6 +41,7 @@ app = typer.Typer(help="Evaluate a run: retrieval, probes, comparisons, tables."
     epilog="Example: harmonize eval retrieval runs/mine features --split test --protocol vatt",
 )
 @kept("embeddings are kept under RUN/cache, the same command goes on from there")
+@one_writer("out")
 def retrieval(
     run: RunOrStore,
     store: StorePath,
@@ -96,6 +98,7 @@ def retrieval(
 
 @app.command(epilog="Example: harmonize eval probe runs/mine features --modality audio --label 0")
 @kept("embeddings are kept under RUN/cache, the same command goes on from there")
+@one_writer("out")
 def probe(
     run: RunOrStore,
     store: StorePath,
@@ -166,6 +169,7 @@ def probe(
     epilog="Example: harmonize eval zeroshot runs/mine features --templates prompts.txt --modality video"
 )
 @kept("embeddings are kept under RUN/cache, the same command goes on from there")
+@one_writer("out")
 def zeroshot(
     run: RunFolder,
     store: StorePath,
@@ -216,6 +220,7 @@ def zeroshot(
 
 @app.command(epilog="Example: harmonize eval finetune runs/mine features -o runs/mine-tuned --set steps=5000")
 @kept("the last checkpoint is kept, the same command goes on from there")
+@one_writer("out")
 def finetune(
     run: RunFolder,
     store: StorePath,

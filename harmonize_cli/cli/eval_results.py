@@ -27,6 +27,7 @@ from harmonize_cli.cli.options import (
 )
 from harmonize_cli.cli.say import say
 from harmonize_cli.errors import BadInput
+from harmonize_cli.locks import one_writer
 
 if TYPE_CHECKING:
     from harmonize_cli.evaluation.tables import Format
@@ -92,6 +93,7 @@ def table(
         say(text)
 
 
+@one_writer("out")
 def export(
     run: RunOrStore,
     store: StorePath,

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from harmonize_cli.cli.say import say
+from harmonize_cli.locks import one_writer
 
 app = typer.Typer(help="Export a run's encoder, or embeddings of a store.", no_args_is_help=True)
 
@@ -14,6 +15,7 @@ Which = Annotated[str, typer.Option(help="last, best or a name such as step-0000
 
 
 @app.command()
+@one_writer("out")
 def encoder(
     run: Run,
     *,
@@ -37,6 +39,7 @@ def encoder(
 
 
 @app.command()
+@one_writer("out")
 def embeddings(
     run: Run,
     store: Annotated[Path, typer.Argument(help="Store to embed.", show_default=False)],

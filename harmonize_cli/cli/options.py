@@ -28,7 +28,7 @@ Draws = Annotated[int, typer.Option(min=10, help="Resamples of the bootstrap.")]
 Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
 Clusters = Annotated[bool, typer.Option("--by-group", help="Resample source groups, not single queries.")]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Result file; default under RUN/eval.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another result at that place.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at that place.")]
 FormatOption = Annotated[str, typer.Option("--format", help="terminal, markdown, csv or latex.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no embeddings under RUN/cache.")]
 VerifyStore = Annotated[

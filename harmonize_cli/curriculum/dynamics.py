@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonize_cli.curriculum.ledger import Visits, read_ledger
-from harmonize_cli.curriculum.scores import Scores, write_about, write_part
+from harmonize_cli.curriculum.scores import ABOUT, Scores, write_about, write_part
+from harmonize_cli.errors import BadInput
 from harmonize_cli.locks import one_writer
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.run_folder import check_store
@@ -51,12 +52,15 @@ def dynamics(visits: Visits) -> tuple[NDArray[np.int64], dict[str, Floats], dict
 
 
 @one_writer("out")
-def write_dynamics(run: Path, store_path: Path, out: Path) -> Scores:
+def write_dynamics(run: Path, store_path: Path, out: Path, *, overwrite: bool = False) -> Scores:
     """A run's ledger as a folder of scores, which `curriculum plan` and `report` take.
 
     Raises:
-        BadInput: no ledger, no store, or not the one that the run was trained on.
+        BadInput: no ledger, no store, or not the one that the run was trained on; or scores are there and
+            `overwrite` was not said.
     """
+    if not overwrite and ((out / ABOUT).exists() or any(out.glob("part-*.npz"))):
+        raise BadInput(f"{out}: holds scores already; give another -o, or --overwrite to replace them")
     index, columns, noisy = dynamics(read_ledger(run))
     store = Store.open(store_path)
     check_store(run, store)
@@ -81,7 +85,7 @@ def write_table(scores: Scores, path: Path) -> None:
     Raises:
         BadInput: another suffix, or Parquet without pyarrow.
     """
-    from harmonize_cli.errors import BadInput, missing_extra
+    from harmonize_cli.errors import missing_extra
     from harmonize_cli.files import atomic_path
 
     if path.suffix not in (".parquet", ".csv"):

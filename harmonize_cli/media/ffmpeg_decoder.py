@@ -41,8 +41,8 @@ class _Unseekable(Exception):
 
 
 class _Late(Exception):
-    """The tracks in use begin so many seconds (args[0]) later than the file, and ffmpeg takes that from their
-    time stamps: what one track gives would depend on the other's being in use. Comes before the first chunk."""
+    """The tracks in use begin so many seconds (args[0]) later than the file, and ffmpeg subtracts that from
+    their time stamps: one track would depend on the use of the other. Comes before the first chunk."""
 
 
 class _Resized(Exception):

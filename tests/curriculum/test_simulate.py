@@ -42,7 +42,12 @@ def test_command_writes_a_plan_that_pretrain_reads(world: World, tmp_path: Path)
     assert plan.phases[-1].action == "caption"
     assert (tmp_path / "plan" / "plan.png").stat().st_size > 5000
     gated = [*words, "--indicator", "loss_vt", "--gate", "0.2", "--gate-by"]
-    done = CliRunner().invoke(app, [*gated, "similarity_va"])
+    file = tmp_path / "plan" / "plan.yaml"
+    file.write_text(edited := file.read_text() + "seed: 3\n")
+    refused = CliRunner().invoke(app, [*gated, "similarity_va"])
+    assert "plan.yaml: holds another plan; give another -o, or --overwrite" in str(refused.exception)
+    assert file.read_text() == edited
+    done = CliRunner().invoke(app, [*gated, "similarity_va", "--overwrite"])
     assert "similarity_va: 20% to 20%" in done.output
     gate = read_plan(tmp_path / "plan").phases[-1].gate
     assert gate is not None
