@@ -10,7 +10,7 @@ from harmonize_cli.errors import BadInput
 from harmonize_cli.extraction.config import Mode
 from harmonize_cli.files import sync_folder
 from harmonize_cli.locks import is_lock
-from harmonize_cli.store.kind import difference
+from harmonize_cli.store.compatibility import difference
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec
 from harmonize_cli.store.writer import ShardWriter

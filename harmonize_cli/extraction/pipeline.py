@@ -15,10 +15,10 @@ from harmonize_cli.encoders.registry import vocabulary
 from harmonize_cli.errors import BadInput
 from harmonize_cli.extraction.config import ExtractConfig, Mode
 from harmonize_cli.extraction.counts import Counts, ExtractReport
+from harmonize_cli.extraction.free_space import named_when_full
 from harmonize_cli.extraction.modes import extension, failed_ids, narrowed, retries
 from harmonize_cli.extraction.output import Output
 from harmonize_cli.extraction.plan import plan_units
-from harmonize_cli.extraction.room import named_when_full
 from harmonize_cli.extraction.tasks import ShardTask, write_shard
 from harmonize_cli.extraction.unit import Job, UnitRunner
 from harmonize_cli.locks import locked

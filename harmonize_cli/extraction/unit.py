@@ -12,10 +12,10 @@ from typing import Any
 from harmonize_cli.encoders.base import Encoder, FrameEncoder, SoundEncoder, TextEncoder
 from harmonize_cli.encoders.registry import build_encoders
 from harmonize_cli.encoders.tokens import Vocab, clean_words
-from harmonize_cli.extraction.ahead import run_ahead
 from harmonize_cli.extraction.batches import Batcher, Inputs
 from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.plan import FileGroup
+from harmonize_cli.extraction.prefetch import prefetch
 from harmonize_cli.extraction.samples import (
     FileFacts,
     Judgement,
@@ -76,7 +76,7 @@ class UnitRunner:
         """All samples of some groups, batched across them."""
         batched: list[FrameEncoder | TextEncoder] = [e for e in self._frames if e.batch]
         batcher = Batcher([*batched, *(e for e in self._texts if e.batch)])
-        with closing(run_ahead(partial(self._group, group) for group in groups)) as done:
+        with closing(prefetch(partial(self._group, group) for group in groups)) as done:
             for sample, inputs in done:
                 yield from batcher.add(sample, inputs)
         yield from batcher.flush()

@@ -27,7 +27,7 @@ def shard_paths(path: Path) -> list[Path]:
     return parts
 
 
-def check_one_kind(shards: Sequence[ShardIndex]) -> None:
+def check_compatible(shards: Sequence[ShardIndex]) -> None:
     """Refuse shards that were made with different encoders, settings or vocabularies.
 
     Raises:
