@@ -6,7 +6,7 @@ All errors are reported at once, each with its field, value and what is allowed.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -31,15 +31,21 @@ def load_config(
     file: Path | None = None,
     overrides: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
+    *,
+    first: bool = False,
 ) -> ConfigT:
     """Merge `file` (YAML), `overrides` (`a.b=value`, value as YAML) and `flags` (dotted key -> value).
 
-    A flag of None is unset.
+    A flag of None is unset. first: the flags are what `overrides` change, not the other way round.
 
     Raises:
         BadInput: naming the file and every invalid field.
     """
     values: dict[str, Any] = read_yaml(file) if file else {}
+    set_flags = {key: value for key, value in (flags or {}).items() if value is not None}
+    if first:
+        values |= set_flags
+        set_flags = {}
     for text in overrides:
         key, sep, raw = text.partition("=")
         if not sep or not key:
@@ -48,9 +54,8 @@ def load_config(
             _put(values, key, yaml.load(raw, Loader=_Loader))
         except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as e:
             raise BadInput(f"--set {text[:200]}: the value is invalid YAML ({e})") from e
-    for key, value in (flags or {}).items():
-        if value is not None:
-            _put(values, key, value)
+    for key, value in set_flags.items():
+        _put(values, key, value)
     return validate(kind, values, source=str(file) if file else "config")
 
 
@@ -70,15 +75,21 @@ def dump_yaml(config: StageConfig, *, exclude_defaults: bool = False) -> str:
 
 
 def describe(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Dotted key, default (as YAML) and meaning of every field of a config, sections opened."""
+    """Dotted key, default (as YAML) and meaning of every field of a config, sections opened; N: of a list."""
     for name, field in kind.model_fields.items():
-        below = field.annotation
-        if isinstance(below, type) and issubclass(below, BaseModel):
-            yield from describe(below, f"{prefix}{name}.")
-        else:
-            default = field.get_default(call_default_factory=True)
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        # a section that comes in kinds (a model, a loss) is annotated with their base class
+        items = default if isinstance(default, list | tuple) else [default]
+        found: list[Any] = [type(item) for item in items if isinstance(item, BaseModel)]
+        inside = dict.fromkeys(found or [field.annotation, *get_args(field.annotation)])
+        sections = [k for k in inside if isinstance(k, type) and issubclass(k, BaseModel)]
+        if not isinstance(default, BaseModel):  # what a section is by default, its fields say
             text = yaml.safe_dump(_plain(default), default_flow_style=True).removesuffix("...\n").strip()
+            text = "(required)" if field.is_required() else text
             yield f"{prefix}{name}", text, " ".join((field.description or "").split())
+        below = f"{prefix}{name}.N." if get_origin(field.annotation) in (list, tuple) else f"{prefix}{name}."
+        for section in sections:
+            yield from describe(section, below)
 
 
 def _plain(value: Any) -> Any:
@@ -127,13 +138,23 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Sections on the way are made where they are missing; in a list that is there, a part is a place."""
     *parents, leaf = dotted.split(".")
+    section: Any = values
     for part in parents:
-        below = values.setdefault(part, {})
-        if not isinstance(below, dict):
+        if isinstance(section, list):
+            section = section[_place(section, part, dotted)]
+        else:
+            section = section.setdefault(part, {})
+        if not isinstance(section, dict | list):
             raise BadInput(f"{dotted}: {part} is a value, not a section")
-        values = below
-    values[leaf] = value
+    section[_place(section, leaf, dotted) if isinstance(section, list) else leaf] = value
+
+
+def _place(section: list[Any], part: str, dotted: str) -> int:
+    if not part.isdecimal() or int(part) >= len(section):
+        raise BadInput(f"{dotted}: {part}: expected a place in a list of {len(section)}, from 0")
+    return int(part)
 
 
 def _fault(kind: type[BaseModel], error: Any) -> str:

@@ -7,6 +7,8 @@ from typing import TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
+QUIET = False
+"""Set by --quiet: no bars, no notes on stderr."""
 
 
 def progress(
@@ -17,14 +19,14 @@ def progress(
     unit: str = "it",
     initial: int = 0,
 ) -> "tqdm[T]":
-    """A tqdm bar on stderr, off when stderr is no terminal."""
+    """A tqdm bar on stderr, off when stderr is not a terminal."""
     return tqdm(  # type: ignore[return-value]  # the stubs ask for an overload per None
         items,
         desc=desc,
         total=total,
         unit=unit,
         initial=initial,
-        disable=not sys.stderr.isatty(),
+        disable=QUIET or not sys.stderr.isatty(),
         dynamic_ncols=True,
         smoothing=0.1,
     )

@@ -1,67 +1,55 @@
-"""`harmonize config ...`: look at a stage's settings before a run."""
+"""`harmonize config ...`: look at the settings of a stage or an evaluation before it runs."""
 
 import importlib
-from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from harmonize_cli.cli.say import say
+from harmonize_cli.cli.app import App
+from harmonize_cli.cli.options import Config, Set
+from harmonize_cli.cli.say import answer
 
 if TYPE_CHECKING:
     from harmonize_cli.config import StageConfig
 
-app = typer.Typer(help="Show, check and explain the settings of a stage.", no_args_is_help=True)
+app = App(help="Show, check and explain the settings of a stage or an evaluation.", no_args_is_help=True)
 
-
-class Stage(StrEnum):
-    """Stages that take a config file."""
-
-    extract = "extract"
-    pretrain = "pretrain"
-
-
-_WHERE = {
-    Stage.extract: ("harmonize_cli.extraction.config", "ExtractConfig"),
-    Stage.pretrain: ("harmonize_cli.training.config", "PretrainConfig"),
+Stage = Literal["extract", "pretrain", "curriculum", "retrieval", "probe", "finetune", "demo", "demo-data"]
+WHERE = {
+    "extract": ("harmonize_cli.extraction.config", "ExtractConfig"),
+    "pretrain": ("harmonize_cli.training.config", "PretrainConfig"),
+    "curriculum": ("harmonize_cli.curriculum.plan", "Plan"),
+    "retrieval": ("harmonize_cli.evaluation.protocols", "RetrievalProtocol"),
+    "probe": ("harmonize_cli.evaluation.protocols", "ProbeProtocol"),
+    "finetune": ("harmonize_cli.training.config", "FinetuneConfig"),
+    "demo": ("harmonize_cli.demo.config", "DemoConfig"),
+    "demo-data": ("harmonize_cli.demo.settings", "DialpadSettings"),
 }
+"""Stage -> module and class of its settings."""
 
-StageArg = Annotated[Stage, typer.Argument(help="The stage whose settings are meant.")]
-FileOpt = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file.")]
-SetOpt = Annotated[list[str] | None, typer.Option("--set", help="key=value over the file; may be repeated.")]
+StageArg = Annotated[Stage, typer.Argument(help="The stage or evaluation.", show_default=False)]
 
 
-def _kind(stage: Stage) -> "type[StageConfig]":
-    module, name = _WHERE[stage]
+def config_of(stage: Stage) -> "type[StageConfig]":
+    """The class of a stage's settings."""
+    module, name = WHERE[stage]
     kind: type[StageConfig] = getattr(importlib.import_module(module), name)
     return kind
 
 
-@app.command("show")
-def show(stage: StageArg, file: FileOpt = None, overrides: SetOpt = None) -> None:
-    """Print the resolved config: defaults, file and overrides merged and checked.
+@app.command()
+def show(stage: StageArg, file: Config = None, overrides: Set = None) -> None:
+    """Print the resolved settings: defaults, file and overrides merged and checked, all errors at once.
 
-    Example: harmonize config show pretrain --set optim.lr=1e-4
+    Example: harmonize config show pretrain -c examples/paper.yaml --set optim.lr=1e-4
     """
     from harmonize_cli.config import dump_yaml, load_config
 
-    say(dump_yaml(load_config(_kind(stage), file, overrides or [])).removesuffix("\n"))
+    settings = load_config(config_of(stage), file, overrides or [])
+    answer(settings.model_dump(mode="json"), dump_yaml(settings).removesuffix("\n"))
 
 
-@app.command("validate")
-def validate(stage: StageArg, file: Annotated[Path, typer.Argument(help="YAML file to check.")]) -> None:
-    """Check a config file and name every fault in it.
-
-    Example: harmonize config validate pretrain examples/paper.yaml
-    """
-    from harmonize_cli.config import load_config
-
-    load_config(_kind(stage), file)
-    say(f"{file}: valid")
-
-
-@app.command("explain")
+@app.command()
 def explain(stage: StageArg) -> None:
     """List every key with its default and what it means.
 
@@ -69,5 +57,10 @@ def explain(stage: StageArg) -> None:
     """
     from harmonize_cli.config import describe
 
-    for key, default, meaning in describe(_kind(stage)):
-        say(f"{key} = {default}\n    {meaning}" if meaning else f"{key} = {default}")
+    keys = [{"key": k, "default": d, "meaning": m} for k, d, m in describe(config_of(stage))]
+    answer(
+        keys,
+        "\n".join(
+            f"{k['key']} = {k['default']}" + f"\n    {k['meaning']}" * bool(k["meaning"]) for k in keys
+        ),
+    )

@@ -5,19 +5,25 @@ from typing import Annotated
 
 import typer
 
+from harmonize_cli.cli.app import App
 from harmonize_cli.cli.eval_common import pick_device
-from harmonize_cli.cli.options import Checkpoint, Device, RunFolder, Set, StorePath
-from harmonize_cli.cli.say import say
+from harmonize_cli.cli.options import (
+    Checkpoint,
+    Config,
+    Device,
+    Draws,
+    Indicators,
+    NegativesBatch,
+    RunFolder,
+    Seed,
+    Set,
+    StorePath,
+    Workers,
+)
+from harmonize_cli.cli.say import answer
 from harmonize_cli.cli.stops import kept
 
-Indicators = Annotated[
-    list[str] | None,
-    typer.Option(show_default="all but cosine_all", help="Only these indicators (may be repeated)."),
-]
-
-app = typer.Typer(
-    help="Score every sample for noise, audit the scores, plan a curriculum.", no_args_is_help=True
-)
+app = App(help="Score every sample for noise, audit the scores, plan a curriculum.", no_args_is_help=True)
 
 
 @app.command()
@@ -32,18 +38,15 @@ def score(
     ] = None,
     checkpoint: Checkpoint = "last",
     indicator: Indicators = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(min=2, show_default="the run's", help="Samples that are each other's negatives."),
-    ] = None,
+    batch_size: NegativesBatch = None,
     combine: Annotated[
         Path | None,
         typer.Option(help="Folder of an audit: add the column `combined`, learned from its injected noise."),
     ] = None,
     kind: Annotated[str, typer.Option(help="With --combine: noise of this kind.")] = "caption-elsewhere",
-    seed: Annotated[int, typer.Option(help="Assigns samples to batches.")] = 0,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
-    device: Device = "cpu",
+    seed: Seed = 0,
+    workers: Workers = 1,
+    device: Device = "auto",
 ) -> None:
     """Score every sample of a store: gradient conflict, norms, losses, similarities and more.
 
@@ -61,12 +64,12 @@ def score(
     settings = ScoreSettings(
         split=split,
         checkpoint=checkpoint,
-        batch=batch,
+        batch=batch_size,
         indicators=tuple(indicator) if indicator else None,
         seed=seed,
         device=pick_device(device),
     )
-    report = run_scoring(run, store, out, settings, jobs=jobs)
+    report = run_scoring(run, store, out, settings, jobs=workers)
     if combine is not None:
         add_combined(out, combine, kind)
     draw_histograms(out, out / "histogram.png")
@@ -76,9 +79,10 @@ def score(
         known = cosine[np.isfinite(cosine)]
         conflict = f", {np.mean(known < 0):.0%} of {len(known)} in conflict" if len(known) else ""
     rate = f" ({report.scored / report.seconds:.0f} clips/s)" if report.scored else " (all done before)"
-    say(
+    answer(
+        report,
         f"{report.samples} samples, {len(report.columns)} indicators{conflict}; "
-        f"{report.scored} scored now{rate}: {out}"
+        f"{report.scored} scored now{rate}: {out}",
     )
 
 
@@ -103,10 +107,10 @@ def audit(
     share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share to misalign.")] = 0.4,
     indicator: Indicators = None,
     checkpoint: Checkpoint = "last",
-    batch: Annotated[int | None, typer.Option(min=2, show_default="the run's")] = None,
-    draws: Annotated[int, typer.Option(min=10, help="Resamples of the bootstrap.")] = 300,
-    seed: Annotated[int, typer.Option(help="Chooses what is misaligned.")] = 0,
-    device: Device = "cpu",
+    batch_size: NegativesBatch = None,
+    draws: Draws = 300,
+    seed: Seed = 0,
+    device: Device = "auto",
 ) -> None:
     """Misalign held-out samples on purpose and see which indicator finds them: which one to trust.
 
@@ -124,14 +128,14 @@ def audit(
         share=share,
         indicators=tuple(indicator) if indicator else None,
         checkpoint=checkpoint,
-        batch=batch,
+        batch=batch_size,
         draws=draws,
         seed=seed,
         device=pick_device(device),
     )
     folder = out or run / "audit"
     result = run_audit(run, store, folder, settings)
-    say(f"{table(result)}\n{folder / 'audit.json'}")
+    answer(result, f"{table(result)}\n{folder / 'audit.json'}")
 
 
 @app.command()
@@ -141,8 +145,8 @@ def compare(
     truth: Annotated[Path, typer.Option(help="JSONL with id and caption_misaligned.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder; finished runs in it are not repeated.")],
     *,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="Of `harmonize pretrain`.")] = None,
-    set_: Set = None,
+    config: Config = None,
+    overrides: Set = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -158,7 +162,7 @@ def compare(
     metric: Annotated[
         list[str] | None, typer.Option(show_default="text-to-video/R@1 and R@10", help="To print.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes, each a seed at a time.")] = 1,
+    workers: Workers = 1,
 ) -> None:
     """Train every method at one budget over several seeds, where it is known which captions are wrong.
 
@@ -177,11 +181,10 @@ def compare(
     settings = CompareSettings(
         methods=tuple(method) if method else tuple(METHODS), seeds=seeds, warmup=warmup, share=share
     )
-    base = load_config(PretrainConfig, config, set_ or ())
-    result = run_compare(store, truth, out, base, settings, jobs=jobs)
-    for name in metric or ("text-to-video/R@1", "text-to-video/R@10"):
-        say(table(result, name) + "\n")
-    say(f"{out / 'compare.json'}")
+    base = load_config(PretrainConfig, config, overrides or ())
+    result = run_compare(store, truth, out, base, settings, jobs=workers)
+    names = metric or ("text-to-video/R@1", "text-to-video/R@10")
+    answer(result, "".join(f"{table(result, name)}\n\n" for name in names) + f"{out / 'compare.json'}")
 
 
 @app.command()
@@ -195,25 +198,20 @@ def plan(
     indicator: Annotated[str, typer.Option(help="Whose most suspicious samples are cut.")] = "similarity_vt",
     share: Annotated[float, typer.Option(min=0, max=1, help="Share of the samples to cut.")] = 0.3,
     action: Annotated[str, typer.Option(help="What they lose: sample, caption or audio.")] = "caption",
-    warmup: Annotated[float, typer.Option(min=0, max=0.95, help="Share of the run before the cut.")] = 0.2,
-    weight: Annotated[float, typer.Option(help="action sample: draw them this often still.")] = 0.0,
-    softness: Annotated[float, typer.Option(help="action sample: width of a soft edge.")] = 0.0,
-    floor: Annotated[float | None, typer.Option(help="Share of each source that always takes part.")] = None,
-    gate: Annotated[
-        float | None, typer.Option(help="Also gate online: this share of each batch, by --gate-by.")
-    ] = None,
-    gate_by: Annotated[
-        str, typer.Option(help="A loss, similarity, margin, or cosine_SCOPE: what the gate looks at.")
-    ] = "loss_vt",
+    overrides: Set = None,
 ) -> None:
     """Write a curriculum as a file to edit, and simulate it: who takes part when, and which sources suffer.
+
+    The plan has two phases, a fifth of the run without a cut (phases.0) and the rest with it (phases.1).
+    --set changes any setting of it, such as phases.0.until=0.1, phases.1.weight=0.2, floor.share=0.25 or
+    phases.1.gate.start=0.3 (`harmonize config explain curriculum`).
 
     Example: harmonize curriculum plan runs/scores -o runs/plan --indicator neighbours_vt --share 0.4
     Then: harmonize pretrain store.h5 -o runs/clean --curriculum runs/plan
     """
     import os
 
-    from harmonize_cli.config import validate
+    from harmonize_cli.config import load_config
     from harmonize_cli.curriculum.plan import Plan, write_plan
     from harmonize_cli.curriculum.scores import read_scores, scored_store, trained_part
     from harmonize_cli.curriculum.simulate import draw, simulate, table
@@ -227,22 +225,18 @@ def plan(
         "cut": {"indicator": indicator, "share": share},
         "action": action,
     }
-    last |= {"weight": weight, "softness": softness}
-    if gate is not None:
-        last["gate"] = {"by": gate_by, "start": gate, "end": gate}
-    values = {
-        "scores": os.path.relpath(scores, out),
-        "phases": [*([{"until": warmup}] if warmup else []), last],
-        "floor": None if floor is None else {"share": floor},
-    }
-    made = validate(Plan, values, source="plan")
+    values = {"scores": os.path.relpath(scores, out), "phases": [{"until": 0.2}, last]}
+    made = load_config(Plan, None, overrides or (), values, first=True)
     read.suspicion(indicator)  # refuses an unknown one
     groups = [store.groups[i] for i in read.index]
     outcomes = simulate(made, read, read.ids.tolist(), groups)
     draw(made, outcomes, read, out / "plan.png")
     write_plan(made, out / "plan.yaml")  # last: a plan is complete
-    say(f"{len(read)} samples of split {name}\n{table(made, outcomes)}")
-    say(f"{out / 'plan.yaml'}, {out / 'plan.png'}")
+    answer(
+        {"samples": len(read), "split": name, "plan": made.model_dump(mode="json"), "phases": outcomes},
+        f"{len(read)} samples of split {name}\n{table(made, outcomes)}\n"
+        f"{out / 'plan.yaml'}, {out / 'plan.png'}",
+    )
 
 
 @app.command()
@@ -264,7 +258,9 @@ def ledger(
     scores = write_dynamics(run, store, out)
     if table is not None:
         write_table(scores, table)
-    say(
-        f"{len(scores)} samples, {int(scores.columns['visits'].sum())} visits, "
-        f"{len(scores.columns)} columns: {out}" + (f", {table}" if table else "")
+    visits = int(scores.columns["visits"].sum())
+    answer(
+        {"samples": len(scores), "visits": visits, "columns": list(scores.columns), "out": out},
+        f"{len(scores)} samples, {visits} visits, {len(scores.columns)} columns: {out}"
+        + (f", {table}" if table else ""),
     )

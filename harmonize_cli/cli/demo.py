@@ -2,15 +2,17 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from harmonize_cli.cli.say import say
+from harmonize_cli.cli.app import App
+from harmonize_cli.cli.options import Config, Overwrite, Set, Workers
+from harmonize_cli.cli.say import answer, say
 from harmonize_cli.cli.stops import kept
 
-app = typer.Typer(
-    help="A small tri-modal data set made on the spot, and the whole pipeline on it.", no_args_is_help=True
+app = App(
+    help="A small synthetic data set of three modalities, and the whole pipeline on it.", no_args_is_help=True
 )
 
 
@@ -19,54 +21,30 @@ app = typer.Typer(
 def make_data(
     out: Annotated[Path, typer.Argument(help="New folder for videos, captions, manifest and truth.")],
     *,
-    digits: Annotated[int | None, typer.Option(show_default="3", help="Digits of a number (2 to 6).")] = None,
-    clips: Annotated[
-        int | None, typer.Option(show_default="3200", help="Numbers in the training part.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(show_default="0", help="Same seed, same bytes.")] = None,
-    misaligned: Annotated[
-        float | None, typer.Option(show_default="0.4", help="Share of training captions that are wrong.")
-    ] = None,
-    misaligned_from: Annotated[
-        str | None,
-        typer.Option(show_default="both", help="neighbour, elsewhere or both."),
-    ] = None,
-    misaligned_sound: Annotated[
-        float | None,
-        typer.Option(show_default="0", help="Share of clips with a wrong sound."),
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file with these and the other settings.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Any setting, e.g. --set digit_seconds=0.6")
-    ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    config: Config = None,
+    overrides: Set = None,
+    workers: Workers = 1,
 ) -> None:
     """Make "dialpad": handwritten digits, DTMF tones and captions in long mp4 files.
 
-    The videos show numbers in real handwriting (scikit-learn's scans), the sound dials them, timed captions
-    say them in words; a share of the training captions is wrong. Train, val and test share neither numbers
-    nor scans; val and test are clean. Which captions are wrong stands in truth.jsonl, which no stage reads.
+    The videos show numbers in real handwriting (scikit-learn's scans), the audio has their DTMF tones, timed
+    captions say them in words; a share of the training captions is wrong. Train, val and test share
+    neither numbers nor scans; val and test are clean. truth.jsonl says which captions are wrong; no stage
+    reads it.
 
-    Example: harmonize demo make-data data/dialpad --misaligned 0.4
+    Example: harmonize demo make-data data/dialpad --set misaligned=0.4
     """
     from harmonize_cli.config import load_config
     from harmonize_cli.demo.make_data import MANIFEST, TRUTH
     from harmonize_cli.demo.make_data import make_data as make
     from harmonize_cli.demo.settings import DialpadSettings
 
-    flags = {
-        "digits": digits,
-        "clips": clips,
-        "seed": seed,
-        "misaligned": misaligned,
-        "misaligned_from": misaligned_from,
-        "misaligned_sound": misaligned_sound,
-    }
-    settings = load_config(DialpadSettings, config, set_ or (), flags)
-    report = make(out, settings, jobs=jobs)
-    say(
+    settings = load_config(DialpadSettings, config, overrides or ())
+    report = make(out, settings, jobs=workers)
+    answer(
+        report,
         f"{report.clips} clips in {report.files} files ({report.hours:.1f} h, {report.made} files made now): "
-        f"{out / MANIFEST}; which captions are wrong: {out / TRUTH}"
+        f"{out / MANIFEST}; which captions are wrong: {out / TRUTH}",
     )
 
 
@@ -75,12 +53,10 @@ def make_data(
 def run(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for everything.")] = Path("runs/demo"),
     *,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Any setting, e.g. --set pretrain.steps=600")
-    ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Remove what an earlier demo made there.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that make and extract the data.")] = 2,
+    config: Config = None,
+    overrides: Set = None,
+    overwrite: Overwrite = False,
+    workers: Workers = 1,
 ) -> None:
     """Run the whole pipeline on dialpad data: make, extract, pretrain twice, score, evaluate, compare.
 
@@ -91,11 +67,15 @@ def run(
     from harmonize_cli.config import load_config
     from harmonize_cli.demo.config import DemoConfig
     from harmonize_cli.demo.pipeline import run_demo
+    from harmonize_cli.files import read_json
 
     def tell(line: str) -> None:
         say(line)
         sys.stdout.flush()
 
-    settings = load_config(DemoConfig, config, set_ or ())
-    report = run_demo(out, settings, fresh=fresh, jobs=jobs, say=tell)
-    say(f"\n{report.table}\n{out / 'summary.json'}, {out / 'summary.png'}")
+    settings = load_config(DemoConfig, config, overrides or ())
+    report = run_demo(out, settings, fresh=overwrite, jobs=workers, say=tell)
+    answer(
+        read_json(out / "summary.json", dict[str, Any]),
+        f"\n{report.table}\n{out / 'summary.json'}, {out / 'summary.png'}",
+    )

@@ -6,10 +6,12 @@ from typing import Annotated
 import typer
 
 from harmonize_cli.cli import eval_results
+from harmonize_cli.cli.app import App
 from harmonize_cli.cli.eval_common import (
     divisions,
     listed,
     open_source,
+    pair_up,
     parse_label,
     pick_device,
     show_result,
@@ -22,12 +24,15 @@ from harmonize_cli.cli.options import (
     Config,
     Device,
     Draws,
+    FormatOption,
     Keys,
     Label,
     NoCache,
     Official,
     Out,
     Overwrite,
+    Probe,
+    Retrieval,
     RunFolder,
     RunOrStore,
     Seed,
@@ -40,18 +45,16 @@ from harmonize_cli.cli.options import (
 from harmonize_cli.cli.say import say
 from harmonize_cli.cli.stops import kept
 
-app = typer.Typer(help="Evaluate a run: retrieval, probes, comparisons, tables.", no_args_is_help=True)
+app = App(help="Evaluate a run: retrieval, probes, comparisons, tables.", no_args_is_help=True)
 
 
-@app.command(
-    epilog="Example: harmonize eval retrieval runs/mine features --split test --protocol vatt",
-)
+@app.command()
 @kept("embeddings are kept under RUN/cache, the same command goes on from there")
 def retrieval(
     run: RunOrStore,
     store: StorePath,
     *,
-    protocol: Annotated[str, typer.Option(help="vatt, mil-nce or clip.")] = "vatt",
+    protocol: Retrieval = "vatt",
     config: Config = None,
     settings: Set = None,
     split: Split = None,
@@ -73,6 +76,8 @@ def retrieval(
     """Zero-shot retrieval between text, video and audio, six directions on one pool.
 
     Settings (for --set): windows, pooling, captions, same_text, tie, text_words, pool, relevance, label.
+
+    Example: harmonize eval retrieval runs/mine features --split test --protocol vatt
     """
     from harmonize_cli.evaluation.protocols import PROTOCOLS, adjusted
     from harmonize_cli.evaluation.retrieval import RetrievalTask
@@ -94,15 +99,13 @@ def retrieval(
     show_result(*evaluate(task, Options(draws, seed, by_group, out, overwrite)))
 
 
-@app.command(epilog="Example: harmonize eval probe runs/mine features --modality audio --label 0")
+@app.command()
 @kept("embeddings are kept under RUN/cache, the same command goes on from there")
 def probe(
     run: RunOrStore,
     store: StorePath,
     *,
-    protocol: Annotated[
-        str, typer.Option(help="logistic, vatt, vatt-svm, mmv, mil-nce or knn.")
-    ] = "logistic",
+    protocol: Probe = "logistic",
     config: Config = None,
     settings: Set = None,
     modality: Annotated[
@@ -131,6 +134,8 @@ def probe(
     A store with folds is crossed over them, --official ucf101 (hmdb51) averages the three official splits;
     otherwise a training and a test split are needed. Settings (for --set): classifier, train_windows,
     test_windows, scaling, c, inner_folds, solver, neighbours, tau, steps, seed.
+
+    Example: harmonize eval probe runs/mine features --modality audio --label 0
     """
     from harmonize_cli.evaluation.probe import ProbeTask
     from harmonize_cli.evaluation.protocols import PROBES, adjusted
@@ -161,9 +166,7 @@ def probe(
     show_result(*evaluate(task, Options(draws, seed, by_group, out, overwrite)))
 
 
-@app.command(
-    epilog="Example: harmonize eval zeroshot runs/mine features --templates prompts.txt --modality video"
-)
+@app.command()
 @kept("embeddings are kept under RUN/cache, the same command goes on from there")
 def zeroshot(
     run: RunFolder,
@@ -186,7 +189,10 @@ def zeroshot(
     no_cache: NoCache = False,
     verify_store: VerifyStore = True,
 ) -> None:
-    """Classify clips, by video and by audio, as the class whose prompts lie nearest. No training."""
+    """Classify clips, by video and by audio, as the class whose prompts lie nearest. No training.
+
+    Example: harmonize eval zeroshot runs/mine features --templates prompts.txt --modality video
+    """
     from harmonize_cli.encoders.registry import text_tokeniser
     from harmonize_cli.evaluation.sources import RunSource
     from harmonize_cli.evaluation.task import Options, evaluate
@@ -211,14 +217,14 @@ def zeroshot(
     show_result(*evaluate(task, Options(draws, seed, by_group, out, overwrite)))
 
 
-@app.command(epilog="Example: harmonize eval finetune runs/mine features -o runs/mine-tuned --set steps=5000")
+@app.command()
 @kept("the last checkpoint is kept, the same command goes on from there")
 def finetune(
     run: RunFolder,
     store: StorePath,
     *,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the fine-tuned model.")],
-    config: Annotated[Path | None, typer.Option(help="YAML with settings.")] = None,
+    config: Config = None,
     settings: Set = None,
     test: Annotated[str, typer.Option(help="Test split(s).")] = "test",
     augment: Annotated[bool, typer.Option(help="Crop, flip and colour as VATT does.")] = False,
@@ -234,32 +240,135 @@ def finetune(
 
     The same command again goes on where it stopped, after a kill too. Settings (for --set): modality, label,
     train, steps, batch, lr, warmup, momentum, smoothing, clip, dropout, windows, crops, seed, ...
+
+    Example: harmonize eval finetune runs/mine features -o runs/mine-tuned --set steps=5000
     """
     from harmonize_cli.config import load_config
-    from harmonize_cli.evaluation.finetune_model import FinetuneConfig
     from harmonize_cli.evaluation.finetune_task import FinetuneTask, Stopped
     from harmonize_cli.evaluation.task import Options, evaluate
     from harmonize_cli.models.checkpoint import load_model
     from harmonize_cli.store.reader import Store
-    from harmonize_cli.training.augment import Augmentation, AugmentConfig
+    from harmonize_cli.training.augment import Augmentation
+    from harmonize_cli.training.config import AugmentConfig, FinetuneConfig
+    from harmonize_cli.training.finetune import Tuner
     from harmonize_cli.training.signals import StopOnSignal
 
     settled = load_config(FinetuneConfig, config, settings or ())
     changes = AugmentConfig(crop="area", flip=0.5, colour=0.8, audio_noise=0.01)
     with StopOnSignal() as signal:
-        task = FinetuneTask(
+        tuner = Tuner(
             load_model(run, checkpoint, pick_device(device)),
             Store.open(store, verifies=verify_store),
             out,
             settled,
-            test=test,
             augment=Augmentation(changes) if augment else None,
             stop=lambda: signal.asked,
         )
         try:
-            show_result(*evaluate(task, Options(draws, seed, by_group, overwrite=overwrite)))
+            show_result(
+                *evaluate(FinetuneTask(tuner, test), Options(draws, seed, by_group, overwrite=overwrite))
+            )
         except Stopped:
             say(f"stopped; the same command goes on from {out}")
+
+
+@app.command(
+    epilog="Example: harmonize eval run runs/a runs/b features/msrvtt --benchmark msrvtt; several data sets: "
+    "harmonize eval run runs/a runs/b --benchmark msrvtt=features/msrvtt --benchmark esc50=features/esc50"
+)
+@kept("embeddings are kept under RUN/cache, the same command goes on from there")
+def run(
+    places: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN... STORE...", help="Run folders (or - for the store's own), and stores."),
+    ],
+    *,
+    benchmark: Annotated[
+        list[str], typer.Option(help="Benchmark of `eval list`: NAME, or NAME=STORE. Repeatable.")
+    ],
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="retrieval, probe, zeroshot or finetune. Default: the benchmark's usual one."),
+    ] = None,
+    annotations: Annotations = None,
+    templates: Annotated[Path | None, typer.Option(help="As for zeroshot.")] = None,
+    names: Annotated[Path | None, typer.Option(help="As for zeroshot.")] = None,
+    key: Keys = None,
+    untrained: Untrained = None,
+    checkpoint: Checkpoint = "last",
+    device: Device = "auto",
+    batch_size: BatchSize = 64,
+    draws: Draws = 2000,
+    seed: Seed = 0,
+    by_group: Clusters = False,
+    overwrite: Overwrite = False,
+    no_cache: NoCache = False,
+    verify_store: VerifyStore = True,
+    form: FormatOption = "terminal",
+) -> None:
+    """Measure published benchmarks: every run on every store, with the protocol, splits and metrics that the
+    benchmark declares. Results that are there already are not made again.
+    """
+    from harmonize_cli.config import load_config
+    from harmonize_cli.datasets.layouts import Benchmark
+    from harmonize_cli.encoders.registry import text_tokeniser
+    from harmonize_cli.errors import BadInput, list_errors
+    from harmonize_cli.evaluation.catalogue import find_benchmark
+    from harmonize_cli.evaluation.overview import overview
+    from harmonize_cli.evaluation.sources import RunSource
+    from harmonize_cli.evaluation.suite import Extras, patterns_of, tasks_of
+    from harmonize_cli.evaluation.task import Options, evaluate
+    from harmonize_cli.evaluation.zeroshot import Prompts, Tokenise, read_names, read_templates
+    from harmonize_cli.store.reader import Store
+    from harmonize_cli.training.config import FinetuneConfig
+    from harmonize_cli.training.finetune import Tuner
+
+    sentences = read_templates(templates)
+
+    def tokeniser(source: RunSource) -> Tokenise:
+        spec = source.loaded.specs.get("text")
+        return text_tokeniser(spec.encoder if spec else "", source.loaded.run / "vocab.json")
+
+    def tuner(source: RunSource, opened: Store, declared: Benchmark) -> Tuner:
+        settings = {"modality": declared.modalities[0], "train": declared.train_split}
+        out = source.loaded.run / f"finetune-{declared.name}"
+        return Tuner(source.loaded, opened, out, load_config(FinetuneConfig, flags=settings))
+
+    extras = Extras(
+        annotations,
+        lambda classes: Prompts(classes, read_names(names, classes), sentences),
+        tokeniser,
+        tuner,
+    )
+    options = Options(draws, seed, by_group, overwrite=overwrite)
+    runs, pairs = pair_up(places, benchmark)
+    results: dict[str, list[Path]] = {}
+    failed: list[str] = []
+    for name, store in pairs:
+        declared = find_benchmark(name)
+        for place in runs:
+            try:
+                opened, source = open_source(
+                    place,
+                    store,
+                    keys=key,
+                    checkpoint=checkpoint,
+                    device=device,
+                    fresh=untrained,
+                    batch_size=batch_size,
+                    cache=not no_cache,
+                    verifies=verify_store,
+                )
+                for one in tasks_of(*declared, source, opened, task or (), extras):
+                    results.setdefault(name, []).append(evaluate(one, options)[1])
+            except BadInput as e:
+                failed.append(f"{name}, {place} on {store}: {e}")
+    for name, paths in results.items():
+        say(overview(paths, patterns=patterns_of(find_benchmark(name)[1]), form=form))
+    if failed:
+        raise BadInput(
+            list_errors(f"{len(failed)} of {len(runs) * len(pairs)} could not be measured", failed)
+        )
 
 
 eval_results.register(app)

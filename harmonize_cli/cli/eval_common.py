@@ -1,9 +1,9 @@
 """What the commands of `harmonize eval` share: how a run, a store and lists are opened, a result shown."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from harmonize_cli.cli.say import say
+from harmonize_cli.cli.say import answer
 from harmonize_cli.errors import BadInput
 
 if TYPE_CHECKING:
@@ -49,13 +49,11 @@ def divisions(official: str | None, annotations: Path | None) -> dict[str, dict[
 
 def listed(official: str | None, annotations: Path | None, split: str | None) -> set[str]:
     """Ids that the official lists of a data set name for a split; none where no data set was named."""
-    wanted = (split or "test").split(",")
-    parts = [item for division in divisions(official, annotations).values() for item in division.items()]
-    found = {i for i, part in parts if part in wanted}
-    if official and not found:
-        known = ", ".join(sorted({part for _, part in parts}))
-        raise BadInput(f"--split {','.join(wanted)}: the lists of {official} have {known}")
-    return found
+    if official is None:
+        return set()
+    from harmonize_cli.datasets.official import official_ids
+
+    return official_ids(official, annotations or Path(), (split or "test").split(","))
 
 
 def pick_device(name: str) -> str:
@@ -74,8 +72,25 @@ def parse_label(text: str) -> 'int | Literal["all"]':
     return int(text)
 
 
+def pair_up(places: list[str], benchmarks: list[str]) -> tuple[list[str], list[tuple[str, Path]]]:
+    """Runs among `places`, and benchmarks with their stores: NAME takes every store, NAME=STORE its own."""
+    runs = [
+        p for p in places if p == "-" or (Path(p) / "checkpoints").is_dir() or (Path(p) / "last").exists()
+    ]
+    stores = [Path(place) for place in places if place not in runs]
+    split = [text.partition("=") for text in benchmarks]
+    pairs = [(name, store) for name, _, own in split for store in ([Path(own)] if own else stores)]
+    if not runs or len({name for name, _ in pairs}) < len({name for name, _, _ in split}):
+        what = "run folder (or -)" if not runs else "store"
+        raise BadInput(
+            f"{', '.join(places)}: no {what} among these; eval run RUN... STORE... --benchmark NAME"
+        )
+    return runs, pairs
+
+
 def show_result(result: "Result", path: Path) -> None:
     """Print a result's table."""
     from harmonize_cli.evaluation.tables import summary
+    from harmonize_cli.files import read_json
 
-    say(summary(result, path))
+    answer({**read_json(path, dict[str, Any]), "file": path}, summary(result, path))

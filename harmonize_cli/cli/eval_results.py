@@ -1,48 +1,24 @@
-"""`harmonize eval compare, table, export, list`: what is done with results and benchmarks."""
+"""`harmonize eval compare, table, list`: what is done with results and benchmarks."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from harmonize_cli.cli.eval_common import listed, open_source
+from harmonize_cli.cli.app import App
 from harmonize_cli.cli.options import (
-    Annotations,
-    BatchSize,
-    Checkpoint,
-    Config,
-    Device,
     Draws,
     FormatOption,
-    Keys,
-    NoCache,
-    Official,
-    RunOrStore,
     Seed,
-    Set,
-    Split,
-    StorePath,
-    Untrained,
-    VerifyStore,
 )
-from harmonize_cli.cli.say import say
-from harmonize_cli.errors import BadInput
-
-if TYPE_CHECKING:
-    from harmonize_cli.evaluation.tables import Format
+from harmonize_cli.cli.say import answer
 
 
-def register(app: typer.Typer) -> None:
+def register(app: App) -> None:
     """Add these commands to `harmonize eval`."""
-    app.command(
-        epilog="Example: harmonize eval compare runs/baseline runs/realign; several seeds: "
-        "harmonize eval compare runs/base-0,runs/base-1 runs/realign-0,runs/realign-1"
-    )(compare)
-    app.command(epilog="Example: harmonize eval table runs/ --metric '*/R@10' --format markdown")(table)
-    app.command(epilog="Example: harmonize eval export runs/mine features -o export --split test")(export)
-    app.command("list", epilog="Example: harmonize eval list --root data --annotations data/annotations")(
-        list_
-    )
+    app.command("compare")(compare)
+    app.command("table")(table)
+    app.command("list")(list_)
 
 
 def compare(
@@ -61,13 +37,16 @@ def compare(
 
     Only results of one question (task, protocol, split, store) are compared. Several results of a side are
     its seeds: the interval then resamples seeds too.
+
+    Example: harmonize eval compare runs/baseline runs/realign; several seeds:
+    harmonize eval compare runs/base-0,runs/base-1 runs/realign-0,runs/realign-1
     """
     from harmonize_cli.evaluation.comparison import FORMAT, compare_results, show
     from harmonize_cli.evaluation.questions import spread
     from harmonize_cli.files import write_json
 
     found = compare_results(spread(a), spread(b), patterns=metric or (), draws=draws, seed=seed)
-    say("\n\n".join(show(one, _form(form)) for one in found))
+    answer([one.as_dict() for one in found], "\n\n".join(show(one, form) for one in found))
     if out:
         write_json(out, {"format": FORMAT, "comparisons": [one.as_dict() for one in found]})
 
@@ -81,98 +60,36 @@ def table(
     intervals: Annotated[bool, typer.Option(help="Show 95% intervals.")] = True,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write here instead.")] = None,
 ) -> None:
-    """Results of many runs side by side, one table for each question that they answer."""
+    """Results of many runs side by side, one table for each question that they answer.
+
+    Example: harmonize eval table runs/ --metric '*/R@10' --format markdown
+    """
     from harmonize_cli.evaluation.overview import overview
+    from harmonize_cli.evaluation.questions import by_question
     from harmonize_cli.files import write_text
 
-    text = overview(runs, patterns=metric or (), over_seeds=over_seeds, intervals=intervals, form=_form(form))
+    text = overview(runs, patterns=metric or (), over_seeds=over_seeds, intervals=intervals, form=form)
     if out:
         write_text(out, text + "\n")
-    else:
-        say(text)
-
-
-def export(
-    run: RunOrStore,
-    store: StorePath,
-    *,
-    out: Annotated[Path, typer.Option("-o", "--out", help="New folder.")],
-    protocol: Annotated[str, typer.Option(help="vatt, mil-nce or clip.")] = "vatt",
-    config: Config = None,
-    settings: Set = None,
-    split: Split = None,
-    official: Official = None,
-    annotations: Annotations = None,
-    key: Keys = None,
-    untrained: Untrained = None,
-    checkpoint: Checkpoint = "last",
-    device: Device = "auto",
-    batch_size: BatchSize = 64,
-    no_cache: NoCache = False,
-    verify_store: VerifyStore = True,
-) -> None:
-    """Embeddings and right answers of each direction as files for mteb and BEIR tools: what `eval retrieval`
-    with the same options ranks.
-
-    With mteb 2 installed: from harmonize_cli.evaluation.mteb_adapter import Exported, load_task;
-    mteb.evaluate(Exported(DIR), load_task(DIR)) with DIR such as export/text-to-video.
-    """
-    from harmonize_cli.evaluation.export import export_tasks
-    from harmonize_cli.evaluation.protocols import PROTOCOLS, adjusted
-    from harmonize_cli.evaluation.retrieval import RetrievalTask
-
-    settled = adjusted(PROTOCOLS, protocol, config, settings or ())
-    opened, source = open_source(
-        run,
-        store,
-        keys=key,
-        checkpoint=checkpoint,
-        device=device,
-        fresh=untrained,
-        batch_size=batch_size,
-        cache=not no_cache,
-        verifies=verify_store,
-    )
-    task = RetrievalTask(source, opened, settled, split=split, expected=listed(official, annotations, split))
-    rows, name, _ = task.chosen
-    about: dict[str, object] = {
-        "split": name,
-        "protocol": settled.as_dict(),
-        "model": source.about(),
-        "model_hash": source.weights_hash,
-        "store_hash": opened.content_hash,
-    }
-    written = export_tasks(task.pool(), settled, out, about)
-    say(f"export: {len(written)} directions of {len(rows)} samples ({', '.join(written)}) -> {out}")
+    found = [
+        {"question": question, "run": run, "metrics": result.metrics}
+        for question, entries in by_question(runs).items()
+        for run, result in entries
+    ]
+    answer(found, None if out else text)
 
 
 def list_(
     root: Annotated[
         list[Path] | None, typer.Option(help="Folder with data sets, one folder each. Repeatable.")
     ] = None,
-    annotations: Annotated[
-        list[Path] | None, typer.Option(help="Folder with their lists. Repeatable.")
-    ] = None,
+    annotations: Annotated[list[Path] | None, typer.Option(help="Folder of those lists.")] = None,
 ) -> None:
-    """Benchmarks, how to run each, the files that it needs and what is missing here."""
-    from harmonize_cli.datasets.layouts import LAYOUTS
-    from harmonize_cli.datasets.locate import find_list
+    """Benchmarks, how to run each, the files that it needs and what is missing here.
+
+    Example: harmonize eval list --root data --annotations data/annotations
+    """
     from harmonize_cli.evaluation.catalogue import availability, show
 
-    def count(name: str, place: Path, lists: Path) -> tuple[int, int]:
-        found = LAYOUTS[name].find(place, annotations=lists)
-        return found.present, found.expected
-
-    folders = [*(root or [Path()]), *(annotations or [])]
-    missing = [folder for folder in folders if not folder.is_dir()]
-    if missing:
-        raise BadInput(f"{missing[0]}: no such folder")
-    say(show(availability(LAYOUTS, folders, find_list, count)))
-
-
-def _form(name: str) -> "Format":
-    from harmonize_cli.evaluation.tables import FORMATS
-
-    if name not in FORMATS:
-        raise BadInput(f"--format {name}: expected {', '.join(FORMATS)}")
-    return name
+    found = availability([*(root or [Path()]), *(annotations or [])])
+    answer(found, show(found))

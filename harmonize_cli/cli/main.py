@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -21,12 +22,14 @@ from harmonize_cli.cli import (
     runs,
     store,
 )
-from harmonize_cli.cli.say import say
+from harmonize_cli.cli.app import App
+from harmonize_cli.cli.say import OUTPUT, say
 from harmonize_cli.cli.stops import Group, Interrupted, listen
 from harmonize_cli.errors import HarmonizeError
 from harmonize_cli.files import FULL
+from harmonize_cli.printing import printable
 
-app = typer.Typer(
+app = App(
     name="harmonize",
     cls=Group,
     help="Pre-train video-audio-text models on noisy web video with harmonized gradients.",
@@ -70,7 +73,7 @@ def main() -> None:
     try:
         app()
     except Interrupted as e:
-        say(e, err=True)
+        typer.echo(printable(str(e)), err=True)
         sys.exit(e.exit_code)
     except HarmonizeError as e:
         _die(str(e), e.exit_code)
@@ -87,5 +90,7 @@ def main() -> None:
 
 
 def _die(message: str, code: int) -> None:
-    say(f"error: {message}", err=True)
+    if OUTPUT.verbose:
+        traceback.print_exc()
+    typer.echo(printable(f"error: {message}"), err=True)
     sys.exit(code)

@@ -1,33 +1,30 @@
 """`harmonize pretrain`."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from harmonize_cli.cli.say import say
+from harmonize_cli.cli.options import Config, Set, StorePath
+from harmonize_cli.cli.say import answer, say
 from harmonize_cli.cli.stops import kept
 from harmonize_cli.errors import BadInput
 
 
 @kept("the last checkpoint is kept; go on with: harmonize pretrain STORE -o RUN --resume")
 def pretrain(
-    store: Annotated[Path, typer.Argument(help="Store that `harmonize extract` made.", show_default=False)],
+    store: StorePath,
     *,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder.", show_default=False)] = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value over the config; may be repeated.")
-    ] = None,
+    config: Config = None,
+    overrides: Set = None,
     harmonize: Annotated[
-        str | None, typer.Option(help="none, realign, curriculum or both (harmonize.mode).")
+        Literal["none", "realign", "curriculum", "both"] | None,
+        typer.Option(help="What is done about conflicting gradients (harmonize.mode)."),
     ] = None,
     scope: Annotated[
         str | None, typer.Option(help="representation, backbone, all or module paths (harmonize.scope).")
-    ] = None,
-    keep: Annotated[int | None, typer.Option(help="Checkpoints to keep (checkpoint.keep).")] = None,
-    max_bad_steps: Annotated[
-        int | None, typer.Option(help="Steps without a finite gradient that are fine (max_bad_steps).")
     ] = None,
     curriculum: Annotated[
         Path | None,
@@ -63,8 +60,6 @@ def pretrain(
     flags = {
         "harmonize.mode": harmonize,
         "harmonize.scope": scope,
-        "checkpoint.keep": keep,
-        "max_bad_steps": max_bad_steps,
     }
     given = config is not None or overrides or any(value is not None for value in flags.values())
     if resume and given:
@@ -87,9 +82,10 @@ def pretrain(
         rate = done.clips / max(done.seconds, 1e-9)
         state = "" if done.steps == done.planned else f" of {done.planned} (stopped; go on with --resume)"
         bad = f", {done.bad_steps} bad steps left out" if done.bad_steps else ""
-        say(
+        answer(
+            {**asdict(done), "run": out},
             f"pretrain: {done.steps} steps{state}, {done.clips} clips in {done.seconds:.1f} s "
-            f"({rate:.0f} clips/s){bad} -> {out}"
+            f"({rate:.0f} clips/s){bad} -> {out}",
         )
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from harmonize_cli.cli.say import say
+from harmonize_cli.cli.say import answer
 
 
 def report(
@@ -55,4 +55,7 @@ def report(
     written = write_figures(found, figures) if figures is not None else []
     more = f"; {len(written)} figures in {figures}" if written else ""
     of = f" of split {part}" if scores is not None else ""
-    say(f"{len(found)} runs, {len(rows)} samples{of}: {out} ({out.stat().st_size / 1e6:.1f} MB){more}")
+    answer(
+        {"runs": [run.name for run in found], "samples": len(rows), "page": out, "figures": written},
+        f"{len(found)} runs, {len(rows)} samples{of}: {out} ({out.stat().st_size / 1e6:.1f} MB){more}",
+    )

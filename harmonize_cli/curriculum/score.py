@@ -91,7 +91,7 @@ def score(run: Path, store_path: Path, out: Path, settings: ScoreSettings, *, jo
                 bar.update(worker.write(number))
         else:
             threads = max(1, torch.get_num_threads() // min(jobs, len(missing)))
-            killed = "run the same command again to go on from the complete parts, perhaps with fewer --jobs"
+            killed = "the same command goes on from the complete parts, perhaps with fewer --workers"
             for size in in_processes(partial(_score_part, task, threads), missing, jobs, killed=killed):
                 bar.update(size)
     write_about(

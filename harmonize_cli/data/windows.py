@@ -112,6 +112,11 @@ def cut(store: Rows, spec: InputSpec, index: int, position: float) -> tuple[np.n
     return _fill(_as_input(rows, spec), spec), min(len(rows), spec.rows)
 
 
+def positions(windows: int) -> list[float]:
+    """Where windows lie, 0 the first and 1 the last possible place: linearly spaced; a single one amid."""
+    return [0.5] if windows == 1 else np.linspace(0, 1, windows).tolist()
+
+
 def captions(store: Rows, spec: InputSpec, index: int) -> tuple[np.ndarray, np.ndarray]:
     """Text of one sample: [C, rows] ids, or [C, *row_shape], a vector or a sequence of them a candidate; and
     [C] bool where a candidate is real."""

@@ -43,17 +43,22 @@ class ManifestRow:
     """Columns that were registered beside the built-in ones (see `store.columns`)."""
 
 
-def read_manifest(path: Path, *, root: Path | None = None, allow_outside: bool = False) -> list[ManifestRow]:
+def read_manifest(
+    path: Path, *, root: Path | None = None, allow_outside: bool = False, errors: ErrorList | None = None
+) -> list[ManifestRow]:
     """Read a manifest; relative paths are relative to `root` (default: the manifest's folder).
 
     `id` and one of video, audio, text and texts are required; other columns are ignored, unless
     their name looks like a slip of the pen.
 
+    With `errors` the invalid rows are added there, and the others returned.
+
     Raises:
         BadInput: with every invalid row as `file:line: field: what` (the first ones in full, all counted).
     """
     path = Path(path)
-    errors = ErrorList(str(path))
+    raises = errors is None
+    errors = ErrorList(str(path)) if errors is None else errors
     guard = PathGuard(root if root is not None else path.parent, allow_outside=allow_outside)
     rows: list[ManifestRow] = []
     first_line: dict[str, int] = {}
@@ -88,7 +93,8 @@ def read_manifest(path: Path, *, root: Path | None = None, allow_outside: bool =
             continue
         first_line[row.id] = line
         rows.append(row)
-    errors.raise_if_any()
+    if raises:
+        errors.raise_if_any()
     if not n_seen:
         raise BadInput(f"{path}: no rows; expected a table with the columns id and video, audio or text")
     return rows

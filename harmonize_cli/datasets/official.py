@@ -1,5 +1,6 @@
 """Official divisions of a data set as id -> part, from the lists alone: no video needs to be there."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from harmonize_cli.config import validate
@@ -26,3 +27,18 @@ def official_divisions(dataset: str, annotations: Path) -> dict[str, dict[str, s
         found[name] = {entry.id: entry.split for entry in layout.entries(source)}
         source.errors.raise_if_any()
     return found
+
+
+def official_ids(dataset: str, annotations: Path, parts: Sequence[str]) -> set[str]:
+    """Ids that the official lists name for some parts of the data set.
+
+    Raises:
+        BadInput: as `official_divisions`, or the lists have no such part.
+    """
+    divisions = official_divisions(dataset, annotations).values()
+    found = [item for division in divisions for item in division.items()]
+    ids = {i for i, part in found if part in parts}
+    if not ids:
+        known = ", ".join(sorted({part for _, part in found}))
+        raise BadInput(f"--split {','.join(parts)}: the lists of {dataset} have {known}")
+    return ids

@@ -41,7 +41,7 @@ def run_demo(
     paths = _write_configs(out, config)
     journal = Journal.read(out)
     data, store = out / "data", out / "store.h5"
-    words = ["demo", "make-data", str(data), "--config", str(paths["data"]), "--jobs", str(jobs)]
+    words = ["demo", "make-data", str(data), "--config", str(paths["data"]), "--workers", str(jobs)]
     made = journal.make(Step("data", words, data / MANIFEST, [config.data.model_dump(mode="json")]), "", say)
     words = ["extract", str(data / MANIFEST), "-o", str(store)]
     words += ["--config", str(paths["extract"]), "--workers", str(jobs)]
@@ -109,9 +109,7 @@ def _write_configs(out: Path, config: DemoConfig) -> dict[str, Path]:
     for name, path in paths.items():
         text = yaml.safe_dump(contents[name], sort_keys=False)
         if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise BadInput(
-                f"{path}: this demo was made with other settings; --fresh starts anew, or choose another -o"
-            )
+            raise BadInput(f"{path}: made with other settings; --overwrite starts anew, or choose another -o")
         if not path.exists():
             write_text(path, text)
     return paths

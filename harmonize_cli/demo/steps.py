@@ -70,7 +70,7 @@ class Journal:
         if code or not step.result.exists():
             raise HarmonizeError(
                 f"demo: step {step.name} failed (exit code {code}); its message stands above. "
-                "Call the demo again to go on from here, or with --fresh to start anew"
+                "Call the demo again to go on from here, or with --overwrite to start anew"
             )
         self.done[step.name] = {"key": key, "seconds": round(time.perf_counter() - began, 2)}
         write_json(self.folder / JOURNAL, self.done)

@@ -58,12 +58,14 @@ class ClipModel:
         import open_clip
         import torch
 
+        from harmonize_cli.ranks import pick_device
+
         if model_name not in open_clip.list_models():
             raise BadInput(
                 f"open_clip:{name}: unknown model {model_name!r}; `python -c 'import open_clip; "
                 "print(open_clip.list_models())'` lists them"
             )
-        self.device = torch.device(pick_device(config.device, "open_clip.device"))
+        self.device = pick_device(config.device)
         weights = self._weights(model_name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # `random` weights are the same in every process and on every machine
@@ -224,10 +226,12 @@ def is_cached(model_name: str, tag: str) -> bool:
 
 def hash_weights(model: Any) -> str:
     """SHA-256 over the names and values of all weights."""
+    import torch
+
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.contiguous().cpu().flatten().view(dtype=_bytes_type()).numpy().data)
+        digest.update(value.contiguous().cpu().flatten().view(dtype=torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -269,23 +273,6 @@ def _unit(vectors: "torch.Tensor") -> npt.NDArray[np.float16]:
     vectors = vectors.float()
     unit: npt.NDArray[np.float16] = (vectors / vectors.norm(dim=-1, keepdim=True)).half().cpu().numpy()
     return unit
-
-
-def pick_device(wanted: str, field: str) -> str:
-    """ "auto" as what is here; `field` is named where a GPU is wanted and there is none."""
-    import torch
-
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise BadInput(f"{field} {wanted}: torch sees no CUDA device here; use auto or cpu")
-    return wanted
-
-
-def _bytes_type() -> Any:
-    import torch
-
-    return torch.uint8
 
 
 def _first_line(error: BaseException) -> str:

@@ -69,7 +69,9 @@ def build_encoders(names: Sequence[str], config: EncodersConfig, vocab: Vocab | 
     encoders: list[Encoder] = []
     for text in names:
         name, _, argument = text.partition(":")
-        encoders += ENCODERS[name].make(argument, getattr(config, name), vocab)
+        entry = ENCODERS[name]
+        # one that a script registered after the config was made has no section in it
+        encoders += entry.make(argument, getattr(config, name, None) or entry.config(), vocab)
     return encoders
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from harmonize_cli.config import StageConfig
 from harmonize_cli.encoders.base import ENCODERS, EncoderEntry
-from harmonize_cli.encoders.open_clip import RANDOM, hash_weights, pick_device
+from harmonize_cli.encoders.open_clip import RANDOM, hash_weights
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import sha256_json
 from harmonize_cli.media.requests import SoundRequest
@@ -41,8 +41,9 @@ class SpeechFeatures:
     """
 
     def __init__(self, name: str, config: SpeechConfig) -> None:
-        import torch
         import torchaudio
+
+        from harmonize_cli.ranks import pick_device
 
         self._config = config
         pipeline, _, weights = name.partition("/")
@@ -50,7 +51,7 @@ class SpeechFeatures:
         if not isinstance(bundle, torchaudio.pipelines.Wav2Vec2Bundle):
             known = [n for n in torchaudio.pipelines.__all__ if _is_speech(getattr(torchaudio.pipelines, n))]
             raise BadInput(f"torchaudio:{name}: unknown pipeline; known: {', '.join(known)}")
-        self._device = torch.device(pick_device(config.device, "torchaudio.device"))
+        self._device = pick_device(config.device)
         self._model: Any = _load(name, bundle, weights, config.allow_download)
         self.request = SoundRequest(int(bundle.sample_rate))
         digest = hash_weights(self._model)

@@ -1,95 +1,36 @@
-"""`harmonize eval list`: benchmarks, what each asks of a model, the files it needs and what is missing."""
+"""`harmonize eval list`: benchmarks, how to run each, the files it needs and what is missing here."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+
+from harmonize_cli.datasets.layouts import LAYOUTS, Benchmark, Layout
+from harmonize_cli.datasets.locate import find_list
+from harmonize_cli.errors import BadInput
 
 
-class Need(Protocol):
-    """A file that a data set needs (see `datasets.layouts`)."""
+def find_benchmark(name: str) -> tuple[Layout, Benchmark]:
+    """A benchmark and the layout that declares it.
 
-    @property
-    def names(self) -> tuple[str, ...]: ...
-    @property
-    def what(self) -> str: ...
-    @property
-    def required(self) -> bool: ...
-
-
-class Layout(Protocol):
-    """A data set on disk (see `datasets.layouts`)."""
-
-    @property
-    def needs(self) -> Sequence[Need]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Benchmark:
-    """A published evaluation.
-
-    Attributes:
-        name: of the data set's layout.
-        task: what is measured.
-        command: how, after `harmonize extract --dataset NAME`.
-        more: list files beyond the layout's first division.
-        reported: protocol facts that numbers in the literature share.
+    Raises:
+        BadInput: no such data set, or one on which nothing is measured.
     """
+    layout = LAYOUTS.find(name)
+    if layout.benchmark is None:
+        known = ", ".join(benchmark.name for _, benchmark in benchmarks())
+        raise BadInput(f"--benchmark {name}: nothing is measured on this data set; benchmarks are {known}")
+    return layout, layout.benchmark
 
-    name: str
-    task: str
-    command: str
-    reported: str
-    more: tuple[str, ...] = ()
+
+def benchmarks() -> list[tuple[Layout, Benchmark]]:
+    """All that the layouts declare."""
+    return [(layout, layout.benchmark) for layout in LAYOUTS.values() if layout.benchmark is not None]
 
 
-BENCHMARKS = (
-    Benchmark(
-        "msrvtt",
-        "zero-shot retrieval",
-        "harmonize eval retrieval RUN STORE --split test --protocol vatt",
-        "1k-A: 1,000 pairs; R@10 and MedR",
-    ),
-    Benchmark(
-        "youcook2",
-        "zero-shot retrieval",
-        "harmonize eval retrieval RUN STORE --split val --protocol vatt",
-        "clip level: 3,350 segments in MIL-NCE's list (VATT used 3.1k)",
-    ),
-    Benchmark(
-        "ucf101",
-        "linear probe (video)",
-        "harmonize eval probe RUN STORE --official ucf101 --annotations DIR --protocol vatt",
-        "mean of three splits",
-        tuple(f"{part}list0{n}.txt" for n in (2, 3) for part in ("train", "test")),
-    ),
-    Benchmark(
-        "hmdb51",
-        "linear probe (video)",
-        "harmonize eval probe RUN STORE --official hmdb51 --annotations DIR --protocol vatt",
-        "mean of three splits",
-    ),
-    Benchmark(
-        "esc50",
-        "linear probe (audio)",
-        "harmonize eval probe RUN STORE --modality audio --protocol vatt",
-        "mean of five folds",
-    ),
-    Benchmark(
-        "kinetics",
-        "fine-tuning, zero-shot classification",
-        "harmonize eval finetune RUN STORE -o OUT --test val",
-        "top-1 and top-5 on the validation part",
-    ),
-    Benchmark(
-        "audiocaps",
-        "zero-shot retrieval (audio-text)",
-        "harmonize eval retrieval RUN STORE --split test --set captions=all",
-        "five captions per test clip",
-    ),
-)
+def command(layout: Layout, benchmark: Benchmark) -> str:
+    """What to type, after `harmonize extract --dataset NAME`."""
+    lists = " --annotations DIR" if layout.divisions > 1 else ""
+    return f"harmonize eval run RUN STORE --benchmark {benchmark.name}{lists}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +42,7 @@ class Availability:
         media: media files of listed samples found and expected; None where there is nothing to count by.
     """
 
+    layout: Layout
     benchmark: Benchmark
     lists: tuple[tuple[str, Path | None], ...]
     media: tuple[int, int] | None
@@ -119,27 +61,23 @@ class Availability:
         return "ready" if present == expected else f"{present} of {expected} media files"
 
 
-def availability(
-    layouts: Mapping[str, Layout],
-    folders: Sequence[Path],
-    find_list: Callable[[list[Path], tuple[str, ...]], Path | None],
-    count: Callable[[str, Path, Path], tuple[int, int]],
-) -> list[Availability]:
-    """Look for every benchmark.
+def availability(folders: Sequence[Path]) -> list[Availability]:
+    """Look for every benchmark in some folders; a folder of its name below one comes first.
 
-    Args:
-        folders: places to look in; a folder of the benchmark's name below one comes first.
-        find_list: finds a list file of one of some names in folders.
-        count: (layout, root, annotations) -> media files present and expected; errors are told, not raised.
+    Raises:
+        BadInput: a folder that is missing.
     """
+    missing = [folder for folder in folders if not folder.is_dir()]
+    if missing:
+        raise BadInput(f"{missing[0]}: no such folder")
     found = []
-    for benchmark in BENCHMARKS:
+    for layout, benchmark in benchmarks():
         own = [f / benchmark.name for f in folders if (f / benchmark.name).is_dir()]
         places = [*own, *folders]
-        required = [need for need in layouts[benchmark.name].needs if need.required]
-        needs = required or layouts[benchmark.name].needs
+        required = [need for need in layout.needs if need.required]
+        needs = required or layout.needs
         lists = [(_some(need.names), find_list(places, need.names)) for need in needs]
-        lists += [(name, find_list(places, (name,))) for name in benchmark.more]
+        lists += [(name, find_list(places, (name,))) for name in benchmark.lists]
         found_lists = [place for _, place in lists if place is not None]
         # a data set that needs no list may be its folder alone; other folders may be other data sets
         enough = len(found_lists) == len(lists) if required else bool(found_lists or own)
@@ -147,10 +85,11 @@ def availability(
         if places and enough:
             try:
                 where = found_lists[0].parent if found_lists else places[0]
-                media = count(benchmark.name, places[0], where)
-            except Exception as e:  # a faulty list of one benchmark must not hide the others
+                all_of_it = layout.find(places[0], annotations=where)
+                media = all_of_it.present, all_of_it.expected
+            except Exception as e:  # an invalid list of one benchmark must not hide the others
                 problem = str(e).splitlines()[0]
-        found.append(Availability(benchmark, tuple(lists), media, problem))
+        found.append(Availability(layout, benchmark, tuple(lists), media, problem))
     return found
 
 
@@ -163,11 +102,14 @@ def show(found: Sequence[Availability]) -> str:
     """One block per benchmark, for the terminal."""
     blocks = []
     for one in found:
+        benchmark = one.benchmark
         lines = [
-            f"{one.benchmark.name}: {one.benchmark.task} ({one.benchmark.reported})",
+            f"{benchmark.name}: {', '.join(benchmark.tasks)} ({'-'.join(benchmark.modalities)}), "
+            f"{benchmark.main_score}; {benchmark.reported}",
             f"  state  {one.state}",
-            f"  run    harmonize extract --dataset {one.benchmark.name} --root DIR -o STORE; "
-            f"{one.benchmark.command}",
+            f"  run    harmonize extract --dataset {benchmark.name} --root DIR -o STORE; "
+            f"{command(one.layout, benchmark)}",
+            f"  see    {benchmark.citation}, {benchmark.reference}",
         ]
         lines += [f"  list   {name}: {place or 'missing'}" for name, place in one.lists]
         blocks.append("\n".join(lines))

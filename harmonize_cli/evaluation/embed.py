@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from harmonize_cli.data.batches import StoreDataset
-from harmonize_cli.data.windows import check_inputs
+from harmonize_cli.data.windows import check_inputs, positions
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.protocols import RetrievalProtocol
 from harmonize_cli.files import read_arrays, sha256_json, write_arrays
@@ -79,10 +79,11 @@ def embed_pool(
     dataset = StoreDataset(store, specs)
     arrays = in_parts(
         rows,
-        lambda some: _embed(loaded, dataset, some, windows=protocol.windows, batch_size=batch_size),
+        lambda some: _embed(loaded, dataset, some, windows=protocol.windows),
         folder=loaded.run / FOLDER if cache else None,
         key=_key(loaded, store, rows, specs, what="embeddings", windows=protocol.windows),
         size=PART,
+        batch=batch_size,
         desc="embed",
     )
     present = {m: arrays[f"present/{m}"] for m in specs}
@@ -117,10 +118,11 @@ def window_features(
     dataset = StoreDataset(store, specs)
     arrays = in_parts(
         rows,
-        lambda some: _pool(loaded, dataset, some, modality, windows=windows, batch_size=batch_size),
+        lambda some: _pool(loaded, dataset, some, modality, windows=windows),
         folder=loaded.run / FOLDER if cache else None,
         key=_key(loaded, store, rows, specs, what="pooled", windows=windows),
         size=PART,
+        batch=batch_size,
         desc=f"features ({modality})",
     )
     real = arrays["real"]
@@ -129,11 +131,6 @@ def window_features(
 
 def device_of(loaded: LoadedModel) -> torch.device:
     return next(loaded.model.parameters()).device
-
-
-def positions(windows: int) -> list[float]:
-    """Where windows lie, 0 the first and 1 the last possible place: linearly spaced; a single one amid."""
-    return [0.5] if windows == 1 else np.linspace(0, 1, windows).tolist()
 
 
 def _longer(dataset: StoreDataset, rows: Rows) -> NDArray[np.bool_]:
@@ -146,56 +143,44 @@ def _longer(dataset: StoreDataset, rows: Rows) -> NDArray[np.bool_]:
 
 
 @torch.inference_mode()
-def _embed(
-    loaded: LoadedModel, dataset: StoreDataset, rows: Rows, *, windows: int, batch_size: int
-) -> Arrays:
+def _embed(loaded: LoadedModel, dataset: StoreDataset, rows: Rows, *, windows: int) -> Arrays:
     """raw/SPACE, unit/SPACE: means over windows of (unit) embeddings; present/MODALITY, real: masks."""
-    batches: list[Arrays] = []
-    for start in range(0, len(rows), batch_size):
-        some = rows[start : start + batch_size]
-        total: Arrays = {}
-        wanted = positions(windows if _longer(dataset, some).any() else 1)
-        for position in wanted:
-            dataset.position = position
-            batch = dataset.batch(some.tolist()).to(device_of(loaded))
-            for name, x in loaded.model(batch.inputs).embeddings.items():
-                for kind, y in (("raw", x), ("unit", torch.nn.functional.normalize(x, dim=-1))):
-                    mean = y.float().cpu().numpy() / len(wanted)
-                    total[f"{kind}/{name}"] = total.get(f"{kind}/{name}", 0) + mean
-            total.update({f"present/{m}": p.cpu().numpy() for m, p in batch.present.items()})
-            if batch.text_present is not None:
-                total["real"] = batch.text_present.cpu().numpy()
-        batches.append(total)
-    return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+    total: Arrays = {}
+    wanted = positions(windows if _longer(dataset, rows).any() else 1)
+    for position in wanted:
+        dataset.position = position
+        batch = dataset.batch(rows.tolist()).to(device_of(loaded))
+        for name, x in loaded.model(batch.inputs).embeddings.items():
+            for kind, y in (("raw", x), ("unit", torch.nn.functional.normalize(x, dim=-1))):
+                mean = y.float().cpu().numpy() / len(wanted)
+                total[f"{kind}/{name}"] = total.get(f"{kind}/{name}", 0) + mean
+        total.update({f"present/{m}": p.cpu().numpy() for m, p in batch.present.items()})
+        if batch.text_present is not None:
+            total["real"] = batch.text_present.cpu().numpy()
+    return total
 
 
 @torch.inference_mode()
-def _pool(
-    loaded: LoadedModel, dataset: StoreDataset, rows: Rows, modality: str, *, windows: int, batch_size: int
-) -> Arrays:
+def _pool(loaded: LoadedModel, dataset: StoreDataset, rows: Rows, modality: str, *, windows: int) -> Arrays:
     """pooled [n, W, D] and real [n, W]: windows of samples that have the modality, one of a short sample."""
-    batches: list[Arrays] = []
-    for start in range(0, len(rows), batch_size):
-        some = rows[start : start + batch_size]
-        found, real = [], []
-        longer = _longer(dataset, some)
-        wanted = positions(windows if longer.any() else 1)
-        for position in wanted:
-            dataset.position = position
-            batch = dataset.batch(some.tolist()).to(device_of(loaded))
-            z = loaded.model.encode(batch.inputs)[modality].float().cpu()
-            if batch.text_present is not None:  # [n, C, D]: candidates stand where windows stand elsewhere
-                found, real = list(z.unbind(1)), list(batch.text_present.cpu().unbind(1))
-                break
-            present = batch.present[modality].cpu()
-            real.append(present & torch.from_numpy(longer) if found else present)
-            found.append(z)
-        pooled, mask = torch.stack(found, 1).numpy(), torch.stack(real, 1).numpy()
-        if modality != "text" and len(wanted) < windows:  # equal shapes for all parts
-            pooled = np.pad(pooled, ((0, 0), (0, windows - 1), (0, 0)))
-            mask = np.pad(mask, ((0, 0), (0, windows - 1)))
-        batches.append({"pooled": pooled, "real": mask})
-    return {name: np.concatenate([b[name] for b in batches]) for name in ("pooled", "real")}
+    found, real = [], []
+    longer = _longer(dataset, rows)
+    wanted = positions(windows if longer.any() else 1)
+    for position in wanted:
+        dataset.position = position
+        batch = dataset.batch(rows.tolist()).to(device_of(loaded))
+        z = loaded.model.encode(batch.inputs)[modality].float().cpu()
+        if batch.text_present is not None:  # [n, C, D]: candidates stand where windows stand elsewhere
+            found, real = list(z.unbind(1)), list(batch.text_present.cpu().unbind(1))
+            break
+        present = batch.present[modality].cpu()
+        real.append(present & torch.from_numpy(longer) if found else present)
+        found.append(z)
+    pooled, mask = torch.stack(found, 1).numpy(), torch.stack(real, 1).numpy()
+    if modality != "text" and len(wanted) < windows:  # equal shapes for all parts
+        pooled = np.pad(pooled, ((0, 0), (0, windows - 1), (0, 0)))
+        mask = np.pad(mask, ((0, 0), (0, windows - 1)))
+    return {"pooled": pooled, "real": mask}
 
 
 def _captions(x: Floats, real: NDArray[np.bool_], protocol: RetrievalProtocol) -> tuple[Floats, Rows]:
@@ -245,8 +230,9 @@ def in_parts(
     key: Mapping[str, Any],
     size: int,
     desc: str,
+    batch: int | None = None,
 ) -> Arrays:
-    """`compute` over `rows` in parts of `size`, joined along the first axis.
+    """`compute` over `rows`, `batch` at a time, kept in parts of `size` and joined along the first axis.
 
     Args:
         compute: takes some of the rows, returns arrays whose first axis follows them.
@@ -268,11 +254,16 @@ def in_parts(
             file = None if place is None else place / f"part-{number:05d}.npz"
             arrays = None if file is None else _read(file)
             if arrays is None:
-                arrays = compute(some)
+                step = batch or size
+                arrays = _joined([compute(some[i : i + step]) for i in range(0, len(some), step)])
                 if file is not None and not _write(file, arrays):
                     place = None
             parts.append(arrays)
             bar.update(len(some))
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[Arrays]) -> Arrays:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

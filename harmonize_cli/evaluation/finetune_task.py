@@ -1,16 +1,17 @@
 """`harmonize eval finetune`: train on labels, then measure the test split once."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
-from harmonize_cli.data.batches import Augment
+import numpy as np
+from numpy.typing import NDArray
+
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.classification import Labels, Predictions, classified
 from harmonize_cli.evaluation.embed import Rows
-from harmonize_cli.evaluation.finetune import STATE, Labelled, predict, tune
-from harmonize_cli.evaluation.finetune_model import FinetuneConfig
 from harmonize_cli.evaluation.results import Result
 from harmonize_cli.evaluation.sources import RunSource, planned
 from harmonize_cli.evaluation.splits import coverage, train_and_test
@@ -24,40 +25,61 @@ class Stopped(Exception):
     """Training was asked to stop before its last step: there is nothing to measure yet."""
 
 
-@dataclass(frozen=True)
-class FinetuneTask:
-    """Fine-tune into `out` (going on where it stopped) and test.
-
-    Attributes:
-        test: test split(s).
-        augment: changes frames or audio of a training window.
-        stop: asked after each step; True saves and raises `Stopped`.
-    """
+class Tuner(Protocol):
+    """What trains, such as `training.finetune.Tuner`; `train` names the training split(s), `label` which of a
+    sample's labels is learned."""
 
     loaded: LoadedModel
     store: Store
     out: Path
-    config: FinetuneConfig
+    modality: str
+    label: int
+    train: str
+
+    @property
+    def state(self) -> Path:
+        """The file of the trained weights."""
+
+    def protocol(self) -> dict[str, Any]:
+        """The settings, for a result."""
+
+    def fit(self, rows: Rows, labels: NDArray[np.int64], classes: Sequence[str]) -> bool:
+        """Train on samples; labels: the class number of every sample of the store. False: it was stopped."""
+
+    def usable(self, rows: Rows) -> Rows:
+        """The samples among `rows` that have the modality."""
+
+    def predict(self, rows: Rows) -> NDArray[np.float64]:
+        """Logits [N, C]."""
+
+
+@dataclass(frozen=True)
+class FinetuneTask:
+    """Fine-tune (going on where it stopped) and test.
+
+    Attributes:
+        test: test split(s).
+    """
+
+    tuner: Tuner
     test: str = "test"
-    augment: Augment | None = None
-    stop: Callable[[], bool] = lambda: False
 
     @property
     def folder(self) -> Path:
-        return self.out / "eval"
+        return self.tuner.out / "eval"
 
     @cached_property
     def labels(self) -> Labels:
-        return Labels.of(self.store, self.config.label)
+        return Labels.of(self.tuner.store, self.tuner.label)
 
     @cached_property
     def chosen(self) -> tuple[Rows, Rows, str]:
         """Training samples, test samples, and the name of the test split."""
-        train, test, name = train_and_test(self.store, self.config.train, self.test)
+        train, test, name = train_and_test(self.tuner.store, self.tuner.train, self.test)
         train, test = train[self.labels.has[train]], test[self.labels.has[test]]
         if not len(train) or not len(test):
             raise BadInput(
-                f"{len(train)} training and {len(test)} test samples have label {self.config.label}"
+                f"{len(train)} training and {len(test)} test samples have label {self.tuner.label}"
             )
         return train, test, name
 
@@ -66,31 +88,23 @@ class FinetuneTask:
         return planned(
             "finetune",
             "classification",
-            RunSource(self.loaded),
-            self.store,
-            protocol={
-                "name": "kinetics" if self.config == FinetuneConfig() else "kinetics-modified",
-                **self.config.model_dump(mode="json"),
-                "augmented": self.augment is not None,
-            },
+            RunSource(self.tuner.loaded),
+            self.tuner.store,
+            protocol=self.tuner.protocol(),
             split=name,
-            coverage=coverage(self.store, test, [self.config.modality]),
+            coverage=coverage(self.tuner.store, test, [self.tuner.modality]),
         )
 
     def run(self) -> Measured:
         train, test, name = self.chosen
-        modality = self.config.modality
+        modality = self.tuner.modality
         classes = self.labels.classes(train)
         truth = self.labels.numbered(classes)
-        data = Labelled(train, truth, classes)
-        model, dataset, steps = tune(
-            self.loaded, self.store, data, self.out, self.config, augment=self.augment, stop=self.stop
-        )
-        if steps < self.config.steps:
+        if not self.tuner.fit(train, truth, classes):
             raise Stopped
-        rows = test[dataset.ok[modality][test]]
+        rows = self.tuner.usable(test)
         if not len(rows):
             raise BadInput(f"split {name}: none of its {len(test)} labelled samples has {modality}")
-        found = Predictions(name, rows, truth[rows], predict(model, dataset, rows, self.config))
-        queries = classified([found], [classes], self.store.ids, self.store.groups)
-        return Measured({modality: queries}, model={"tuned": sha256_file(self.out / STATE)})
+        found = Predictions(name, rows, truth[rows], self.tuner.predict(rows))
+        queries = classified([found], [classes], self.tuner.store.ids, self.tuner.store.groups)
+        return Measured({modality: queries}, model={"tuned": sha256_file(self.tuner.state)})

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.files import read_json
+
+MODALITIES = ("text", "video", "audio")
 
 
 class Exported:
-    """A search model (mteb's SearchProtocol) over the files of one direction of `harmonize eval export`."""
+    """A search model (mteb's SearchProtocol) over the files of one direction of `harmonize export mteb`."""
 
     def __init__(self, folder: Path | str) -> None:
         """Read ids and embeddings of `folder`.
@@ -27,7 +30,7 @@ class Exported:
                 zip(_ids(folder / "corpus.jsonl"), np.load(folder / "corpus.npy"), strict=True)
             )
         except (OSError, ValueError, KeyError) as e:
-            raise BadInput(f"{folder}: not a direction written by `harmonize eval export` ({e})") from None
+            raise BadInput(f"{folder}: not a direction written by `harmonize export mteb` ({e})") from None
         self._index: list[str] = []
 
     def index(self, corpus: Any, **_: Any) -> None:
@@ -49,14 +52,46 @@ class Exported:
         """A name for mteb's result files."""
         from mteb.models import ModelMeta  # type: ignore[import-not-found,unused-ignore]
 
-        return ModelMeta.create_empty({"name": f"harmonize/{self.folder.name}", "revision": "exported"})
+        return ModelMeta.create_empty(
+            {
+                "name": f"harmonize/{self.folder.name}",
+                "revision": "exported",
+                "modalities": task_metadata(self.folder)["modalities"],
+            }
+        )
+
+
+def task_metadata(folder: Path | str) -> dict[str, Any]:
+    """What mteb is told of a direction: which modalities it goes from and to, and where its files are.
+
+    Raises:
+        BadInput: not such a folder.
+    """
+    file = Path(folder) / "about.json"
+    about = read_json(file, dict[str, Any], hint="expected a direction written by `harmonize eval export`")
+    query, gallery = str(about.get("query", "")), str(about.get("gallery", ""))
+    if query not in MODALITIES or gallery not in MODALITIES:
+        raise BadInput(
+            f"{file}: query {query!r}, gallery {gallery!r}: expected two of {', '.join(MODALITIES)}"
+        )
+    return {
+        "name": f"Harmonize{query.title()}To{gallery.title()}",
+        "description": f"{query}-to-{gallery} retrieval exported by harmonize",
+        "dataset": {"path": str(Path(folder).resolve()), "revision": "exported"},
+        "type": "Any2AnyRetrieval",
+        "category": f"{query[0]}2{gallery[0]}",
+        "modalities": [query, gallery],
+        "eval_splits": ["test"],
+        "eval_langs": ["eng-Latn"],
+        "main_score": "ndcg_at_10",
+    }
 
 
 def load_task(folder: Path | str) -> Any:
     """The direction's pairs as an mteb retrieval task.
 
     Raises:
-        BadInput: mteb is not installed.
+        BadInput: mteb is not installed, or too old for these modalities.
     """
     try:
         from mteb.abstasks.retrieval import (  # type: ignore[import-not-found,unused-ignore]
@@ -67,20 +102,14 @@ def load_task(folder: Path | str) -> Any:
         )
     except ImportError:
         raise BadInput("mteb tasks need mteb 2: pip install 'mteb>=2'") from None
-    about = json.loads((Path(folder) / "about.json").read_text(encoding="utf-8"))
-    name = "Harmonize" + "".join(part.title() for part in about["direction"].split("-"))
-    metadata = TaskMetadata(
-        name=name,
-        description=f"{about['direction']} retrieval exported by harmonize",
-        dataset={"path": str(Path(folder).resolve()), "revision": "exported"},
-        type="Retrieval",
-        category="t2t",
-        modalities=["text"],
-        eval_splits=["test"],
-        eval_langs=["eng-Latn"],
-        main_score="ndcg_at_10",
-    )
-    return type(name, (AbsTaskRetrieval,), {"metadata": metadata})()
+    about = task_metadata(folder)
+    try:
+        metadata = TaskMetadata(**about)
+    except ValueError as e:
+        raise BadInput(
+            f"{folder}: this mteb has no {about['category']} tasks ({e}); install a newer one"
+        ) from e
+    return type(about["name"], (AbsTaskRetrieval,), {"metadata": metadata})()
 
 
 def _ids(file: Path) -> list[str]:

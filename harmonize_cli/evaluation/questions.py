@@ -41,6 +41,8 @@ class Question:
         parts = (result.task, protocol, result.split, result.store_hash)
         store = Path(result.store).name or "store"
         name = f"{result.task}, {protocol.get('name', 'custom')} protocol, split {result.split} of {store}"
+        name += ", all labels" if protocol.get("label") == "all" else ""
+        name += ", by class" if protocol.get("relevance") == "label" else ""
         return cls(sha256_json(json.loads(json.dumps(parts))), name)
 
 

@@ -10,6 +10,7 @@ from harmonize_cli.datasets.manifest import ManifestRow
 from harmonize_cli.encoders.registry import vocabulary
 from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.plan import FileGroup, plan_units
+from harmonize_cli.extraction.samples import END_SLACK
 from harmonize_cli.extraction.unit import Job, UnitRunner
 from harmonize_cli.media.deadline import Deadline
 from harmonize_cli.media.decode import NO_TRACK
@@ -21,6 +22,7 @@ from harmonize_cli.store.schema import FeatureSpec, Status
 
 _TRIALS = 3
 _TRIAL_SECONDS = 10.0
+_SHORT = 1.0
 _LOOK = 1.0
 _MOST_READING = 600.0  # s, for the packets of one file
 _GUESS = 10.0  # s, for files that don't say how long they are
@@ -83,11 +85,11 @@ def check(
     runner = UnitRunner(Job(config, vocabulary(config.encoders, config, lambda: ("word",), ()), None))
     good: list[FileGroup] = []
     for group in groups:
-        if _judge_group(group, seen, report, runner.features):
+        if _judge_group(group, seen, report, runner.features, config.min_coverage):
             good.append(group)
     if deep:
         _decode_beginnings(good, _plain(config, runner), report, seen, workers)
-    report.wall = _expected_wall(runner, good, report.seconds, workers)
+    report.wall = _expected_wall(runner, good, seen, report.seconds, workers)
     return report
 
 
@@ -99,7 +101,11 @@ def _look(path: Path) -> MediaInfo | str:
 
 
 def _judge_group(
-    group: FileGroup, seen: dict[Path, MediaInfo | str], report: CheckReport, features: Sequence[FeatureSpec]
+    group: FileGroup,
+    seen: dict[Path, MediaInfo | str],
+    report: CheckReport,
+    features: Sequence[FeatureSpec],
+    min_coverage: float,
 ) -> bool:
     """Count a group's rows; whether its file can be decoded."""
     path = group.video or group.audio
@@ -130,18 +136,23 @@ def _judge_group(
     if not has_video and not has_audio:
         where = group.rows[0].source or group.rows[0].id
         report.bad.append(f"{where}: {path}: {' and '.join(NO_TRACK.values())}")
+    timed = any(spec.modality != "text" for spec in features)
     for row in group.rows:
-        end = row.end if row.end is not None else info.duration
         if info.stated is not None and row.start >= info.stated:
             report.failing.add(row.id)
             where, length = row.source or row.id, info.stated
             report.bad.append(f"{where}: start: {row.start:g} s lies behind the end of {path} ({length:g} s)")
             continue
+        length = _length(row, info)
+        wanted = length if row.end is None else row.end - row.start
+        if timed and length < min(wanted - END_SLACK, wanted * min_coverage):
+            report.failing.add(row.id)
+            where = row.source or row.id
+            report.bad.append(
+                f"{where}: end: {path} has {length / wanted:.0%} of the segment, below min_coverage"
+            )
         if lost:
             report.failing.add(row.id)
-        if end is not None and info.stated is not None:
-            end = min(end, info.stated)
-        length = max(0.0, (end if end is not None else row.start + _GUESS) - row.start)
         report.seconds += length
         report.store_bytes += _bytes(row, length, features, has_video, has_audio)
     return True
@@ -218,20 +229,48 @@ def _bytes(
 
 
 def _expected_wall(
-    runner: UnitRunner, groups: Sequence[FileGroup], seconds: float, workers: int
+    runner: UnitRunner,
+    groups: Sequence[FileGroup],
+    seen: Mapping[Path, MediaInfo | str],
+    seconds: float,
+    workers: int,
 ) -> float | None:
-    """Decode and encode a short piece of some files from all over the manifest, and extrapolate."""
+    """Decode and encode a short and a longer piece of some files from all over the manifest, and extrapolate.
+
+    A file costs a fixed time and some more for each second of its segments; what is paid once, such as the
+    first run of a model, is kept out by a first piece that is not timed.
+    """
     if not groups:
         return None
-    tried = 0.0
+    chosen = groups[:: max(1, len(groups) // _TRIALS)][:_TRIALS]
+    lengths = [_length(group.rows[0], seen[group.video or group.audio]) for group in chosen]  # type: ignore[index]
+    _trial(runner, chosen[0], min(_SHORT, lengths[0]))
+    short = [min(_SHORT, length) for length in lengths]
+    fixed = [_trial(runner, group, length) for group, length in zip(chosen, short, strict=True)]
+    more = longer = 0.0
+    for group, length, begin, known in zip(chosen, lengths, short, fixed, strict=True):
+        if length > 1.5 * begin:
+            longer += min(_TRIAL_SECONDS, length) - begin
+            more += max(0.0, _trial(runner, group, min(_TRIAL_SECONDS, length)) - known)
+    rate = more / longer if longer else 0.0
+    a_file = max(0.0, sum(fixed) - rate * sum(short)) / len(chosen)
+    return (a_file * len(groups) + rate * seconds) / workers
+
+
+def _length(row: ManifestRow, look: MediaInfo | str) -> float:
+    """Seconds of a row's segment that its file has."""
+    stated = look.stated if isinstance(look, MediaInfo) else None
+    ends = [end for end in (row.end, stated) if end is not None]
+    return max(0.0, min(ends, default=row.start + _GUESS) - row.start)
+
+
+def _trial(runner: UnitRunner, group: FileGroup, seconds: float) -> float:
+    """Seconds that the first `seconds` of a file's first row take."""
+    row = group.rows[0]
     started = time.monotonic()
-    for group in groups[:: max(1, len(groups) // _TRIALS)][:_TRIALS]:
-        row = group.rows[0]
-        end = row.start + _TRIAL_SECONDS if row.end is None else min(row.end, row.start + _TRIAL_SECONDS)
-        for _ in runner.samples([FileGroup(group.video, group.audio, (replace(row, end=end),))]):
-            tried += end - row.start
-    wall = time.monotonic() - started
-    return wall / tried * seconds / workers if tried else None
+    for _ in runner.samples([FileGroup(group.video, group.audio, (replace(row, end=row.start + seconds),))]):
+        pass
+    return time.monotonic() - started
 
 
 def _duration(seconds: float) -> str:

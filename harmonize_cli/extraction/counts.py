@@ -44,13 +44,25 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class ExtractReport:
-    """What a run did. `counts` are of this run; `skipped` samples were there already."""
+    """What a run did. `counts` are of this run; `skipped` samples were there already, `failed_before` of all
+    that were there and were not tried again had failed."""
 
     out: Path
     counts: Counts
     skipped: int
     wall: float
     expected: int
+    failed_before: int = 0
+
+    @property
+    def samples(self) -> int:
+        """Samples of this run and those that were there."""
+        return self.counts.samples + self.skipped
+
+    @property
+    def failed(self) -> int:
+        """How many of them failed."""
+        return self.counts.failed + self.failed_before
 
     def line(self) -> str:
         """The one line at the end."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from harmonize_cli.datasets.layouts import LAYOUTS
 from harmonize_cli.datasets.manifest import ManifestRow, read_manifest
-from harmonize_cli.errors import BadInput
+from harmonize_cli.errors import BadInput, ErrorList
 from harmonize_cli.extraction.windows import cut_in_windows
 from harmonize_cli.store.summary import problem_lines
 
@@ -30,10 +30,15 @@ class Inputs:
 
 
 def from_manifest(
-    path: Path, *, root: Path | None = None, window: float | None = None, allow_outside: bool = False
+    path: Path,
+    *,
+    root: Path | None = None,
+    window: float | None = None,
+    allow_outside: bool = False,
+    errors: ErrorList | None = None,
 ) -> Inputs:
-    """Rows of a manifest, long ones cut in windows of `window` seconds."""
-    rows = read_manifest(path, root=root, allow_outside=allow_outside)
+    """Rows of a manifest, long ones cut in windows of `window` seconds; `errors` as for `read_manifest`."""
+    rows = read_manifest(path, root=root, allow_outside=allow_outside, errors=errors)
     if window is not None:
         rows = cut_in_windows(rows, window)
     return Inputs(rows, root or path.parent, path.name, {})

@@ -10,7 +10,7 @@ from harmonize_cli.errors import BadInput, list_errors
 from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.output import Output
 from harmonize_cli.extraction.plan import Unit, plan_units
-from harmonize_cli.extraction.tasks import Task
+from harmonize_cli.extraction.tasks import ShardTask
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec, Status
 
@@ -21,7 +21,7 @@ def failed_ids(store: Store) -> set[str]:
     return {sample for i, sample in enumerate(store.ids) if any(column[i] for column in failed)}
 
 
-def retries(output: Output, rows: Sequence[ManifestRow], share: tuple[int, int] = (0, 1)) -> list[Task]:
+def retries(output: Output, rows: Sequence[ManifestRow], share: tuple[int, int] = (0, 1)) -> list[ShardTask]:
     """One task for every shard with failed samples that the manifest names, of this job's share of them."""
     number, jobs = share
     tasks = []
@@ -31,7 +31,7 @@ def retries(output: Output, rows: Sequence[ManifestRow], share: tuple[int, int] 
             continue
         failed = failed_ids(Store.open(path))
         units = plan_units([row for row in rows if row.id in failed], len(rows) + 1)
-        tasks += [Task(unit, path, base=path) for unit in units]
+        tasks += [ShardTask(unit, path, base=path) for unit in units]
     return tasks
 
 
@@ -55,7 +55,7 @@ def narrowed(config: ExtractConfig, output: Output) -> tuple[ExtractConfig, Stor
 
 def extension(
     store: Store, rows: Sequence[ManifestRow], features: Sequence[FeatureSpec], output: Output
-) -> list[Task]:
+) -> list[ShardTask]:
     """One task for every shard of `store`.
 
     Raises:
@@ -84,12 +84,12 @@ def extension(
         first += size
         unit = _one_unit([by_id[sample] for sample in ids])
         if output.is_file:
-            tasks.append(Task(unit, path, base=path, extend=True))
+            tasks.append(ShardTask(unit, path, base=path, extend=True))
             continue
         output.growing.mkdir(exist_ok=True)
         target = output.growing / path.name
         if not _is_done(target, path, features):
-            tasks.append(Task(unit, target, base=path, extend=True))
+            tasks.append(ShardTask(unit, target, base=path, extend=True))
     return tasks
 
 

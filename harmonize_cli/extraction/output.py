@@ -8,8 +8,9 @@ from pathlib import Path
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.extraction.config import Mode
-from harmonize_cli.extraction.tasks import copies
+from harmonize_cli.files import sync_folder
 from harmonize_cli.locks import is_lock
+from harmonize_cli.store.compatibility import difference
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.schema import FeatureSpec
 from harmonize_cli.store.writer import ShardWriter
@@ -29,6 +30,7 @@ class Output:
         self.is_file = out.suffix == ".h5"
         self.folder = out.with_name(out.name + ".parts") if self.is_file else out
         self._anew = mode == "overwrite"
+        self._opened: list[Store] | None = None
         self._finish_swap()
         if self.is_file and out.is_dir():
             raise BadInput(f"{out}: is a folder; name the store without .h5, or choose another name")
@@ -46,7 +48,7 @@ class Output:
         """Remove what is to be overwritten: to be called when nothing but the work itself can fail."""
         if not self._anew:
             return
-        self._anew = False
+        self._anew, self._opened = False, []
         if self.is_file:
             self.out.unlink(missing_ok=True)
         for path in self._parts():
@@ -55,9 +57,14 @@ class Output:
             shutil.rmtree(self.growing)
 
     def stores(self) -> list[Store]:
-        """What is there to go on from: the finished file and the folder of parts, each if present."""
+        """What there was at the start to go on from: the finished file and the folder of parts, if any."""
         if self._anew:
             return []
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
+
+    def _open(self) -> list[Store]:
         found = [self.out] if self.is_file and self.out.is_file() else []
         if self._parts():
             found.append(self.folder)
@@ -78,7 +85,7 @@ class Output:
         wanted = {spec.key: spec for spec in features}
         for store in self.stores():
             if store.features != wanted:
-                what = _difference(store.features, wanted)
+                what = difference(store.features, wanted, "the store", "what is asked for")
                 raise BadInput(
                     f"{store.path}: was made with other encoders or settings ({what}); "
                     "use the same, name another store, or replace it with --mode overwrite"
@@ -128,16 +135,27 @@ class Output:
         self.out.rename(self._old)
         self._finish_swap()
 
-    def finish(self) -> None:
+    def finish(self, compression: str | None = None) -> None:
         """Put a single file together, if that is what was asked for."""
         if not self.is_file or not self._parts():
             return
         for left in self.out.parent.glob(f"{glob.escape(self.out.name)}.*.tmp"):
             left.unlink(missing_ok=True)  # of a run that was killed here
-        stores = self.stores()
+        parts = self._parts()
+        if len(parts) == 1 and not self.out.exists():
+            parts[0].rename(self.out)
+            sync_folder(self.out.parent)
+            shutil.rmtree(self.folder)
+            return
+        stores = self._open()
         first = stores[0]
         with ShardWriter(
-            self.out, list(first.features.values()), attrs=first.attrs, vocab=first.vocab, overwrite=True
+            self.out,
+            list(first.features.values()),
+            attrs=first.attrs,
+            vocab=first.vocab,
+            compression=compression,
+            overwrite=True,
         ) as shard:
             for store in stores:
                 _add_all(store, shard)
@@ -163,24 +181,11 @@ class Output:
 
 def _add_all(store: Store, shard: ShardWriter) -> None:
     try:
-        for sample in copies(store):
-            shard.add(sample)
+        for i in range(len(store)):
+            # read and compared with its digests here, so that they need not be made again
+            shard.add(store.sample(i), {key: store.feature_digest(key, i) for key in store.features})
     except (BadInput, ValueError) as e:
         raise BadInput(
             f"{store.path}: its shards can't be put together: {e}. Remove the damaged shard alone; then the "
             "same command extracts the samples of that one again"
         ) from e
-
-
-def _difference(old: dict[str, FeatureSpec], new: dict[str, FeatureSpec]) -> str:
-    """The first thing in which two sets of features differ, in words."""
-    for key in sorted(old.keys() | new.keys()):
-        if key not in new:
-            return f"{key} is there, but not asked for"
-        if key not in old:
-            return f"{key} is not there"
-        before, after = old[key].to_json(), new[key].to_json()
-        for field in before:
-            if before[field] != after[field]:
-                return f"{key}: {field} {before[field]!r}, now {after[field]!r}"
-    return "unknown"

@@ -15,11 +15,11 @@ from harmonize_cli.encoders.registry import vocabulary
 from harmonize_cli.errors import BadInput
 from harmonize_cli.extraction.config import ExtractConfig, Mode
 from harmonize_cli.extraction.counts import Counts, ExtractReport
-from harmonize_cli.extraction.modes import extension, narrowed, retries
+from harmonize_cli.extraction.free_space import named_when_full
+from harmonize_cli.extraction.modes import extension, failed_ids, narrowed, retries
 from harmonize_cli.extraction.output import Output
 from harmonize_cli.extraction.plan import plan_units
-from harmonize_cli.extraction.room import named_when_full
-from harmonize_cli.extraction.tasks import Task, write_shard
+from harmonize_cli.extraction.tasks import ShardTask, write_shard
 from harmonize_cli.extraction.unit import Job, UnitRunner
 from harmonize_cli.locks import locked
 from harmonize_cli.processes import in_processes
@@ -92,9 +92,13 @@ def _extract(
         output.check(runner.features)
         tasks = retries(output, rows, options.share) if options.mode == "retry-failed" else []
         done = output.done_ids()
-        tasks += [Task(left, output.part(u.index)) for u in mine if (left := u.without(done))]
+        tasks += [ShardTask(left, output.part(u.index)) for u in mine if (left := u.without(done))]
     expected = sum(len(unit.ids) for unit in mine)
-    todo = sum(len(task.unit.ids) for task in tasks)
+    renewed = {sample for task in tasks for sample in task.unit.ids}
+    todo = len(renewed)
+    before = {sample for store in output.stores() for sample in failed_ids(store)}
+    mine_ids = {sample for unit in mine for sample in unit.ids}
+    failed_before = len((before & mine_ids) - renewed)
     counts = Counts()
     bar: tqdm[Any] = progress(desc="extract", total=expected, unit="clip", initial=max(0, expected - todo))
     with bar, named_when_full(tasks):
@@ -114,8 +118,10 @@ def _extract(
     if options.mode == "extend":
         output.swap()
     if options.share[1] == 1:
-        output.finish()
-    return ExtractReport(out, counts, max(0, expected - todo), time.monotonic() - started, expected)
+        output.finish(None if config.compression == "none" else config.compression)
+    return ExtractReport(
+        out, counts, max(0, expected - todo), time.monotonic() - started, expected, failed_before
+    )
 
 
 def _threads(config: ExtractConfig, workers: int) -> int:
@@ -127,7 +133,7 @@ def _threads(config: ExtractConfig, workers: int) -> int:
 _runner: UnitRunner | None = None
 
 
-def _write_in_worker(job: Job, task: Task) -> Counts:
+def _write_in_worker(job: Job, task: ShardTask) -> Counts:
     global _runner  # noqa: PLW0603  # a worker process loads its models once
     if _runner is None:
         _runner = UnitRunner(job)

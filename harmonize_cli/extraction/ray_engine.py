@@ -15,7 +15,7 @@ from harmonize_cli.encoders.registry import build_encoders
 from harmonize_cli.encoders.tokens import Vocab
 from harmonize_cli.errors import HarmonizeError, missing_extra
 from harmonize_cli.extraction.counts import Counts
-from harmonize_cli.extraction.tasks import Task, copies, write_shard
+from harmonize_cli.extraction.tasks import ShardTask, write_shard
 from harmonize_cli.extraction.unit import Job, UnitRunner
 from harmonize_cli.media.requests import Request
 from harmonize_cli.store.reader import Store
@@ -112,7 +112,7 @@ class DecodeActor:
     def __init__(self, job: Job, actors: Sequence[Any], described: Mapping[str, Sequence[Described]]) -> None:
         self._runner = UnitRunner(job, cluster_encoders(job, actors, described))
 
-    def write(self, task: Task) -> Counts:
+    def write(self, task: ShardTask) -> Counts:
         """Do one task."""
         return write_shard(self._runner, task)
 
@@ -169,7 +169,7 @@ class RayCluster:
         """A runner with the job's features, without loading the big models here."""
         return UnitRunner(self._job, cluster_encoders(self._job, self._encode, self._described))
 
-    def run(self, tasks: Sequence[Task], workers: int) -> Iterator[Counts]:
+    def run(self, tasks: Sequence[ShardTask], workers: int) -> Iterator[Counts]:
         """Counts of each task as it is done. `workers` <= 1 takes all CPUs of the cluster.
 
         Raises:
@@ -180,7 +180,7 @@ class RayCluster:
         actor = self._ray.remote(num_cpus=1)(DecodeActor)
         left = list(reversed(tasks))
         tries: dict[str, int] = {}
-        running: dict[Any, tuple[Task, Any]] = {}
+        running: dict[Any, tuple[ShardTask, Any]] = {}
 
         def submit(worker: Any | None = None) -> None:
             task = left.pop()
@@ -212,9 +212,10 @@ class RayCluster:
                 submit(worker)
 
 
-def counts_of(task: Task) -> Counts:
+def counts_of(task: ShardTask) -> Counts:
     """The counts of a shard that is there."""
     counts = Counts()
-    for sample in copies(Store.open(task.path)):
-        counts.add(sample)
+    store = Store.open(task.path)
+    for i in range(len(store)):
+        counts.add(store.sample(i))
     return counts

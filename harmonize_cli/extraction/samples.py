@@ -12,13 +12,13 @@ import numpy.typing as npt
 from harmonize_cli.datasets.manifest import ManifestRow
 from harmonize_cli.media.decode import TrackOutcome
 from harmonize_cli.media.requests import FrameRequest, Kind, Request, SoundRequest, Span
-from harmonize_cli.media.segments import Segment
+from harmonize_cli.media.segments import MediaSegment
 from harmonize_cli.store.columns import COLUMNS
 from harmonize_cli.store.schema import Sample, Status
 
 _QUIET_WINDOW = 0.1  # seconds
 _QUIET_DB = -50.0
-_END_SLACK = 0.2  # seconds
+END_SLACK = 0.2  # seconds
 _LOUDEST = 64.0  # times full scale: 36 dB above it
 
 
@@ -56,7 +56,7 @@ def span_of(row: ManifestRow) -> Span:
 
 
 def judge(
-    segment: Segment, number: int, request: Request, span: Span, file: FileFacts, *, min_coverage: float
+    segment: MediaSegment, number: int, request: Request, span: Span, file: FileFacts, *, min_coverage: float
 ) -> Judgement:
     """Whether the rows of request `number` are enough of `span`. No rows are never a success."""
     outcome = file.outcome.get(request.kind, TrackOutcome("ok"))
@@ -83,7 +83,7 @@ def judge(
             why = outcome.reason or f"nothing on the {name} between {span.start:g} s and the segment's end"
         return Judgement(Status.FAILED, why)
     # tracks of one file end a little apart; that is no fault
-    slack = 1 + _END_SLACK * (request.sample_rate if isinstance(request, SoundRequest) else request.rate)
+    slack = 1 + END_SLACK * (request.sample_rate if isinstance(request, SoundRequest) else request.rate)
     if want and have < want - slack:
         why = f"{have / want:.0%} of the segment"
         if end is not None and (span.end is None or end < span.end):
@@ -143,7 +143,7 @@ def sound_error(wave: npt.NDArray[np.float32], sample_rate: int, start: float) -
 
 
 def sync_facts(
-    segment: Segment, requests: Sequence[Request], duration: float | None = None
+    segment: MediaSegment, requests: Sequence[Request], duration: float | None = None
 ) -> dict[str, Any]:
     """How sound and pictures of a segment differ in start and end, seconds; positive: sound is later.
 

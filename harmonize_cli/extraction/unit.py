@@ -1,6 +1,7 @@
 """Videos to samples: files decoded, cut and encoded."""
 
 import hashlib
+import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -11,10 +12,10 @@ from typing import Any
 from harmonize_cli.encoders.base import Encoder, FrameEncoder, SoundEncoder, TextEncoder
 from harmonize_cli.encoders.registry import build_encoders
 from harmonize_cli.encoders.tokens import Vocab, clean_words
-from harmonize_cli.extraction.ahead import run_ahead
 from harmonize_cli.extraction.batches import Batcher, Inputs
 from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.plan import FileGroup
+from harmonize_cli.extraction.prefetch import prefetch
 from harmonize_cli.extraction.samples import (
     FileFacts,
     Judgement,
@@ -29,9 +30,10 @@ from harmonize_cli.media.decode import FileDecode, TrackOutcome
 from harmonize_cli.media.decoders import decoder_for
 from harmonize_cli.media.requests import Chunk, Kind, Request, SoundRequest, Span
 from harmonize_cli.media.rows import release
-from harmonize_cli.media.segments import Cutter, Segment
+from harmonize_cli.media.segments import Cutter, MediaSegment
 from harmonize_cli.store.schema import FeatureSpec, Sample, Status
 
+_WHOLE_BYTES, _PIECES, _PIECE_BYTES = 16 << 20, 16, 64 << 10
 NO_FILE = "the manifest names no file for it"
 
 
@@ -74,7 +76,7 @@ class UnitRunner:
         """All samples of some groups, batched across them."""
         batched: list[FrameEncoder | TextEncoder] = [e for e in self._frames if e.batch]
         batcher = Batcher([*batched, *(e for e in self._texts if e.batch)])
-        with closing(run_ahead(partial(self._group, group) for group in groups)) as done:
+        with closing(prefetch(partial(self._group, group) for group in groups)) as done:
             for sample, inputs in done:
                 yield from batcher.add(sample, inputs)
         yield from batcher.flush()
@@ -135,7 +137,7 @@ class UnitRunner:
             for path, numbers in files.items()
         ]
 
-    def _add_media(self, sample: Sample, segment: Segment, span: Span, file: FileFacts) -> Inputs:
+    def _add_media(self, sample: Sample, segment: MediaSegment, span: Span, file: FileFacts) -> Inputs:
         """Sound and raw frames into the sample; frames for the batched encoders are returned."""
         sample.facts.update(
             sync_facts(segment, self.requests, file.durations.get("video")), content_hash=file.digest
@@ -165,7 +167,7 @@ class UnitRunner:
             self._add_sound(sample, segment, verdicts["audio"])
         return later
 
-    def _add_sound(self, sample: Sample, segment: Segment, verdict: Judgement) -> None:
+    def _add_sound(self, sample: Sample, segment: MediaSegment, verdict: Judgement) -> None:
         status, reason = verdict.status, verdict.reason
         for number, request in enumerate(self.requests) if status == Status.OK else ():
             if isinstance(request, SoundRequest):
@@ -222,7 +224,9 @@ class _Numbered:
             yield Chunk(self.numbers[chunk.request], chunk.times, chunk.rows)
 
 
-def _segments(decodes: Sequence[_Numbered], cutter: Cutter, requests: Sequence[Request]) -> Iterator[Segment]:
+def _segments(
+    decodes: Sequence[_Numbered], cutter: Cutter, requests: Sequence[Request]
+) -> Iterator[MediaSegment]:
     """Feed the cutter from all decodes, always from the one that is behind."""
     served = {number for d in decodes for number in d.numbers}
     for number in set(range(len(requests))) - served:
@@ -265,13 +269,24 @@ def _file_facts(group: FileGroup, decodes: Sequence[_Numbered], cutter: Cutter, 
 
 
 def _digest(group: FileGroup) -> str:
-    """Hash of the file's bytes, to find the same video under two names. Empty if it can't be read."""
+    """Hash of the file's bytes, to find the same video under two names. Empty if it can't be read.
+
+    Of a file above 16 MiB its size and 16 pieces from all over it: to read hours of video for a segment of
+    seconds would take longer than the segment. Such a hash begins with "part-".
+    """
     path = group.video or group.audio
     try:
         assert path is not None
         if not path.is_file():
             return ""
         with path.open("rb") as f:
-            return hashlib.file_digest(f, "sha256").hexdigest()[:32]
+            size = os.fstat(f.fileno()).st_size
+            if size <= _WHOLE_BYTES:
+                return hashlib.file_digest(f, "sha256").hexdigest()[:32]
+            digest = hashlib.sha256(str(size).encode())
+            for k in range(_PIECES):
+                f.seek(k * (size - _PIECE_BYTES) // (_PIECES - 1))
+                digest.update(f.read(_PIECE_BYTES))
+            return f"part-{digest.hexdigest()[:32]}"
     except OSError:
         return ""

@@ -14,7 +14,7 @@ _EPSILON = 1e-6
 
 
 @dataclass(slots=True)
-class Segment:
+class MediaSegment:
     """Segment number `index` of those asked for, with its rows by request number.
 
     `times[r]` are the seconds of each row (frames), or of the first sample alone (sound).
@@ -39,7 +39,7 @@ class Cutter:
         self._requests = requests
         self._lanes = [_Lane(r, spans) for r in requests]
         self._waiting = dict.fromkeys(range(len(spans)), len(requests))
-        self._parts: dict[int, Segment] = {}
+        self._parts: dict[int, MediaSegment] = {}
         self._order = sorted(
             range(len(spans)), key=lambda i: (spans[i].end or np.inf, spans[i].start, i), reverse=True
         )
@@ -47,7 +47,7 @@ class Cutter:
         self.first: dict[int, float] = {}
         self.last: dict[int, float] = {}
 
-    def add(self, chunk: Chunk) -> Iterator[Segment]:
+    def add(self, chunk: Chunk) -> Iterator[MediaSegment]:
         """Take in a chunk; yield the segments that it completes."""
         number, request = chunk.request, self._requests[chunk.request]
         self.first.setdefault(number, float(chunk.times[0]))
@@ -59,7 +59,7 @@ class Cutter:
             self._finish(number, index)
         yield from self._ready()
 
-    def close(self, number: int) -> Iterator[Segment]:
+    def close(self, number: int) -> Iterator[MediaSegment]:
         """Request `number` gets no more chunks: segments don't wait for it any longer."""
         if number not in self._closed:
             self._closed.add(number)
@@ -67,17 +67,17 @@ class Cutter:
                 self._finish(number, index)
         yield from self._ready()
 
-    def end(self) -> Iterator[Segment]:
+    def end(self) -> Iterator[MediaSegment]:
         """The decode is over: yield what is left, complete or not."""
         for number in range(len(self._lanes)):
             yield from self.close(number)
 
     def _finish(self, number: int, index: int) -> None:
-        part = self._parts.setdefault(index, Segment(index))
+        part = self._parts.setdefault(index, MediaSegment(index))
         part.rows[number], part.times[number] = self._lanes[number].take(index)
         self._waiting[index] -= 1
 
-    def _ready(self) -> Iterator[Segment]:
+    def _ready(self) -> Iterator[MediaSegment]:
         while self._order and not self._waiting[self._order[-1]]:
             yield self._parts.pop(self._order.pop())
 

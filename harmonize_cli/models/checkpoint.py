@@ -8,7 +8,6 @@ RUN/last, RUN/best                                  links to such folders, set a
 
 import io
 import os
-import re
 import shutil
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -24,11 +23,12 @@ from harmonize_cli.config import StageConfig, validate
 from harmonize_cli.errors import BadInput, list_faults
 from harmonize_cli.files import naming, read_json, sha256_file, shaped, sync_file, sync_folder, write_json
 from harmonize_cli.models.base import Model, make_model
+from harmonize_cli.models.checkpoint_folders import MANIFEST, list_checkpoints, step_of
 from harmonize_cli.models.config import AnyModel, ModelSettings
 from harmonize_cli.models.inputs import InputSpec
 
 FORMAT = 1
-WEIGHTS, STATE, MANIFEST = "weights.safetensors", "state.pt", "manifest.json"
+WEIGHTS, STATE = "weights.safetensors", "state.pt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,18 +195,6 @@ def find_checkpoint(run: Path, which: str = "last") -> Path:
         hint = " (best is marked by validation: validation.split)" if which == "best" else ""
         raise BadInput(f"{run}: no checkpoint {which!r}; it has {', '.join(names)}{hint}")
     return folder.resolve()
-
-
-def list_checkpoints(run: Path) -> list[Path]:
-    """Complete checkpoint folders, oldest first."""
-    folders = [path.parent for path in (run / "checkpoints").glob(f"step-*/{MANIFEST}")]
-    named = [path for path in folders if re.fullmatch(r"step-\d{1,18}", path.name)]
-    return sorted(named, key=step_of)
-
-
-def step_of(folder: Path) -> int:
-    """The step that a checkpoint folder is named by."""
-    return int(folder.name.removeprefix("step-"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.questions import Entry, Question
 from harmonize_cli.evaluation.results import FOLDER, Result, find_results
 from harmonize_cli.files import inside, read_json, read_log, shaped
-from harmonize_cli.models.checkpoint import list_checkpoints, read_manifest
+from harmonize_cli.models.checkpoint import read_manifest
+from harmonize_cli.models.checkpoint_folders import list_checkpoints
 
 
 @dataclass(frozen=True, slots=True)

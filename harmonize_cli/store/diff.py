@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from harmonize_cli.store.compatibility import difference
 from harmonize_cli.store.description import description
-from harmonize_cli.store.kind import difference
 from harmonize_cli.store.reader import Store
 
 

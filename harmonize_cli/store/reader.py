@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.progress import progress
+from harmonize_cli.store.compatibility import check_compatible, shard_paths
 from harmonize_cli.store.description import description
 from harmonize_cli.store.digest import sample_digest, store_digest
 from harmonize_cli.store.jpeg import decode_rows, jpeg_files
-from harmonize_cli.store.kind import check_one_kind, shard_paths
 from harmonize_cli.store.layout import ShardIndex, index_shard
 from harmonize_cli.store.rows import FeatureRows
 from harmonize_cli.store.schema import FeatureSpec, Rows, Sample, Status, modalities_of
@@ -55,7 +55,7 @@ class Store:
         parts = shard_paths(path)
         many = len(parts) > _MANY
         shards = [index_shard(part) for part in (progress(parts, desc="open store") if many else parts)]
-        check_one_kind(shards)
+        check_compatible(shards)
         store = cls(path, shards, verifies=verifies)
         store._check_ids()
         return store

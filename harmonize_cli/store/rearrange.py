@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.store.kind import difference
+from harmonize_cli.store.compatibility import difference
 from harmonize_cli.store.output import new_folder, new_store
 from harmonize_cli.store.reader import Store
 

@@ -27,6 +27,7 @@ def describe_store(store: Store) -> dict[str, Any]:
         "path": str(store.path),
         "samples": len(store),
         "shards": len(rows),
+        "shard_files": rows,
         "bytes": sum(row["bytes"] for row in rows),
         "content_hash": store.content_hash,
         "features": {key: _feature(store, key) for key in store.features},
@@ -108,4 +109,9 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     words = f", {summary['vocabulary']} words" if summary["vocabulary"] is not None else ""
     lines.append(f"  {summary['labels']} labels, {summary['groups']} groups{words}")
     lines += [f"  {line}" for line in problem_lines(summary["attrs"].get("coverage"))]
+    if summary["shards"] > 1:
+        lines += [
+            f"  {row['file']}: {row['samples']} samples, {row['bytes'] / 2**20:.1f} MiB"
+            for row in summary["shard_files"]
+        ]
     return lines

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.store.compatibility import shard_paths
 from harmonize_cli.store.description import description
 from harmonize_cli.store.digest import sample_digest
-from harmonize_cli.store.kind import shard_paths
 from harmonize_cli.store.layout import index_shard
 from harmonize_cli.store.reader import Store
 from harmonize_cli.store.shard import CHANGED, NO_CHECKSUM, Shard

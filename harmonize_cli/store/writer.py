@@ -120,8 +120,8 @@ class ShardWriter:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def add(self, sample: Sample) -> None:
-        """Append one sample.
+    def add(self, sample: Sample, digests: Mapping[str, str] | None = None) -> None:
+        """Append one sample; `digests` (hex, by feature) are those of a copy that was compared with them.
 
         Raises:
             ValueError: the sample does not fit the features; nothing of it was written.
@@ -131,7 +131,7 @@ class ShardWriter:
             raise ValueError(f"sample {sample.id!r} is in this shard already")
         checked = check_sample(sample, self.features)
         with self._explained():
-            self._append(sample, checked)
+            self._append(sample, checked, digests or {})
         self._ids.add(sample.id)
 
     def _lay_out(self) -> None:
@@ -152,8 +152,11 @@ class ShardWriter:
             spec.key: _FeatureColumn(self._file, spec, self._compression) for spec in self.features
         }
 
-    def _append(self, sample: Sample, checked: Checked) -> None:
-        digests = {key: self._columns[key].append(*parts) for key, parts in checked.features.items()}
+    def _append(self, sample: Sample, checked: Checked, known: Mapping[str, str]) -> None:
+        digests = {
+            key: self._columns[key].append(*parts, digest=known.get(key))
+            for key, parts in checked.features.items()
+        }
         for name, raw in checked.texts.items():
             self._texts[name].append(raw)
         self._numbers["fold"].append(np.array([-1 if sample.fold is None else sample.fold], np.int32))
@@ -243,10 +246,14 @@ class _FeatureColumn:
             self.parts.append(self._row_offsets)
 
     def append(
-        self, data: NDArray[Any], times: NDArray[np.float64], row_sizes: NDArray[np.int64] | None
+        self,
+        data: NDArray[Any],
+        times: NDArray[np.float64],
+        row_sizes: NDArray[np.int64] | None,
+        digest: str | None = None,
     ) -> bytes:
-        """Add one sample's rows and times (one start time if regular); their digest."""
-        digest = feature_digest([data], times, row_sizes)
+        """Add one sample's rows and times (one start time if regular); their digest, made if not given."""
+        made = bytes.fromhex(digest) if digest else feature_digest([data], times, row_sizes)
         if row_sizes is not None:
             self._row_offsets.append(self._data.rows + np.cumsum(row_sizes))
         self._rows += len(data) if row_sizes is None else len(row_sizes)
@@ -256,8 +263,8 @@ class _FeatureColumn:
             self._data.append(data[first : first + step])
         self._times.append(times)
         self._offsets.append(np.array([self._rows]))
-        self._digest.append(np.frombuffer(digest, np.uint8)[None])
-        return digest
+        self._digest.append(np.frombuffer(made, np.uint8)[None])
+        return made
 
 
 class _NamesTheFile:

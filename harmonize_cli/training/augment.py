@@ -4,40 +4,13 @@ Everything is the same for all frames of a clip.
 """
 
 import math
-from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from harmonize_cli.config import StageConfig
-
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class AugmentConfig(StageConfig):
-    """Augmentation of raw inputs while training; off by default."""
-
-    crop: Literal["none", "area", "scale"] = "none"
-    """area: random share of the picture and aspect, resized back (paper); scale: sides jittered by up to a
-    fifth, then a crop of the old size (code)."""
-    area: tuple[Share, Share] = (0.08, 1.0)
-    """Smallest and largest share of the picture, for crop: area."""
-    aspect: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
-    """Smallest and largest width / height, for crop: area."""
-    flip: Share = 0.0
-    """Chance of a mirrored clip (published: 0.5)."""
-    colour: Share = 0.0
-    """Chance of a colour change: brightness, contrast, saturation, hue (published: 0.8)."""
-    audio_noise: Annotated[float, Field(ge=0)] = 0.0
-    """Noise on waveforms, as a share of the largest sample (published: 0.01)."""
-
-    @property
-    def any(self) -> bool:
-        """Whether anything is switched on."""
-        return self.crop != "none" or bool(self.flip or self.colour or self.audio_noise)
+from harmonize_cli.training.config import AugmentConfig
 
 
 class Augmentation:

@@ -8,12 +8,34 @@ from harmonize_cli.config import StageConfig
 from harmonize_cli.data.windows import InputsConfig
 from harmonize_cli.models.config import AnyModel, ModelConfig
 from harmonize_cli.objectives.config import LossConfig
-from harmonize_cli.training.augment import AugmentConfig
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Control = Literal["random", "shuffled", "norm"]
+
+
+class AugmentConfig(StageConfig):
+    """Augmentation of raw inputs while training; off by default."""
+
+    crop: Literal["none", "area", "scale"] = "none"
+    """area: random share of the picture and aspect, resized back (paper); scale: sides jittered by up to a
+    fifth, then a crop of the old size (code)."""
+    area: tuple[Share, Share] = (0.08, 1.0)
+    """Smallest and largest share of the picture, for crop: area."""
+    aspect: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
+    """Smallest and largest width / height, for crop: area."""
+    flip: Share = 0.0
+    """Chance of a mirrored clip (published: 0.5)."""
+    colour: Share = 0.0
+    """Chance of a colour change: brightness, contrast, saturation, hue (published: 0.8)."""
+    audio_noise: Annotated[float, Field(ge=0)] = 0.0
+    """Noise on waveforms, as a share of the largest sample (published: 0.01)."""
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is switched on."""
+        return self.crop != "none" or bool(self.flip or self.colour or self.audio_noise)
 
 
 class GateConfig(StageConfig):
@@ -221,3 +243,40 @@ class PretrainConfig(StageConfig):
     def final_share(self) -> float:
         """`optim.final`, resolved."""
         return self.optim.final if self.optim.final is not None else 0.1 if self.model.tiny else 0.5
+
+
+class FinetuneConfig(StageConfig):
+    """Defaults are VATT's for Kinetics-400, video."""
+
+    modality: Literal["video", "audio"] = "video"
+    """Which input is classified; DropToken is off, whatever the run used."""
+    label: int = Field(default=0, ge=0)
+    """Which of a sample's labels, from 0."""
+    train: str = "train"
+    """Training split(s)."""
+    steps: int = Field(default=100_000, ge=1)
+    """Length of the run."""
+    batch: int = Field(default=64, ge=1)
+    """Clips per step."""
+    lr: float = Field(default=0.005, gt=0)
+    """Peak learning rate of SGD; then a half cosine to zero."""
+    warmup: int = Field(default=2500, ge=0)
+    """Steps of linear warm-up."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD; there is no weight decay."""
+    smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Label smoothing."""
+    clip: float = Field(default=0.75, ge=0)
+    """Largest norm of the backbone's gradient (0: none); the classifier's is left as it is."""
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    """Before the classifier."""
+    windows: int = Field(default=4, ge=1)
+    """Of a test clip; logits are averaged."""
+    crops: int = Field(default=3, ge=1)
+    """Squares of a test frame that is not square, along its longer side; logits are averaged."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Of classifier, order, windows and augmentation."""
+    checkpoint_every: int = Field(default=1000, ge=1)
+    """Steps between checkpoints: what a kill may cost."""
+    log_every: int = Field(default=10, ge=1)
+    """Steps per line of metrics.jsonl."""

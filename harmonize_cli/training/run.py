@@ -26,7 +26,6 @@ from harmonize_cli.models.checkpoint import (
     WEIGHTS,
     LoadedModel,
     find_damage,
-    list_checkpoints,
     point,
     prune,
     put_weights,
@@ -35,6 +34,7 @@ from harmonize_cli.models.checkpoint import (
     read_weights,
     write_checkpoint,
 )
+from harmonize_cli.models.checkpoint_folders import list_checkpoints
 from harmonize_cli.printing import printable
 from harmonize_cli.progress import progress
 from harmonize_cli.ranks import (
@@ -391,7 +391,7 @@ class Run:
             raise NotFinite(
                 f"{self.folder}: {self.bad_steps} steps without a finite gradient, the last is step {step}; "
                 f"{FILE} has the ids of their clips. Look at these, lower optim.lr, set optim.clip, or allow "
-                "more with --max-bad-steps"
+                "more with --set max_bad_steps=N"
             )
 
     def _prune(self) -> None:

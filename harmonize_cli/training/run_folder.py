@@ -12,7 +12,7 @@ from harmonize_cli.config import dump_yaml, load_config
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import read_json, read_log, write_json, write_text
 from harmonize_cli.locks import is_lock
-from harmonize_cli.models.checkpoint import list_checkpoints
+from harmonize_cli.models.checkpoint_folders import list_checkpoints
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
 

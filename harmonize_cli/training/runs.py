@@ -7,7 +7,7 @@ from pathlib import Path
 from harmonize_cli.config import read_yaml
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import shaped
-from harmonize_cli.models.checkpoint import list_checkpoints, step_of
+from harmonize_cli.models.checkpoint_folders import list_checkpoints, step_of
 from harmonize_cli.training.run_folder import CONFIG, METRICS, VERSIONS, read_metrics, read_versions
 
 SHOWN = ("loss", "conflict_share", "val/text-to-video/R@10", "val/audio-to-video/R@10")

@@ -1,6 +1,6 @@
 """One optimizer step: plain, or harmonized."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -115,16 +115,9 @@ class TrainStep:
 
     def update(self, rate: float) -> Tensor:
         """Clip and take the optimizer's step, unless the gradient isn't finite; returns its norm."""
-        parameters = [p for p in self.parameters() if p.grad is not None]
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if torch.isfinite(norm):
-            if self.clip:
-                torch.nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
+        norm = take_step(self.optimizer, self.parameters(), rate, clip=self.clip)
         if self.scaler.is_enabled():
             self.scaler.update()
         return norm
@@ -220,6 +213,22 @@ class TrainStep:
             embeddings, batch.present, batch.text_present, batch.groups, batch.texts
         )
         return terms
+
+
+def take_step(
+    optimizer: torch.optim.Optimizer, clipped: Iterable[nn.Parameter], rate: float, *, clip: float
+) -> Tensor:
+    """Clip the gradient of `clipped` to length `clip` (0: don't) and take the optimizer's step, unless that
+    gradient isn't finite; returns its norm."""
+    parameters = [p for p in clipped if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if torch.isfinite(norm):
+        if clip:
+            torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    return norm
 
 
 def equal_parts(samples: int, most: int) -> int:

@@ -21,20 +21,20 @@ from harmonize_cli.cli.main import main
 WRITERS = {
     "store merge": "store merge s.h5 -o DISK/new.h5",
     "store split": "store split s.h5 -o DISK/new --parts 2",
-    "webdataset": "store export s.h5 -o DISK/new --to webdataset",
-    "parquet": "store export s.h5 -o DISK/new --to parquet",
+    "webdataset": "export webdataset s.h5 -o DISK/new",
+    "parquet": "export parquet s.h5 -o DISK/new",
     "encoder": "export encoder run -o DISK/new",
     "embeddings": "export embeddings run s.h5 -o DISK/new.npy",
     "embeddings, parquet": "export embeddings run s.h5 -o DISK/new.parquet",
     "plan": "curriculum plan scores -o DISK/new --indicator loss_vt",
     "score": "curriculum score run s.h5 -o DISK/new --indicator loss_vt",
     "retrieval": "eval retrieval run s.h5 -o DISK/new.json --split test --draws 10 --no-cache",
-    "eval export": "eval export run s.h5 -o DISK/new --split test --no-cache",
+    "mteb": "export mteb run s.h5 -o DISK/new --split test --no-cache",
     "table": "eval table run/eval/r.json -o DISK/new.txt",
     "report": "report run -o DISK/new.html",
     "pretrain": "pretrain s.h5 -o DISK/new --config run/config.yaml",
     "extract": "extract m.jsonl -o DISK/new.h5 -e tokens",
-    "make-data": "demo make-data DISK/new --clips 8 --set val_clips=4 --set test_clips=4 --jobs 1",
+    "make-data": "demo make-data DISK/new --set clips=8 --set val_clips=4 --set test_clips=4 --workers 1",
 }
 LARGE = [
     name for name in WRITERS if name not in ("plan", "table", "extract", "score", "retrieval", "make-data")

@@ -62,7 +62,7 @@ def test_a_comparison_takes_no_stopped_run_for_a_finished_one(place: Path) -> No
 
 
 def test_making_data(place: Path) -> None:
-    words = "demo make-data data --jobs 2"
+    words = "demo make-data data --workers 2"
     done = lambda: bool(list(place.glob("data/videos/*.mp4")))  # noqa: E731
     code, said = stopped(place, words, signal.SIGINT, done)
     assert code == 130

@@ -25,8 +25,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def harmonize(*args: object, code: int = 0) -> str:
+    group = () if args[0] == "export" else ("store",)
     run = subprocess.run(
-        [sys.executable, "-m", "harmonize_cli", "store", *map(str, args)],
+        [sys.executable, "-m", "harmonize_cli", *group, *map(str, args)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == code, run.stderr + run.stdout
@@ -35,7 +36,7 @@ def harmonize(*args: object, code: int = 0) -> str:
 
 
 def test_look_and_check(store: Path) -> None:
-    assert "1 shard(s), 6 samples" in harmonize("ls", store)
+    assert "6 samples in 1 shard(s)" in harmonize("info", store)
     assert "splits: test 2, train 4" in harmonize("info", store)
     assert json.loads(harmonize("info", store, "--json"))["samples"] == 6
     assert json.loads(harmonize("info", store, "c5"))["split"] == "test"
@@ -50,11 +51,11 @@ def test_split_merge_diff_export(store: Path, tmp_path: Path) -> None:
     assert "0 differ" in harmonize("diff", store, tmp_path / "all")
     assert "4 only in the second" in harmonize("diff", parts[0], store, code=1)
     assert "6 samples in 2 file(s)" in harmonize(
-        "export", store, "--to", "webdataset", "--file-samples", 4, "-o", tmp_path / "tar"
+        "export", "webdataset", store, "--file-samples", 4, "-o", tmp_path / "tar"
     )
-    assert "exists already" in harmonize(
-        "export", store, "--to", "webdataset", "-o", tmp_path / "tar", code=2
-    )
+    assert "exists already" in harmonize("export", "webdataset", store, "-o", tmp_path / "tar", code=2)
+    assert len(json.loads(harmonize("info", tmp_path / "all", "--json"))["shard_files"]) == 1
+    assert json.loads(harmonize("diff", store, tmp_path / "all", "--json"))["changed"] == {}
 
 
 def test_damage_is_named_with_exit_code_1(store: Path, tmp_path: Path) -> None:
@@ -67,4 +68,4 @@ def test_damage_is_named_with_exit_code_1(store: Path, tmp_path: Path) -> None:
     assert "1 problem(s) in 6 samples" in told
     (tmp_path / "bad.h5").write_bytes(data[:1000])
     assert "cut short" in harmonize("verify", tmp_path / "bad.h5", code=1)
-    assert "no HDF5 file, or cut short" in harmonize("ls", tmp_path / "bad.h5", code=2)
+    assert "no HDF5 file, or cut short" in harmonize("info", tmp_path / "bad.h5", code=2)

@@ -35,7 +35,7 @@ def test_command_writes_a_plan_that_pretrain_reads(world: World, tmp_path: Path)
     words = ["curriculum", "score", str(world.run), str(world.store), "-o", str(tmp_path / "scores")]
     assert CliRunner().invoke(app, [*words, "--indicator", "loss_vt"]).exit_code == 0
     words = ["curriculum", "plan", str(tmp_path / "scores"), "-o", str(tmp_path / "plan")]
-    done = CliRunner().invoke(app, [*words, "--indicator", "loss_vt", "--floor", "0.5"])
+    done = CliRunner().invoke(app, [*words, "--indicator", "loss_vt", "--set", "floor.share=0.5"])
     assert done.exit_code == 0, done.output
     assert "180 samples of split train" in done.output  # of 240; the others are not trained on
     other = CliRunner().invoke(app, [*words, "--indicator", "loss_vt", "--split", "val"])
@@ -47,13 +47,14 @@ def test_command_writes_a_plan_that_pretrain_reads(world: World, tmp_path: Path)
     assert plan.scores == "../scores"
     assert plan.phases[-1].action == "caption"
     assert (tmp_path / "plan" / "plan.png").stat().st_size > 5000
-    gated = [*words, "--indicator", "loss_vt", "--gate", "0.2", "--gate-by"]
-    done = CliRunner().invoke(app, [*gated, "similarity_va"])
+    gate_settings = (f"phases.1.gate.{key}=0.2" for key in ("start", "end"))
+    gated = [*words, "--indicator", "loss_vt", *(w for s in gate_settings for w in ("--set", s)), "--set"]
+    done = CliRunner().invoke(app, [*gated, "phases.1.gate.by=similarity_va"])
     assert "similarity_va: 20% to 20%" in done.output
     gate = read_plan(tmp_path / "plan").phases[-1].gate
     assert gate is not None
     assert gate.takes == "audio"
-    refused = CliRunner().invoke(app, [*gated, "neighbours_va"])
+    refused = CliRunner().invoke(app, [*gated, "phases.1.gate.by=neighbours_va"])
     assert "neighbours_va needs more than a training step has" in str(refused.exception)
     refused = CliRunner().invoke(app, [*words, "--indicator", "smell"])
     assert "no indicator 'smell'" in str(refused.exception)

@@ -68,7 +68,7 @@ def test_demo_from_nothing_and_again(tmp_path: Path) -> None:
 
 def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    refused = CliRunner().invoke(app, ["demo", "run", "-o", str(tmp_path), "--fresh"])
+    refused = CliRunner().invoke(app, ["demo", "run", "-o", str(tmp_path), "--overwrite"])
     assert refused.exit_code != 0
     assert "holds no demo" in str(refused.exception)
     assert (tmp_path / "thesis.txt").read_text() == "precious"

@@ -1,13 +1,14 @@
 """Comparing runs pairs their queries, and refuses what has no pairs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from small_world import make_run, make_store
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.evaluation.comparison import compare_results, show
+from harmonize_cli.evaluation.comparison import Line, compare_results, show
 from harmonize_cli.evaluation.overview import overview
 from harmonize_cli.evaluation.probe import ProbeTask
 from harmonize_cli.evaluation.protocols import PROBES, PROTOCOLS
@@ -15,7 +16,7 @@ from harmonize_cli.evaluation.questions import query_values
 from harmonize_cli.evaluation.results import find_results
 from harmonize_cli.evaluation.retrieval import RetrievalTask
 from harmonize_cli.evaluation.sources import RunSource, untrained
-from harmonize_cli.evaluation.statistics import compare, holm
+from harmonize_cli.evaluation.statistics import Comparison, Interval, compare, holm
 from harmonize_cli.evaluation.task import Options, evaluate
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.store.reader import Store
@@ -65,8 +66,6 @@ def test_a_folder_of_runs_is_its_seeds(runs):
 
 def test_a_real_gain_is_found_and_a_loss_is_called_one(runs, tmp_path):
     """A copy of a result in which every rank is better: the sidecar and its checksum rewritten."""
-    from dataclasses import replace
-
     from harmonize_cli.evaluation.results import write_result
     from harmonize_cli.files import sha256_file
 
@@ -103,8 +102,6 @@ def test_no_such_metric_names_the_known_ones(runs):
 def test_queries_are_paired_by_id_whatever_their_order(runs, tmp_path):
     ((path, result),) = [e for e in find_results([runs / "base" / "base-0"]) if e[1].task == "retrieval"]
     plain = query_values([(path, result)], ["text-to-video/MeanR"])["text-to-video/MeanR"][0]
-    from dataclasses import replace
-
     from harmonize_cli.files import sha256_file
 
     with np.load(path.parent / result.queries["file"]) as loaded:
@@ -166,3 +163,31 @@ def test_overview_one_line_per_run_or_per_setting(runs, tmp_path):
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_a_verdict_needs_the_interval_and_the_p_value():
+    """The printed case: audio/top-1 -0.037 [-0.176, 0.070] was called worse, by its p-value alone."""
+
+    def verdict(low, high, p, value=None):
+        test = Comparison(Interval(value or (low + high) / 2, low, high), p, 100, (1, 1))
+        return Line("audio/top-1", 0.5, 0.4, test, p).verdict
+
+    assert verdict(-0.176, 0.070, 0.001, -0.037) == "open"
+    assert verdict(-0.2, -0.1, 0.2) == "open"
+    assert (verdict(-0.2, -0.1, 0.01), verdict(0.1, 0.2, 0.01)) == ("worse", "better")
+
+
+def test_results_of_other_metric_code_are_other_results(runs, tmp_path, monkeypatch):
+    from harmonize_cli.evaluation import metrics
+
+    run = make_run(tmp_path / "run", Store.open(runs / "store.h5"))
+    task = RetrievalTask(RunSource(load_model(run)), Store.open(runs / "store.h5"), PROTOCOLS["vatt"])
+    first, path = evaluate(task, QUICK)
+    monkeypatch.setitem(metrics.METRICS._entries, "MedR", replace(metrics.METRICS["MedR"], version=2))
+    second, other = evaluate(task, QUICK)
+    assert path != other
+    assert (first.metric_versions["MedR"], second.metric_versions["MedR"]) == ("1", "2")
+    with pytest.raises(BadInput, match="MedR was computed by version"):
+        query_values([(path, first), (other, second)], ["text-to-video/MedR"])
+    before = replace(first, versions={})  # as results were written before they named versions
+    assert before.identity == first.identity != second.identity

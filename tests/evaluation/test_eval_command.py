@@ -62,3 +62,41 @@ def test_compare_and_table(place, command):
     assert done.stdout.startswith("run,text-to-video R@1,")
     with pytest.raises(BadInput, match="expected terminal"):
         command("eval", "table", "run", "--format", "pdf")
+
+
+def test_run_measures_benchmarks_for_several_runs_and_stores(tmp_path, command):
+    store = make_store(tmp_path / "store.h5")
+    make_store(tmp_path / "other.h5", seed=5)
+    for seed in (0, 1):
+        make_run(tmp_path / f"run-{seed}", store, seed=seed)
+    words = ["--benchmark", "msrvtt", "--benchmark", "vggsound=other.h5", "--draws", 20]
+    done = command("eval", "run", "run-0", "run-1", "store.h5", *words, cwd=tmp_path)
+    for text in ("video-to-text", "AUC", "mAP", "run-0 @ 1", "run-1 @ 1", "split test of other.h5"):
+        assert text in done.stdout
+    assert "audio-to-video" not in done.stdout  # not a direction of MSR-VTT
+    found = [*(tmp_path / "run-1" / "eval").glob("*.json")]
+    assert len(found) == 3
+    files = {json.loads(file.read_text())["protocol"]["name"]: file for file in found}
+    assert set(files) == {"vatt", "logistic"}
+    before = files["vatt"].stat().st_mtime_ns
+    command("eval", "run", "run-0", "run-1", "store.h5", "--benchmark", "msrvtt", "--draws", 20, cwd=tmp_path)
+    assert files["vatt"].stat().st_mtime_ns == before
+
+
+def test_run_shows_what_it_has_and_names_what_could_not_be_measured(place, capsys):
+    words = ["eval", "run", str(place / "run"), "-", str(place / "store.h5"), "--draws", "20"]
+    with pytest.raises(
+        BadInput, match=r"1 of 2 could not be measured\n.*msrvtt, - on .*embeddings of two modal"
+    ):
+        app([*words, "--benchmark", "msrvtt"], standalone_mode=False)
+    assert "text-to-video" in capsys.readouterr().out
+    for more, message in (
+        (["--benchmark", "ucf101"], "mean over 3 official divisions: --annotations"),
+        (["--benchmark", "howto100m"], "nothing is measured on this data set; benchmarks are"),
+        (["--benchmark", "msrvvt"], "did you mean 'msrvtt'"),
+        (["--benchmark", "msrvtt", "--task", "probe"], "--task probe: msrvtt has retrieval"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            app([*words, *more], standalone_mode=False)
+    with pytest.raises(BadInput, match="no store among these"):
+        app(["eval", "run", str(place / "run"), "--benchmark", "msrvtt"], standalone_mode=False)

@@ -8,7 +8,7 @@ from small_world import make_run, make_store, retrieve
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.evaluation.export import export_tasks
-from harmonize_cli.evaluation.mteb_adapter import Exported, load_task
+from harmonize_cli.evaluation.mteb_adapter import Exported, load_task, task_metadata
 from harmonize_cli.evaluation.protocols import PROTOCOLS
 from harmonize_cli.evaluation.sources import RunSource
 from harmonize_cli.models.checkpoint import load_model
@@ -54,6 +54,20 @@ def test_nothing_is_overwritten_and_other_folders_are_refused(pool, tmp_path):
         Exported(tmp_path)
 
 
+def test_mteb_is_told_the_modalities_of_a_direction(pool, tmp_path):
+    """Every direction used to be declared text to text."""
+    written = export_tasks(*pool, tmp_path / "x", {})
+    about = {name: task_metadata(tmp_path / "x" / name) for name in written}
+    assert {name: a["category"] for name, a in about.items()} == {
+        "text-to-video": "t2v", "video-to-text": "v2t", "audio-to-video": "a2v",
+        "video-to-audio": "v2a", "audio-to-text": "a2t", "text-to-audio": "t2a",
+    }  # fmt: skip
+    assert about["audio-to-text"]["modalities"] == ["audio", "text"]
+    assert about["audio-to-text"]["type"] == "Any2AnyRetrieval"
+    with pytest.raises(BadInput, match="expected a direction written by"):
+        task_metadata(tmp_path)
+
+
 def test_mteb_itself_agrees(pool, tmp_path):
     mteb = pytest.importorskip("mteb", reason="mteb is not installed; nothing else needs it")
     embedded, protocol = pool
@@ -68,5 +82,5 @@ def test_mteb_itself_agrees(pool, tmp_path):
 def test_command(command, tmp_path):
     store = make_store(tmp_path / "store.h5")
     make_run(tmp_path / "run", store)
-    done = command("eval", "export", "run", "store.h5", "-o", "out", cwd=tmp_path)
+    done = command("export", "mteb", "run", "store.h5", "-o", "out", cwd=tmp_path)
     assert "6 directions of 12 samples" in done.stdout

@@ -8,38 +8,40 @@ import torch
 from small_world import make_run, make_store
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.evaluation.finetune import learning_rate
-from harmonize_cli.evaluation.finetune_model import FinetuneConfig, cropped, fitting_spec
 from harmonize_cli.evaluation.finetune_task import FinetuneTask, Stopped
 from harmonize_cli.evaluation.results import read_result
 from harmonize_cli.evaluation.task import Options, evaluate
 from harmonize_cli.models.checkpoint import load_model
+from harmonize_cli.training.config import FinetuneConfig
+from harmonize_cli.training.finetune import Tuner, cropped, fitting_spec, learning_rate
 
 QUICK = Options(draws=50)
 SMALL = FinetuneConfig(steps=30, batch=6, lr=0.05, warmup=3, checkpoint_every=7, log_every=1, windows=2)
 
 
+def task(loaded, store, out, config, test="test", **more) -> FinetuneTask:
+    return FinetuneTask(Tuner(loaded, store, out, config, **more), test)
+
+
 def test_learns_and_reports(small_store, small_run, tmp_path):
     config = SMALL.model_copy(update={"steps": 80, "dropout": 0.0, "smoothing": 0.0})
-    result, path = evaluate(FinetuneTask(load_model(small_run), small_store, tmp_path / "ft", config), QUICK)
+    result, path = evaluate(task(load_model(small_run), small_store, tmp_path / "ft", config), QUICK)
     assert result.metrics["video/top-1"]["value"] > 0.8
     assert read_result(path) == result
     assert result.chance["video/top-1"] == pytest.approx(1 / 3)
     assert result.protocol["name"] == "kinetics-modified"
-    again, _ = evaluate(FinetuneTask(load_model(small_run), small_store, tmp_path / "ft", config), QUICK)
+    again, _ = evaluate(task(load_model(small_run), small_store, tmp_path / "ft", config), QUICK)
     assert again == result
 
 
 def test_stopped_and_resumed_equals_uninterrupted(small_store, small_run, tmp_path):
-    whole, _ = evaluate(FinetuneTask(load_model(small_run), small_store, tmp_path / "a", SMALL), QUICK)
+    whole, _ = evaluate(task(load_model(small_run), small_store, tmp_path / "a", SMALL), QUICK)
     asked = iter([False] * 9 + [True])
-    stopped = FinetuneTask(
-        load_model(small_run), small_store, tmp_path / "b", SMALL, stop=lambda: next(asked)
-    )
+    stopped = task(load_model(small_run), small_store, tmp_path / "b", SMALL, stop=lambda: next(asked))
     with pytest.raises(Stopped):
         evaluate(stopped, QUICK)
     assert not list(tmp_path.glob("b/eval/*.json"))
-    parts, _ = evaluate(FinetuneTask(load_model(small_run), small_store, tmp_path / "b", SMALL), QUICK)
+    parts, _ = evaluate(task(load_model(small_run), small_store, tmp_path / "b", SMALL), QUICK)
     assert parts.metrics == whole.metrics
     one, two = (torch.load(tmp_path / x / "state.pt", weights_only=True) for x in "ab")
     assert all(torch.equal(v, two["model"][k]) for k, v in one["model"].items())
@@ -58,38 +60,34 @@ def test_a_kill_between_checkpoints_costs_only_those_steps(small_store, small_ru
         return False
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(FinetuneTask(load_model(small_run), small_store, tmp_path / "b", SMALL, stop=die))
+        evaluate(task(load_model(small_run), small_store, tmp_path / "b", SMALL, stop=die))
     assert torch.load(tmp_path / "b" / "state.pt", weights_only=True)["step"] == 14
-    parts, _ = evaluate(FinetuneTask(load_model(small_run), small_store, tmp_path / "b", SMALL), QUICK)
-    whole, _ = evaluate(FinetuneTask(load_model(small_run), small_store, tmp_path / "a", SMALL), QUICK)
+    parts, _ = evaluate(task(load_model(small_run), small_store, tmp_path / "b", SMALL), QUICK)
+    whole, _ = evaluate(task(load_model(small_run), small_store, tmp_path / "a", SMALL), QUICK)
     assert parts.metrics == whole.metrics
 
 
 def test_other_settings_or_weights_do_not_go_on_in_the_same_folder(small_store, small_run, tmp_path):
     loaded = load_model(small_run)
-    evaluate(FinetuneTask(loaded, small_store, tmp_path / "a", SMALL), QUICK)
+    evaluate(task(loaded, small_store, tmp_path / "a", SMALL), QUICK)
     other = SMALL.model_copy(update={"lr": 0.01})
     with pytest.raises(BadInput, match="other settings"):
-        evaluate(FinetuneTask(load_model(small_run), small_store, tmp_path / "a", other), QUICK)
+        evaluate(task(load_model(small_run), small_store, tmp_path / "a", other), QUICK)
     with pytest.raises(BadInput, match="other settings"):
         evaluate(
-            FinetuneTask(
-                load_model(small_run), small_store, tmp_path / "a", SMALL, augment=lambda _, x, __: x
-            ),
+            task(load_model(small_run), small_store, tmp_path / "a", SMALL, augment=lambda _, x, __: x),
             QUICK,
         )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(BadInput, match="holds something else"):
-        evaluate(FinetuneTask(loaded, small_store, tmp_path / "full", SMALL), QUICK)
+        evaluate(task(loaded, small_store, tmp_path / "full", SMALL), QUICK)
 
 
 def test_audio_by_group(small_store, small_run, tmp_path):
     config = SMALL.model_copy(update={"modality": "audio"})
     options = Options(draws=50, clusters=True)
-    result, path = evaluate(
-        FinetuneTask(load_model(small_run), small_store, tmp_path / "ft", config), options
-    )
+    result, path = evaluate(task(load_model(small_run), small_store, tmp_path / "ft", config), options)
     with np.load(path.parent / result.queries["file"]) as queries:
         assert queries["audio/group"][:2].tolist() == ["g6", "g6"]
     assert set(result.metrics) == {"audio/top-1", "audio/mean per class"}
@@ -130,7 +128,7 @@ def test_larger_and_oblong_frames_interpolate_positions(small_run, tmp_path):
     loaded = load_model(small_run)
     before = [table.weight.shape[0] for table in loaded.model.stems["video"].positions.tables]
     assert fitting_spec(store, loaded.specs, "video").row_shape == (16, 24, 1)
-    result, _ = evaluate(FinetuneTask(loaded, store, tmp_path / "ft", SMALL), QUICK)
+    result, _ = evaluate(task(loaded, store, tmp_path / "ft", SMALL), QUICK)
     after = [table.weight.shape[0] for table in loaded.model.stems["video"].positions.tables]
     assert after == [before[0], 2 * before[1], 2 * before[2]]
     assert result.coverage["expected"] == 6
@@ -145,7 +143,7 @@ def test_crops_are_squares_along_the_longer_side():
 
 def test_splits_must_not_share_samples(small_store, small_run, tmp_path):
     with pytest.raises(BadInput, match="share samples"):
-        evaluate(FinetuneTask(load_model(small_run), small_store, tmp_path / "x", SMALL, test="all"))
+        evaluate(task(load_model(small_run), small_store, tmp_path / "x", SMALL, test="all"))
 
 
 def test_command(command, tmp_path):

@@ -5,12 +5,15 @@ import pytest
 
 from harmonize_cli.evaluation.metrics import (
     METRICS,
+    Metric,
     Ranking,
     columns_of,
     metric_of,
+    metrics_of,
     query_columns,
+    register,
 )
-from harmonize_cli.evaluation.ranks import positive_ranks
+from harmonize_cli.evaluation.ranks import positive_ranks, score_ranks
 from harmonize_cli.evaluation.relevance import Relevance
 
 
@@ -91,3 +94,50 @@ def test_average_precision_equals_scikit_learns_on_distinct_scores():
 def test_direction_of_better():
     assert metric_of("text-to-video/MedR").lower_is_better
     assert not metric_of("text-to-video/R@10").lower_is_better
+
+
+def test_auc_is_scikit_learns_with_and_without_ties():
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(3)
+    for scores in (rng.normal(size=(6, 40)), rng.integers(0, 4, (6, 40)).astype(float)):
+        truth = rng.random((6, 40)) < 0.3
+        relevance = Relevance.of_mask(truth)
+        ranking = Ranking(score_ranks(scores, relevance), relevance, 40)
+        expected = [roc_auc_score(t, s) for t, s in zip(truth, scores, strict=True)]
+        assert METRICS["AUC"].compute(ranking) == pytest.approx(expected)
+
+
+def test_precision_at_k_by_hand():
+    right = np.array([[1, 0, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]], bool)
+    relevance = Relevance.of_mask(right)
+    ranking = Ranking(score_ranks(np.tile(np.arange(6.0)[::-1], (2, 1)), relevance), relevance, 6)
+    assert METRICS["P@1"].compute(ranking).tolist() == [1, 0]
+    assert METRICS["P@5"].compute(ranking).tolist() == [2 / 5, 2 / 5]
+    assert METRICS["P@10"].compute(ranking).tolist() == [2 / 6, 3 / 6]
+    assert METRICS["P@5"].chance(ranking) == pytest.approx(5 / 12)
+
+
+def test_ranks_from_scores_are_those_from_vectors():
+    rng = np.random.default_rng(4)
+    queries, gallery = rng.integers(-1, 2, (2, 12, 3)).astype(np.float32)
+    truth = rng.random((12, 12)) < 0.3
+    truth[:, 0] = True
+    relevance = Relevance.of_mask(truth)
+    for tie in ("expected", "optimistic", "pessimistic"):
+        expected = positive_ranks(queries, gallery, relevance, tie=tie)
+        assert (
+            score_ranks((queries @ gallery.T).astype(float), relevance, tie=tie).tolist() == expected.tolist()
+        )
+
+
+def test_a_metric_of_ones_own_is_one_declaration(monkeypatch):
+    """As in docs/evaluation.md: registered, it is computed, shown and compared like ours."""
+    monkeypatch.setattr(METRICS, "_entries", dict(METRICS))
+    register(Metric("MRR", "mean reciprocal rank", ("retrieval",), lambda ranking: 1 / ranking.best))
+    relevance = Relevance.paired(3)
+    ranking = Ranking(np.array([1.0, 2, 4]), relevance, 4)
+    assert value("MRR", columns_of("retrieval", ranking)) == pytest.approx((1 + 1 / 2 + 1 / 4) / 3)
+    assert [metric.name for metric in metrics_of("retrieval")][-1] == "MRR"
+    with pytest.raises(ValueError, match="registered twice"):
+        register(METRICS["MRR"])

@@ -265,3 +265,9 @@ def test_a_probe_with_several_labels_learns_each(classifier):
     assert set(judged.facts["inner_mAP"]) == {"0.01", "1"}
     with pytest.raises(BadInput, match="takes one class per sample; use logistic or svm"):
         judge(x, truth, halves(200), classifier="neighbours")
+
+
+def test_fewer_samples_per_class_than_folds_take_fewer_folds():
+    y = np.arange(12) % 3
+    assert len(inner_folds(y, np.arange(12), 5)) == 4
+    assert inner_folds(np.arange(4), np.arange(4), 5) == []

@@ -1,6 +1,7 @@
 """Six directions on one pool."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from harmonize_cli.evaluation.protocols import PROTOCOLS, adjusted
 from harmonize_cli.evaluation.results import read_result
 from harmonize_cli.evaluation.retrieval import DIRECTIONS, RetrievalTask
 from harmonize_cli.evaluation.sources import RunSource
+from harmonize_cli.evaluation.tables import summary
 from harmonize_cli.evaluation.task import Options, evaluate
 from harmonize_cli.models.checkpoint import load_model
 
@@ -199,3 +201,50 @@ def test_settings_change_the_name_of_the_protocol():
         adjusted(PROTOCOLS, "vatt", None, ["window=10"])
     with pytest.raises(BadInput, match="known are vatt, mil-nce"):
         adjusted(PROTOCOLS, "blip")
+
+
+def test_shared_captions_are_counted_and_said(small_store, small_run):
+    pool = pool_of(texts=[(f"text {i % 4}",) for i in range(40)])
+    assert retrieve(pool, VATT).captions == {"count": 40, "distinct": 4}
+    assert retrieve(pool_of(), VATT).captions == {"count": 40, "distinct": 40}
+    result, path = evaluate(RetrievalTask(RunSource(load_model(small_run)), small_store, VATT), QUICK)
+    assert result.coverage["captions"] == {"count": 12, "distinct": 12}
+    assert not result.notes
+    said = replace(result, notes=["4 of 40 captions are distinct"])
+    assert "note: 4 of 40 captions are distinct" in summary(said, path)
+
+
+def test_class_level_retrieval_takes_a_whole_class_as_right():
+    """Clips of four classes lie at four places: pairs are beyond finding, classes are not."""
+    pool = pool_of(d=4)
+    kinds = np.arange(40) % 4
+    spaces = {name: np.eye(4, dtype=np.float32)[kinds] for name in pool.vectors}
+    texts = [(f"class {k}",) for k in kinds]
+    pool = replace(pool, vectors=spaces, captions=np.eye(4, dtype=np.float32)[kinds], texts=texts)
+    pairs = retrieve(pool, VATT)
+    assert pairs.metrics["text-to-video/R@1"].value == 0
+    by_class = retrieve(
+        replace(pool, classes=[f"class {k}" for k in kinds]),
+        adjusted(PROTOCOLS, "vatt", None, ["relevance=label"]),
+    )
+    assert {name.split("/")[1] for name in by_class.metrics} == {"mAP", "P@1", "P@5", "P@10"}
+    for name, interval in by_class.metrics.items():
+        assert interval.value == pytest.approx(1), name
+    assert by_class.chance["text-to-video/P@5"] == 0.25
+
+
+def test_class_level_retrieval_of_a_store_is_another_question(small_store, small_run):
+    source = RunSource(load_model(small_run))
+    protocol = adjusted(PROTOCOLS, "vatt", None, ["relevance=label"])
+    plain, _ = evaluate(RetrievalTask(source, small_store, VATT), QUICK)
+    result, _ = evaluate(RetrievalTask(source, small_store, protocol), QUICK)
+    assert "relevance" not in plain.protocol
+    assert (result.protocol["relevance"], result.protocol["label"]) == ("label", 0)
+    assert result.chance["text-to-video/P@1"] == pytest.approx(1 / 3, abs=0.05)
+    assert plain.name != result.name
+    with pytest.raises(BadInput, match="at most 2 label"):
+        evaluate(
+            RetrievalTask(
+                source, small_store, adjusted(PROTOCOLS, "vatt", None, ["relevance=label", "label=4"])
+            )
+        )

@@ -108,3 +108,37 @@ def test_command(command, tmp_path):
     (tmp_path / "t.txt").write_text("w5 {}\n")
     options = ["--names", tmp_path / "names.csv", "--templates", tmp_path / "t.txt", "--draws", 20]
     assert "audio" in command("eval", "zeroshot", run, tmp_path / "store.h5", *options).stdout
+
+
+def test_a_split_without_labels_and_a_store_without_samples_are_refused(tmp_path, small_run, source):
+    """They used to end in a ValueError of numpy and an IndexError."""
+    from small_world import FEATURES
+
+    from harmonize_cli.evaluation.retrieval import RetrievalTask
+    from harmonize_cli.store.reader import Store
+    from harmonize_cli.store.writer import ShardWriter
+
+    labelled = make_store(tmp_path / "labelled.h5", n=2)
+    with ShardWriter(tmp_path / "mixed.h5", FEATURES, vocab=labelled.vocab) as shard:
+        for i, split in enumerate(("train", "test")):
+            sample = labelled.sample(i)
+            sample.split, sample.labels = split, sample.labels if split == "train" else ()
+            shard.add(sample)
+    store = Store.open(tmp_path / "mixed.h5")
+    with pytest.raises(BadInput, match="split test: none of its 1 samples has label 0; --split and --label"):
+        evaluate(ZeroshotTask(source, store, say("w2"), tokenise), QUICK)
+    with ShardWriter(tmp_path / "empty.h5", FEATURES, vocab=labelled.vocab):
+        pass
+    empty = Store.open(tmp_path / "empty.h5")
+    assert len(empty) == 0
+    with pytest.raises(BadInput, match="has no samples to evaluate"):
+        evaluate(RetrievalTask(source, empty, PROTOCOLS["vatt"], split="all"), QUICK)
+
+
+def test_several_labels_are_ranked_by_prompt(source, small_store):
+    names = ["w2", "w3", "w4", "w5", "w6"]  # three classes and two halves
+    result, path = evaluate(ZeroshotTask(source, small_store, say(*names), tokenise, label="all"), QUICK)
+    assert set(result.metrics) == {f"{m}/{name}" for m in ("video", "audio") for name in ("mAP", "AUC")}
+    with np.load(path.parent / result.queries["file"]) as queries:
+        assert queries["video/id"].tolist() == ["class 0", "class 1", "class 2", "half 0", "half 1"]
+    assert not list(path.parent.glob("*.png"))

@@ -11,8 +11,8 @@ from small_clips import config, row, status
 
 from harmonize_cli.datasets.manifest import ManifestRow, read_manifest
 from harmonize_cli.errors import HarmonizeError
+from harmonize_cli.extraction.free_space import named_when_full
 from harmonize_cli.extraction.pipeline import RunOptions, extract
-from harmonize_cli.extraction.room import named_when_full
 from harmonize_cli.store.reader import Store
 
 

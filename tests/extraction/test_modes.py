@@ -13,7 +13,7 @@ from harmonize_cli.extraction.output import Output
 from harmonize_cli.extraction.pipeline import RunOptions, extract
 from harmonize_cli.extraction.plan import plan_units
 from harmonize_cli.extraction.ray_engine import DecodeActor
-from harmonize_cli.extraction.tasks import Task
+from harmonize_cli.extraction.tasks import ShardTask
 from harmonize_cli.extraction.unit import Job
 from harmonize_cli.store.reader import Store
 
@@ -50,7 +50,7 @@ def test_other_encoders_or_settings_are_refused(media, tmp_path):
     extract(rows, tmp_path / "s", config())
     with pytest.raises(BadInput, match=r"video/frames: row_shape.*--mode overwrite"):
         extract(rows, tmp_path / "s", config("raw.size=16"))
-    with pytest.raises(BadInput, match="audio/waveform is there, but not asked for"):
+    with pytest.raises(BadInput, match="audio/waveform is in the store only"):
         extract(rows, tmp_path / "s", config(encoders=("raw", "tokens")))
     report = extract(rows, tmp_path / "s", config("raw.size=16"), RunOptions(mode="overwrite"))
     assert report.counts.samples == 1
@@ -81,7 +81,7 @@ def test_job_arrays_workers_and_actors_of_a_cluster_resume_each_other(media, tmp
     extract(rows, out, settings, RunOptions(share=(1, 3)))
     words = tuple(Store.open(out).vocab)
     units = plan_units(rows, 1)
-    DecodeActor(Job(settings, words, None), [], []).write(Task(units[2], out / "part-00002.h5"))
+    DecodeActor(Job(settings, words, None), [], []).write(ShardTask(units[2], out / "part-00002.h5"))
     extract(rows[:4], out, settings, RunOptions(workers=2))
     last = extract(rows, out, settings)
     assert (last.skipped, last.counts.samples) == (5, 1)

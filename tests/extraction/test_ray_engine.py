@@ -15,7 +15,7 @@ from harmonize_cli.extraction.config import ExtractConfig
 from harmonize_cli.extraction.pipeline import RunOptions, extract
 from harmonize_cli.extraction.plan import plan_units
 from harmonize_cli.extraction.ray_engine import DecodeActor, EncodeActor, RemoteFrames, RemoteSound, counts_of
-from harmonize_cli.extraction.tasks import Task
+from harmonize_cli.extraction.tasks import ShardTask
 from harmonize_cli.extraction.unit import Job
 from harmonize_cli.store.reader import Store
 
@@ -48,7 +48,7 @@ def test_an_actor_writes_what_a_local_run_writes(rows, tmp_path):
     extract(rows[:2], tmp_path / "calm", settings)
     words = tuple(Store.open(tmp_path / "calm").vocab)
     actor = DecodeActor(Job(settings, words, None), [], {})
-    tasks = [Task(u, tmp_path / "s" / f"part-{u.index:05d}.h5") for u in plan_units(rows[:2], 1)]
+    tasks = [ShardTask(u, tmp_path / "s" / f"part-{u.index:05d}.h5") for u in plan_units(rows[:2], 1)]
     counts = [actor.write(task) for task in tasks]
     assert [c.samples for c in counts] == [1, 1]
     assert counts_of(tasks[0]) == counts[0]

@@ -127,7 +127,7 @@ def test_shards_of_different_kinds_do_not_mix(tmp_path: Path) -> None:
     other = FeatureSpec(**{**FRAMES.__dict__, "preprocessing_hash": "other"})
     path = write_shard(tmp_path / "part-00001.h5", [make_sample("b")], [other, *FEATURES[1:]], vocab=["x"])
     with pytest.raises(
-        BadInput, match=r"part-00001.h5: made with other .* preprocessing_hash '' and 'other'"
+        BadInput, match=r"part-00001.h5: made with other .* preprocessing_hash '' in the first, 'other'"
     ):
         Store.open(tmp_path)
     write_shard(path, [make_sample("b")], vocab=["y"], overwrite=True)

@@ -196,7 +196,7 @@ def test_merge_refuses_what_does_not_belong_together(store: Store, tmp_path: Pat
         merge([store, words], tmp_path / "m.h5")
     other = FeatureSpec(**{**FRAMES.__dict__, "weights_hash": "x"})
     path = write_shard(tmp_path / "other.h5", some(1, 50), [other, *FEATURES[1:]], vocab=["", "a"])
-    with pytest.raises(BadInput, match="weights_hash '' and 'x'"):
+    with pytest.raises(BadInput, match="weights_hash '' in the first, 'x'"):
         merge([store, Store.open(path)], tmp_path / "m.h5")
     assert not (tmp_path / "m.h5").exists()
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from harmonize_cli.training.augment import Augmentation, AugmentConfig, _turn_hue
+from harmonize_cli.training.augment import Augmentation, _turn_hue
+from harmonize_cli.training.config import AugmentConfig
 
 PUBLISHED = {"crop": "area", "flip": 0.5, "colour": 0.8, "audio_noise": 0.01}
 

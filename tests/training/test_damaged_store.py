@@ -32,7 +32,7 @@ def test_a_damaged_sample_ends_the_run_and_the_evaluation(store_path, tmp_path):
         ("pretrain", bad, "-o", tmp_path / "r", *SHORT, "--set", "model.heads=1"),
         ("pretrain", bad, "-o", tmp_path / "w", *SHORT, "--set", "model.heads=1", "--set", "data.workers=1"),
         ("eval", "retrieval", good, bad, "--no-cache", "-o", tmp_path / "x.json"),
-        ("curriculum", "score", good, bad, "-o", tmp_path / "scores", "--batch", "8"),
+        ("curriculum", "score", good, bad, "-o", tmp_path / "scores", "--batch-size", "8"),
         ("export", "embeddings", good, bad, "-o", tmp_path / "e.npy"),
     ):
         found = outcome(*words).exception

@@ -168,7 +168,17 @@ def test_embeddings_of_a_store(run, store_path, tmp_path):
 
 def test_the_command_trains_prints_and_refuses(store_path, tmp_path):
     model = ["--set", "model.width=32", "--set", "model.layers=1", "--set", "batch=16", "--set", "steps=2"]
-    done = invoke("pretrain", store_path, "-o", tmp_path / "run", *model, "--harmonize", "both", "--keep", 1)
+    done = invoke(
+        "pretrain",
+        store_path,
+        "-o",
+        tmp_path / "run",
+        *model,
+        "--harmonize",
+        "both",
+        "--set",
+        "checkpoint.keep=1",
+    )
     assert done.exit_code == 0, done.output
     assert "pretrain: 2 steps, 32 clips" in done.stdout
     assert load_model(tmp_path / "run").config["harmonize"]["mode"] == "both"

@@ -142,16 +142,14 @@ class Layout:
         media = AUDIO if self.sound else (*VIDEO, *AUDIO) if self.either else VIDEO
         return DatasetFolder(self.name, media, root, options)
 
-    def rows(self, root: Path, **options: Any) -> list[ManifestRow]:
-        """Rows of all samples whose files are there; `find` says what is missing.
+    def find(self, root: Path, **options: Any) -> Found:
+        """Rows of all samples whose files are there, and the coverage of the data set below `root`.
+
+        Options: see `LayoutOptions`.
 
         Raises:
             BadInput: unknown options, lists that are missing or invalid.
         """
-        return self.find(root, **options).rows
-
-    def find(self, root: Path, **options: Any) -> Found:
-        """Rows and coverage of the data set below `root`. Options: see `LayoutOptions`."""
         chosen = validate(LayoutOptions, options, source=f"--dataset {self.name}")
         source = self.open(Path(root), chosen)
         found = Found(self.name)

@@ -152,6 +152,8 @@ def inner_folds(y: NDArray[Any], groups: Rows, folds: int) -> list[tuple[Rows, R
     Folds whose training rows are of one class are left out; with fewer than two groups there are none.
     """
     folds = min(folds, len(np.unique(groups)))
+    if y.ndim == 1:  # the largest class is in every fold
+        folds = min(folds, int(np.unique(y, return_counts=True)[1].max()))
     if folds < 2:
         return []
     if y.ndim == 2:

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from harmonize_cli.errors import HarmonizeError, list_errors
-from harmonize_cli.extraction.tasks import Task
+from harmonize_cli.extraction.tasks import ShardTask
 from harmonize_cli.files import FULL
 
 
 @contextmanager
-def named_when_full(tasks: Sequence[Task]) -> Iterator[None]:
+def named_when_full(tasks: Sequence[ShardTask]) -> Iterator[None]:
     """Around the work on `tasks`: where the disk gets full, name the samples that are not in the store.
 
     Raises:

@@ -27,7 +27,7 @@ def shard_paths(path: Path) -> list[Path]:
     return parts
 
 
-def check_one_kind(shards: Sequence[ShardIndex]) -> None:
+def check_compatible(shards: Sequence[ShardIndex]) -> None:
     """Refuse shards that were made with different encoders, settings or vocabularies.
 
     Raises:
@@ -44,13 +44,15 @@ def check_one_kind(shards: Sequence[ShardIndex]) -> None:
             raise BadInput(f"{shard.path}: has another vocabulary than {first.path}")
 
 
-def difference(a: dict[str, FeatureSpec], b: dict[str, FeatureSpec]) -> str:
-    """The first way in which the features of two stores differ, in words."""
+def difference(
+    a: dict[str, FeatureSpec], b: dict[str, FeatureSpec], first: str = "the first", second: str = "the second"
+) -> str:
+    """The first way in which two sets of features differ, in words that call them `first` and `second`."""
     for key in sorted(a.keys() | b.keys()):
         if key not in a or key not in b:
-            return f"{key} is in one of them only"
+            return f"{key} is in {first if key in a else second} only"
         one, other = a[key].to_json(), b[key].to_json()
         for name, value in one.items():
             if other[name] != value:
-                return f"{key}: {name} {value!r} and {other[name]!r}"
+                return f"{key}: {name} {value!r} in {first}, {other[name]!r} in {second}"
     return "the order of features"

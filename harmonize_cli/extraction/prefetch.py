@@ -11,7 +11,7 @@ T = TypeVar("T")
 _BUFFER = 4
 
 
-def run_ahead(makers: Iterable[Callable[[], Iterator[T]]], *, depth: int = 1) -> Generator[T, None, None]:
+def prefetch(makers: Iterable[Callable[[], Iterator[T]]], *, depth: int = 1) -> Generator[T, None, None]:
     """The items of all iterators that `makers` make, in order; `depth` of the coming ones run in threads.
 
     Each holds at most a few items, so memory stays bounded. An exception comes out at its place in the

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from harmonize_cli.extraction.ahead import run_ahead
+from harmonize_cli.extraction.prefetch import prefetch
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +15,7 @@ def _no_thread_is_left():
 
 def test_order_is_kept():
     makers = [lambda k=k: iter(range(k * 10, k * 10 + k)) for k in range(8)]
-    assert list(run_ahead(makers, depth=3)) == [k * 10 + i for k in range(8) for i in range(k)]
+    assert list(prefetch(makers, depth=3)) == [k * 10 + i for k in range(8) for i in range(k)]
 
 
 def test_the_next_runs_while_the_first_is_read():
@@ -25,7 +25,7 @@ def test_the_next_runs_while_the_first_is_read():
         began.set()
         yield 2
 
-    items = run_ahead([lambda: iter([1, 1]), second], depth=1)
+    items = prefetch([lambda: iter([1, 1]), second], depth=1)
     assert next(items) == 1
     assert began.wait(5)
     items.close()
@@ -36,7 +36,7 @@ def test_an_error_comes_at_its_place_and_ends_the_rest():
         yield "b"
         raise KeyError("here")
 
-    items = run_ahead([lambda: iter("a"), broken, lambda: iter("c")])
+    items = prefetch([lambda: iter("a"), broken, lambda: iter("c")])
     assert [next(items), next(items)] == ["a", "b"]
     with pytest.raises(KeyError):
         next(items)
@@ -52,7 +52,7 @@ def test_closing_early_closes_the_iterators():
         finally:
             closed.set()
 
-    items = run_ahead([endless, endless])
+    items = prefetch([endless, endless])
     next(items)
     items.close()
     assert closed.wait(5)
@@ -66,7 +66,7 @@ def test_no_more_than_a_few_items_are_held():
             made.append(i)
             yield i
 
-    items = run_ahead([many])
+    items = prefetch([many])
     next(items)
     time.sleep(0.2)
     assert len(made) <= 8
