@@ -1,10 +1,13 @@
 """Figures go to every logger that the config names, and early checkpoints may stay."""
 
+import subprocess
+import sys
+
 import pytest
 
 from harmonize_cli.curriculum.pretrain import pretrain
 from harmonize_cli.errors import BadInput
-from harmonize_cli.models.checkpoint import list_checkpoints
+from harmonize_cli.models.checkpoint_folders import list_checkpoints
 from harmonize_cli.store.reader import Store
 from harmonize_cli.training.config import PretrainConfig
 from harmonize_cli.training.loggers import LOGGERS, Logger
@@ -65,3 +68,9 @@ def test_a_run_can_be_stepped_by_hand(store_path, tmp_path):
         assert list(outcome.terms) == ["va", "vt"]
         assert float(norm) > 0
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("module", ["config", "runs", "run_folder"])
+def test_looking_at_settings_and_runs_needs_no_torch(module):
+    code = f"import sys, harmonize_cli.training.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
