@@ -135,7 +135,8 @@ def finish(ax: Axes, title: str, *, x: str = "step") -> None:
     for side in ax.spines.values():
         side.set_color(INK)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(fontsize=7, labelcolor=INK, frameon=False)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize=7, labelcolor=INK, frameon=False)
 
 
 def _figure(*, width: float = 4.6) -> tuple[Figure, Axes]:
