@@ -41,9 +41,6 @@ def list_errors(head: str, errors: Sequence[str], *, most: int = 20, count: int 
     return "\n".join([head, *shown])
 
 
-list_faults = list_errors
-
-
 class ErrorList:
     """Errors of one input: all counted, the first ones kept, raised together.
 

@@ -20,11 +20,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
 
 from harmonize_cli.errors import BadInput
 
@@ -34,6 +33,7 @@ RENEWED = 30.0
 """Seconds between two signs of life."""
 LOST = 600.0
 """Seconds without one after which another machine's lock is taken over."""
+_HELD: ContextVar[frozenset[Path]] = ContextVar("_HELD", default=frozenset())
 _TURN = 60.0
 _MOST_BYTES = 1 << 16
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
@@ -100,15 +100,25 @@ def locked(target: Path, share: tuple[int, int] | None = None) -> Iterator[None]
 
 
 def one_writer(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator: a call holds the lock of its argument `name`, the path that it writes."""
+    """Decorator: a call holds the lock of its argument `name`, the path that it writes (None: it has none).
+
+    Such calls may be nested: a command takes the lock before it opens what it needs, what it calls has it.
+    """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
 
         @functools.wraps(function)
         def call(*args: P.args, **options: P.kwargs) -> R:
-            with locked(signature.bind(*args, **options).arguments[name]):
+            target = signature.bind(*args, **options).arguments.get(name)
+            if target is None or target.resolve() in _HELD.get():
                 return function(*args, **options)
+            with locked(target):
+                before = _HELD.set(_HELD.get() | {target.resolve()})
+                try:
+                    return function(*args, **options)
+                finally:
+                    _HELD.reset(before)
 
         return call
 
@@ -162,6 +172,8 @@ def _link(tmp: Path, lock: Path, text: str) -> bool:
 
 def _holder(lock: Path, now: float | None = None) -> "Holder | str | None":
     """Who holds a lock: a process, or what can be said of it; None if nobody does any more."""
+    from pydantic import TypeAdapter, ValidationError  # heavy, and commands name this module
+
     try:
         age = (time.time() if now is None else now) - lock.stat().st_mtime
         with lock.open("rb") as file:

@@ -57,7 +57,7 @@ def damaged_json(raw: bytes, seed: int) -> bytes:
             case 2 if isinstance(parent, dict):
                 parent[rng.choice(("evil", "", "../x"))] = parent.pop(key)
             case _:
-                parent[key] = rng.choice(ODD)
+                parent[key] = copy.deepcopy(rng.choice(ODD))  # what is put in now may be damaged next
     if rng.random() < 0.05:
         value = rng.choice(ODD)
     return json.dumps(value).encode()

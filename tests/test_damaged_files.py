@@ -229,6 +229,9 @@ def _json(change: Callable[[Any], Any]) -> Callable[[Path], None]:
     return damage
 
 
+_CELL = {"value": 0.5, "low": 0.4, "high": 0.6}
+
+
 def _deep(values: dict[str, Any]) -> None:
     deep: Any = 1
     for _ in range(900):
@@ -263,6 +266,13 @@ def _deep(values: dict[str, Any]) -> None:
         ("scores", _json(lambda v: v["added"].update({"../x": v["added"]["extra"]})), "added"),
         ("result", _json(lambda v: v["queries"].update(file="../../../x.npz")), "file beside it"),
         ("result", _json(lambda v: v["metrics"].update(x={"value": 1})), "expected value, low and high"),
+        ("result", _json(lambda v: v["coverage"].update(present=None)), "coverage: present: Input should"),
+        ("result", _json(lambda v: v["metrics"].update({"a/R@x": _CELL})), "a/R@x: unknown; known: "),
+        (
+            "combination",
+            _json(lambda v: v["caption-elsewhere"].update(grids=[[]])),
+            "grids: expected at least one value",
+        ),
         ("ledger", lambda f: np.savez(f, index=np.zeros(3), step=np.zeros(2)), "differ in length"),
         ("encoder", lambda f: f.write_text("7"), "should be a valid dictionary"),
     ],
@@ -279,6 +289,15 @@ def test_what_was_found_in_strangers_folders(
     with pytest.raises(HarmonizeError, match=told) as caught:
         read(place)
     assert str(place) in str(caught.value)
+
+
+def test_an_interval_that_an_audit_left_out_is_a_dash(good: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    shutil.copytree(good, place, symlinks=True)
+    cells = {"auroc": {**_CELL, "low": None}, "ap": {**_CELL, "value": None}}
+    _json(lambda v: v.update(kinds={"a": {"loss_vt": cells}}))(place / "run/audit/audit.json")
+    _report(place)
+    assert "0.500 <small>[-, 0.600]</small></td><td>-</td>" in (place / "page.html").read_text()
 
 
 def test_folders_named_like_checkpoints_are_none(good: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from harmonize_cli.cli.options import (
     Draws,
     Indicators,
     NegativesBatch,
+    Overwrite,
     RunFolder,
     Seed,
     Set,
@@ -22,6 +23,7 @@ from harmonize_cli.cli.options import (
 )
 from harmonize_cli.cli.say import answer
 from harmonize_cli.cli.stops import kept
+from harmonize_cli.locks import one_writer
 
 app = App(help="Score every sample for noise, audit the scores, plan a curriculum.", no_args_is_help=True)
 
@@ -188,6 +190,7 @@ def compare(
 
 
 @app.command()
+@one_writer("out")
 def plan(
     scores: Annotated[Path, typer.Argument(help="Folder of `harmonize curriculum score`.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder for plan.yaml and its figure.")],
@@ -199,6 +202,7 @@ def plan(
     share: Annotated[float, typer.Option(min=0, max=1, help="Share of the samples to cut.")] = 0.3,
     action: Annotated[str, typer.Option(help="What they lose: sample, caption or audio.")] = "caption",
     overrides: Set = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a curriculum as a file to edit, and simulate it: who takes part when, and which sources suffer.
 
@@ -212,7 +216,7 @@ def plan(
     import os
 
     from harmonize_cli.config import load_config
-    from harmonize_cli.curriculum.plan import Plan, write_plan
+    from harmonize_cli.curriculum.plan import PLAN, Plan, check_unchanged, write_plan
     from harmonize_cli.curriculum.scores import read_scores, scored_store, trained_part
     from harmonize_cli.curriculum.simulate import draw, simulate, table
 
@@ -228,14 +232,15 @@ def plan(
     values = {"scores": os.path.relpath(scores, out), "phases": [{"until": 0.2}, last]}
     made = load_config(Plan, None, overrides or (), values, first=True)
     read.suspicion(indicator)  # refuses an unknown one
+    if not overwrite:
+        check_unchanged(made, out / PLAN)
     groups = [store.groups[i] for i in read.index]
     outcomes = simulate(made, read, read.ids.tolist(), groups)
     draw(made, outcomes, read, out / "plan.png")
-    write_plan(made, out / "plan.yaml")  # last: a plan is complete
+    write_plan(made, out / PLAN)  # last: a plan is complete
     answer(
         {"samples": len(read), "split": name, "plan": made.model_dump(mode="json"), "phases": outcomes},
-        f"{len(read)} samples of split {name}\n{table(made, outcomes)}\n"
-        f"{out / 'plan.yaml'}, {out / 'plan.png'}",
+        f"{len(read)} samples of split {name}\n{table(made, outcomes)}\n{out / PLAN}, {out / 'plan.png'}",
     )
 
 
@@ -248,6 +253,7 @@ def ledger(
     table: Annotated[
         Path | None, typer.Option(help="Also as one table to join by id: NAME.parquet or NAME.csv.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Turn the ledger of a run (each visit of each sample) into scores: means, averages, forgetting.
 
@@ -255,7 +261,7 @@ def ledger(
     """
     from harmonize_cli.curriculum.ledger import write_dynamics, write_table
 
-    scores = write_dynamics(run, store, out)
+    scores = write_dynamics(run, store, out, overwrite=overwrite)
     if table is not None:
         write_table(scores, table)
     visits = int(scores.columns["visits"].sum())

@@ -76,6 +76,6 @@ def run(
     settings = load_config(DemoConfig, config, overrides or ())
     report = run_demo(out, settings, fresh=overwrite, jobs=workers, say=tell)
     answer(
-        read_json(out / "summary.json", list[dict[str, Any]]),
+        read_json(out / "summary.json", list[Any]),
         f"\n{report.table}\n{out / 'summary.json'}, {out / 'summary.png'}",
     )

@@ -44,12 +44,14 @@ from harmonize_cli.cli.options import (
 )
 from harmonize_cli.cli.say import say
 from harmonize_cli.cli.stops import kept
+from harmonize_cli.locks import one_writer
 
 app = App(help="Evaluate a run: retrieval, probes, comparisons, tables.", no_args_is_help=True)
 
 
 @app.command()
 @kept("embeddings are kept under RUN/cache, the same command goes on from there")
+@one_writer("out")
 def retrieval(
     run: RunOrStore,
     store: StorePath,
@@ -101,6 +103,7 @@ def retrieval(
 
 @app.command()
 @kept("embeddings are kept under RUN/cache, the same command goes on from there")
+@one_writer("out")
 def probe(
     run: RunOrStore,
     store: StorePath,
@@ -168,6 +171,7 @@ def probe(
 
 @app.command()
 @kept("embeddings are kept under RUN/cache, the same command goes on from there")
+@one_writer("out")
 def zeroshot(
     run: RunFolder,
     store: StorePath,
@@ -219,6 +223,7 @@ def zeroshot(
 
 @app.command()
 @kept("the last checkpoint is kept, the same command goes on from there")
+@one_writer("out")
 def finetune(
     run: RunFolder,
     store: StorePath,

@@ -52,6 +52,8 @@ class Combination:
         names, grids, weights = kept.names, kept.grids, kept.weights
         if not len(names) == len(grids) == len(weights) or len({len(grid) for grid in grids}) != 1:
             raise BadInput(f"{where}: names, grids and weights differ in length")
+        if not grids[0]:
+            raise BadInput(f"{where}: grids: expected at least one value each")
         return Combination(tuple(names), np.array(grids), np.array(weights), kept.bias)
 
 

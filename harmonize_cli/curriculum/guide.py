@@ -23,7 +23,7 @@ from harmonize_cli.curriculum.scores import read_scores
 from harmonize_cli.curriculum.view import BatchView
 from harmonize_cli.curriculum.weights import PhaseWeights, phase_weights, weighted_order
 from harmonize_cli.data.batches import Batch
-from harmonize_cli.errors import BadInput, list_faults
+from harmonize_cli.errors import BadInput, list_errors
 from harmonize_cli.files import read_arrays, write_arrays
 from harmonize_cli.harmony import Gate as CosineGate
 from harmonize_cli.models.inputs import InputSpec
@@ -125,7 +125,7 @@ class Guide:
             if engine.granularity == "batch":
                 errors.append("harmonize.granularity: within `batch` there is nothing to choose; set sample")
         if errors:
-            raise BadInput(list_faults("curriculum: the plan's gate does not fit the run:", errors))
+            raise BadInput(list_errors("curriculum: the plan's gate does not fit the run:", errors))
 
     def keep(self, folder: Path, store: Store) -> None:
         """Write what guides a run into its folder; what is there of later steps is of an abandoned end."""

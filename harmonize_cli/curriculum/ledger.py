@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonize_cli.curriculum.indicators import INDICATORS
-from harmonize_cli.curriculum.scores import Scores, part_name, write_about, write_part
+from harmonize_cli.curriculum.scores import ABOUT, Scores, part_name, write_about, write_part
 from harmonize_cli.data.batches import Batch
 from harmonize_cli.errors import BadInput, missing_extra
 from harmonize_cli.files import atomic_path, read_arrays, write_arrays
@@ -168,12 +168,15 @@ def dynamics(visits: Visits) -> tuple[NDArray[np.int64], dict[str, NDArray[np.fl
 
 
 @one_writer("out")
-def write_dynamics(run: Path, store_path: Path, out: Path) -> Scores:
+def write_dynamics(run: Path, store_path: Path, out: Path, *, overwrite: bool = False) -> Scores:
     """A run's ledger as a folder of scores, which `curriculum plan` and `report` take.
 
     Raises:
-        BadInput: no ledger, no store, or not the one that the run was trained on.
+        BadInput: no ledger, no store, or not the one that the run was trained on; or scores are there and
+            `overwrite` is false.
     """
+    if not overwrite and ((out / ABOUT).exists() or any(out.glob("part-*.npz"))):
+        raise BadInput(f"{out}: holds scores already; give another -o, or --overwrite to replace them")
     index, columns, noisy = dynamics(read_ledger(run))
     store = Store.open(store_path)
     check_store(run, store)

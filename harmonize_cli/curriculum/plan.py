@@ -188,9 +188,23 @@ def read_plan(path: Path) -> Plan:
     return load_config(Plan, file)
 
 
+def check_unchanged(plan: Plan, file: Path) -> None:
+    """Refuse to replace another plan, which a person may have edited.
+
+    Raises:
+        BadInput: one is there.
+    """
+    if file.exists() and file.read_bytes() != _text(plan).encode():
+        raise BadInput(f"{file}: holds another plan; give another -o, or --overwrite to replace it")
+
+
+def _text(plan: Plan) -> str:
+    return dump_yaml(plan, exclude_defaults=True)
+
+
 def write_plan(plan: Plan, file: Path) -> None:
     """Write a plan without what is default."""
-    write_text(file, dump_yaml(plan, exclude_defaults=True))
+    write_text(file, _text(plan))
 
 
 def scores_folder(plan: Plan, file: Path) -> Path | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from harmonize_cli.curriculum.indicators import Column, columns_of, compared
 from harmonize_cli.curriculum.view import Bank, BatchView
 from harmonize_cli.data.batches import Batch, StoreDataset
-from harmonize_cli.errors import BadInput, list_faults
+from harmonize_cli.errors import BadInput, list_errors
 from harmonize_cli.harmony import Harmonizer
 from harmonize_cli.models.checkpoint import LoadedModel, read_loss_state
 from harmonize_cli.objectives.config import SPACES, LossConfig
@@ -44,7 +44,7 @@ def pick_columns(
             errors.append(f"{name}: unknown here" + (f" (did you mean {close[0]}?)" if close else ""))
     if errors:
         raise BadInput(
-            list_faults(f"indicators (a run with {', '.join(losses)} has {', '.join(able)}):", errors)
+            list_errors(f"indicators (a run with {', '.join(losses)} has {', '.join(able)}):", errors)
         )
     return list(found.values())
 

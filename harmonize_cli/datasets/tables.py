@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+from harmonize_cli.datasets.parquet_pages import DELTA_BYTE_ARRAY, Page, read_pages
 from harmonize_cli.errors import BadInput, ErrorList, missing_extra
 
 MAX_LINE_BYTES = 4 << 20
 MAX_COLUMNS = 1000
 # of Parquet, whose few bytes may stand for many
 _MAX_ROW_GROUP_BYTES = 1 << 30
+_MAX_PAGE_BYTES = 256 << 20
 _MAX_VALUES = 16 << 20
 _MAX_ROW_BYTES = 64 << 20
 _MAX_BATCH_ROWS = 4096
@@ -159,20 +161,26 @@ def _read_parquet(
             if check:
                 check(path, names)
             wanted = [name for name in names if name in columns]
-            groups = [
-                _group_rows(path, table.metadata.row_group(g), g, columns)
-                for g in range(table.num_row_groups)
-            ]
+            pages = _pages(path, table.metadata, columns)
+            groups = [_group_rows(path, table.metadata.row_group(g), g, pages[g]) for g in range(len(pages))]
+            # pyarrow can't read these as dictionaries
+            plain = {
+                name for group in pages for name, some in group.items() for page in some
+                if page.encoding == DELTA_BYTE_ARRAY
+            }  # fmt: skip
             texts = [
                 column.path
                 for column in map(table.schema.column, range(len(table.schema)))
-                if column.physical_type == "BYTE_ARRAY" and column.path.partition(".")[0] in columns
+                if column.physical_type == "BYTE_ARRAY"
+                and column.path.partition(".")[0] in columns
+                and column.path not in plain
             ]
             # texts stay as numbers of dictionary entries until a row is made of them: a text of megabytes may
             # stand in every one of a million rows and take a few bytes in the file
             with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as coded:
                 number = 0
-                for g, (rows, fewer) in enumerate(groups):
+                for g, (many, fewer) in enumerate(groups):
+                    rows = fewer if plain else many
                     first = number
                     options = {"row_groups": [g], "columns": wanted, "use_threads": False}
                     try:
@@ -194,16 +202,41 @@ def _read_parquet(
         raise BadInput(f"{path}: not a readable Parquet file ({reason})") from e
 
 
-def _group_rows(path: Path, group: Any, number: int, columns: frozenset[str]) -> tuple[int, int]:
+def _pages(path: Path, metadata: Any, columns: frozenset[str]) -> list[dict[str, list[Page]]]:
+    """By row group, the pages of each column that is read."""
+    found: list[dict[str, list[Page]]] = []
+    with path.open("rb") as file:
+        for g in range(metadata.num_row_groups):
+            group = metadata.row_group(g)
+            found.append({})
+            for chunk in (group.column(c) for c in range(group.num_columns)):
+                if chunk.path_in_schema.partition(".")[0] not in columns:
+                    continue
+                start = chunk.data_page_offset
+                if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
+                    start = chunk.dictionary_page_offset
+                pages = read_pages(file, start, chunk.total_compressed_size, chunk.num_values)
+                found[-1][chunk.path_in_schema] = list(pages)
+    return found
+
+
+def _group_rows(path: Path, group: Any, number: int, columns: dict[str, list[Page]]) -> tuple[int, int]:
     """How many rows of a row group to read at a time: with texts as numbers of entries, and as they are.
+
+    What counts are the headers of the pages, by which they are unpacked; the footer may say less.
 
     Raises:
         BadInput: a row group that would take too much memory in any case.
     """
-    chunks = [group.column(c) for c in range(group.num_columns)]
-    chunks = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in columns]
-    size = sum(chunk.total_uncompressed_size for chunk in chunks)
-    values = max((chunk.num_values for chunk in chunks), default=0)
+    pages = [page for column in columns.values() for page in column]
+    largest = max((page.size for page in pages), default=0)
+    if largest > _MAX_PAGE_BYTES:
+        raise BadInput(
+            f"{path}: row group {number} has a page that unpacks to {largest >> 20} MiB; "
+            "rewrite with smaller ones"
+        )
+    size = sum(page.size for page in pages)
+    values = max((sum(page.values for page in column) for column in columns.values()), default=0)
     if size > _MAX_ROW_GROUP_BYTES:
         raise BadInput(f"{path}: row group {number} unpacks to {size >> 20} MiB; rewrite with smaller ones")
     if values > group.num_rows and values > _MAX_VALUES:

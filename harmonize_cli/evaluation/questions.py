@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.evaluation.metrics import metric_of
+from harmonize_cli.evaluation.metrics import METRICS, metric_of
 from harmonize_cli.evaluation.results import Result, find_results, query_arrays
 from harmonize_cli.evaluation.statistics import Statistic, Values
 from harmonize_cli.files import sha256_json
@@ -91,7 +91,10 @@ def query_values(entries: Sequence[Entry], names: Sequence[str]) -> Mapping[str,
                     f"{path}: {name} was computed by version {version} of its code, in {entries[0][0]} by "
                     f"version {wanted}: evaluate again"
                 )
-            values = metric.value(arrays[f"{group}/{metric.column or metric.name}"])
+            column = f"{group}/{metric.column or metric.name}"
+            if column not in arrays:
+                raise BadInput(f"{path}: metrics: {name}: unknown; known: {', '.join(METRICS)}")
+            values = metric.value(arrays[column])
             ids: NDArray[np.generic] = arrays[f"{group}/id"]
             order = np.argsort(ids, kind="stable")  # several captions of one clip keep their order
             ids, values = ids[order], values[order]
@@ -106,4 +109,5 @@ def query_values(entries: Sequence[Entry], names: Sequence[str]) -> Mapping[str,
 
 
 def _by_group(result: Result) -> bool:
-    return bool(result.protocol.get("interval", {}).get("clusters"))
+    interval = result.protocol.get("interval")
+    return isinstance(interval, dict) and bool(interval.get("clusters"))

@@ -102,6 +102,15 @@ class Result:
         return f"{self.task}-{label}-{re.sub(r'[^A-Za-z0-9]+', '_', self.split)}-{self.identity[:10]}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Coverage:
+    """`Result.coverage`, as far as tables show it."""
+
+    present: int
+    expected: int
+    modalities: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
 def versions() -> dict[str, str]:
     """Of everything whose change can move a number."""
     found = {"harmonize": harmonize_cli.__version__, "python": platform.python_version()}
@@ -155,6 +164,7 @@ def read_result(path: Path) -> Result:
     for name, metric in result.metrics.items():
         if not {"value", "low", "high"} <= metric.keys():
             raise BadInput(f"{path}: metrics: {name}: expected value, low and high")
+    shaped(_Coverage, result.coverage, f"{path}: coverage")
     # a file beside this one, and no other file of the machine
     if result.queries and Path(result.queries.get("file", "/")).name != result.queries.get("file"):
         raise BadInput(f"{path}: queries: expected the name of a file beside it and its sha256")

@@ -6,8 +6,8 @@ model.
 """
 
 from harmonize_cli.harmony._cached import CachedStep
-from harmonize_cli.harmony._gate import Gate
 from harmonize_cli.harmony._harmonizer import Harmonizer
+from harmonize_cli.harmony._policy import Gate
 from harmonize_cli.harmony._report import HarmonyReport
 from harmonize_cli.harmony._rule import RULES, Rule, make_rule, register_rule
 from harmonize_cli.harmony._rules import conflict_cosine

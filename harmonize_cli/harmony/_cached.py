@@ -8,14 +8,14 @@ is thus exact here, not an approximation.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from harmonize_cli.harmony._graph import Upstream, upstream
-from harmonize_cli.harmony._harmonizer import Chunk, Harmonizer
+from harmonize_cli.harmony._harmonizer import Harmonizer
 from harmonize_cli.harmony._report import HarmonyReport
 from harmonize_cli.harmony._tape import RandomState
 from harmonize_cli.harmony._wrapped import explained
@@ -61,44 +61,23 @@ class CachedStep(Generic[ChunkT]):
             with engine.record():
                 losses = losses_of(pooled)
             cut = engine.cut(losses, pooled)
-            replayed = Replayed(engine, self.encode, chunks, states, sizes, cut.up)
+            share = {name: len(z) // cut.up.samples for name, z in pooled.items() if z.requires_grad}
+
+            def replayed(record: bool) -> Iterator[tuple[slice, Upstream]]:
+                """The chunks, encoded anew."""
+                start = 0
+                for chunk, state, size in zip(chunks, states, sizes, strict=True):
+                    with state.replayed(), engine.record() if record else nullcontext():
+                        again = self.encode(chunk)
+                    up = upstream(list(again.values()), *engine.take())
+                    own, start = slice(start, start + size), start + size
+                    up.delta = [
+                        [
+                            None if d is None else d[own.start * n : own.stop * n]
+                            for d, n in zip(of, share.values(), strict=True)
+                        ]
+                        for of in cut.up.delta
+                    ]
+                    yield own, up
+
             return engine.run(cut, replayed, step=step, valid=valid, reduce=reduce)
-
-
-@dataclass(slots=True)
-class Replayed(Generic[ChunkT]):
-    """The chunks of a batch, encoded anew each time that they are gone through."""
-
-    engine: Harmonizer
-    encode: Callable[[ChunkT], Mapping[str, Tensor]]
-    chunks: Sequence[ChunkT]
-    states: list[RandomState]
-    sizes: list[int]
-    whole: Upstream
-    once: bool = field(default=False)
-
-    def __call__(self, *, record: bool) -> Iterator[Chunk]:
-        """See `Chunks`."""
-        start = 0
-        for chunk, state, size in zip(self.chunks, self.states, self.sizes, strict=True):
-            own = slice(start, start + size)
-            start += size
-            yield Chunk(own, self._encoded(chunk, state, own, record=record))
-
-    def _encoded(self, chunk: ChunkT, state: RandomState, own: slice, *, record: bool) -> Upstream:
-        with state.replayed():
-            if record:
-                with self.engine.record():
-                    pooled = self.encode(chunk)
-            else:
-                pooled = self.encode(chunk)
-        up = upstream(list(pooled.values()), *self.engine.take())
-        up.delta = [[_rows(d, own, self.whole.samples) for d in of] for of in self.whole.delta]
-        return up
-
-
-def _rows(d: Tensor | None, own: slice, samples: int) -> Tensor | None:
-    if d is None:
-        return None
-    share = len(d) // samples
-    return d[own.start * share : own.stop * share]

@@ -9,26 +9,75 @@ that read it, a bias adds 1 to its entries, for an embedding it is 1 where two t
 - token form, <d_l, M d_k>: one product for all losses l;
 - token form, <M, d_l d_k^T>: where one pair of losses is all there is;
 - direct form: G_l itself, a chunk of units at a time, and inner products.
+
+Or estimated where these cost too much: G is projected to R^T G Q with R [in, K] and Q [out, K] of
+independent N(0, 1/K) entries, whose inner products are unbiased estimates; the update stays exact.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from harmonize_cli.harmony._sums import Buffers, GramSum
+from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony._sums import Buffers, wide
 from harmonize_cli.harmony._uses import Segment
+
+
+class GramSum:
+    """Sums [U] per pair of losses, kept in rows so that adding touches contiguous memory.
+
+    key: the parameters that values come from; apart: where their own sums are kept as well, if given.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        losses: int,
+        like: Tensor,
+        apart: dict[tuple[int, ...], "GramSum"] | None = None,
+    ) -> None:
+        self.units, self.losses, self.apart = units, losses, apart
+        self.key: tuple[int, ...] = ()
+        self._rows = torch.zeros(losses, losses, units, dtype=wide(like.dtype), device=like.device)
+        self._row = [list(of) for of in self._rows]
+
+    def add(self, i: int, k: int, value: Tensor, part: slice = slice(None), times: int = 1) -> None:
+        """Add value [U], so many times, to the entries (i, k) and (k, i) of the units in `part`."""
+        self._row[max(i, k)][min(i, k)][part].add_(value, alpha=times)
+        if self.apart is not None:
+            if self.key not in self.apart:
+                self.apart[self.key] = GramSum(self.units, self.losses, self._rows)
+            self.apart[self.key].add(i, k, value, part, times)
+
+    def add_all(self, grads: Sequence[Sequence[Tensor]], buffers: Buffers, part: slice = slice(None)) -> None:
+        """Add the inner products of gradients: per loss a list of [U, ...], empty for zero."""
+        for i, g_i in enumerate(grads):
+            for k, g_k in enumerate(grads[: i + 1]):
+                for one, two in zip(g_i, g_k, strict=False):
+                    self.add(i, k, buffers.dot(one, two), part)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that is added up in."""
+        return self._rows.dtype
+
+    def table(self) -> Tensor:
+        """[U, K, K]."""
+        lower = self._rows.permute(2, 0, 1)
+        return lower.tril() + lower.tril(-1).transpose(1, 2)
 
 
 @dataclass(slots=True)
 class Factors:
-    """A layer's factors over all of its calls; which parameters they make gradients of."""
+    """A layer's factors over all of its calls; which parameters they make gradients of, and their ids."""
 
     segments: list[Segment]
     weight: bool
     bias: bool
+    ids: tuple[int, ...]
 
 
 def add_shared(layers: Sequence[Factors], total: GramSum, buffers: Buffers) -> None:
@@ -50,6 +99,7 @@ def _token_form(layers: Sequence[Factors], total: GramSum, buffers: Buffers) -> 
                 one, two = layer.segments[s], layer.segments[t]
                 if not (one.losses() and two.losses()):
                     continue
+                total.key = layer.ids
                 key = layer.weight, layer.bias
                 if key not in products:
                     products[key] = _inputs_product(one.x, two.x, *key)
@@ -105,6 +155,7 @@ def _in_cache(d: Tensor) -> Iterator[slice]:
 
 
 def _direct_form(layer: Factors, total: GramSum, buffers: Buffers) -> None:
+    total.key = layer.ids
     x, d = layer.segments[0].x, next(s.cotangent() for s in layer.segments if s.losses())
     size = x.shape[-1] * d.shape[-1] * total.losses * d.element_size()
     step = max(1, min(total.units, _budget(x) // max(size, 1)))
@@ -192,3 +243,64 @@ def direct_cost(layers: Sequence[Factors], losses: int) -> int:
         total += sum(2 * first.units * s.tokens * size * len(s.losses()) for s in layer.segments)
         total += DOT * first.units * size * losses * (losses + 1)
     return total
+
+
+@dataclass(slots=True)
+class Sketch:
+    """Two-sided projections to `size` x `size` numbers per unit, layer and loss, fixed by `seed`."""
+
+    size: int
+    seed: int = 0
+    always: bool = False
+    """Estimate wherever possible, also where the exact Gram takes fewer operations."""
+    _maps: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
+
+    def pays(self, layers: Sequence[Factors]) -> bool:
+        """True where the estimate takes fewer operations than the exact Gram."""
+        if not layers[0].segments[0].x.is_floating_point():
+            return False
+        losses = len(layers[0].segments[0].d)
+        return self.always or self._cost(layers) < min(
+            token_cost(layers, losses), direct_cost(layers, losses)
+        )
+
+    def _cost(self, layers: Sequence[Factors]) -> int:
+        total, K = 0, self.size
+        for n, layer in enumerate(layers):
+            for s in layer.segments:
+                for k in s.losses():
+                    d = s.d[k]
+                    assert d is not None
+                    total += 2 * d.numel() * K + 2 * d.shape[0] * d.shape[1] * K * K
+                if n == 0:
+                    total += 2 * s.x.numel() * K
+        return total
+
+    def add_gram(self, layers: Sequence[Factors], total: GramSum, buffers: Buffers) -> None:
+        """Add the estimated terms of layers with one input to `total`."""
+        inputs = [s.x @ self._map("in", 0, s.x.shape[-1], s.x) for s in layers[0].segments]
+        for n, layer in enumerate(layers):
+            small = [
+                Segment(x, [None if d is None else d @ self._map("out", n, d.shape[-1], d) for d in s.d])
+                for x, s in zip(inputs, layer.segments, strict=True)
+            ]
+            _direct_form(replace(layer, segments=small), total, buffers)
+
+    def _map(self, side: str, n: int, width: int, like: Tensor) -> Tensor:
+        """Fixed projection [width, size]; one per side, width and place among layers of one input."""
+        key = side, n, width, like.dtype, like.device
+        if key not in self._maps:
+            draw = torch.Generator().manual_seed(self.seed * 7919 + width * 31 + n * 2 + (side == "in"))
+            values = torch.randn(width, self.size, generator=draw) / self.size**0.5
+            self._maps[key] = values.to(like)
+        return self._maps[key]
+
+
+def parse_gram(text: str, seed: int = 0) -> Sketch | None:
+    """`exact` -> None, `sketch:K` -> a sketch of K x K numbers per layer."""
+    kind, _, number = text.partition(":")
+    if kind == "exact" and not number:
+        return None
+    if kind == "sketch" and number.isdecimal() and int(number) > 0:
+        return Sketch(int(number), seed)
+    raise BadInput(f"gram: {text!r}; choose exact or sketch:K (such as sketch:32)")

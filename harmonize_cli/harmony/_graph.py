@@ -1,16 +1,17 @@
 """The graph of a step, cut at the pooled vectors: what they were made from, and what was made from them."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from harmonize_cli.errors import BadInput
+from harmonize_cli.harmony._scope import Rows
 from harmonize_cli.harmony._tape import Op
-from harmonize_cli.harmony._units import Rows
 
 Cotangents = list[list[Tensor | None]]
 """Per loss, at each of some places."""
@@ -20,9 +21,9 @@ Cotangents = list[list[Tensor | None]]
 class Reach:
     """What a walk up the graph met.
 
-    ops: operations jumped over, or with `Walk(jump=None)` all recorded ones, in no order. leaves: by id,
-    those reached in another way than through an operation that was jumped over. shuffled: operations above a
-    step that picks rows by their values. nodes: all nodes visited.
+    ops: operations jumped over, or all recorded ones where none is, in no order. leaves: by id, those reached
+    in another way. shuffled: operations above a step that picks rows by their values. nodes: all visited.
+    form: the way taken, the same for graphs that do the same.
     """
 
     ops: set[Op] = field(default_factory=set)
@@ -30,7 +31,6 @@ class Reach:
     shuffled: set[Op] = field(default_factory=set)
     nodes: set[Node] = field(default_factory=set)
     form: list[Hashable] = field(default_factory=list)
-    """The way taken: the same for graphs that do the same."""
 
 
 class Graph:
@@ -70,16 +70,12 @@ class Graph:
                 found.leaves[id(node.variable)] = node.variable  # type: ignore[attr-defined]
                 continue
             if jump is not None:
-                found.form.append(_form(node, name))
+                places = PLACES if _is(name, CUTTING) else ()
+                found.form.append((name, *(str(getattr(node, f"_saved_{at}", "")) for at in places)))
                 shuffled = shuffled or picks_rows(node, name)
             todo.extend((below, shuffled) for below, _ in node.next_functions if below is not None)
         found.nodes = set(seen)
         return found
-
-
-def _form(node: Node, name: str) -> Hashable:
-    """What a node does, and where, if it cuts or rolls."""
-    return (name, *(str(getattr(node, f"_saved_{at}", "")) for at in PLACES)) if _is(name, CUTTING) else name
 
 
 def picks_rows(node: Node, name: str) -> bool:
@@ -108,11 +104,10 @@ ALONG = ("IndexSelect", "Gather", "Scatter", "Sort", "Topk")
 def _in_order(indices: Sequence[Tensor | None]) -> bool:
     """Rows stay where they are: not indexed, or by 0, 1, 2, ... as in x[arange(B), last]."""
     first = indices[0] if len(indices) else None
-    if first is None or first.dtype == torch.bool:
-        return first is None
-    return (
-        bool(torch.equal(first, torch.arange(len(first), device=first.device))) if first.dim() == 1 else False
-    )
+    if first is None:
+        return True
+    by_number = first.dim() == 1 and first.dtype != torch.bool
+    return by_number and torch.equal(first, torch.arange(len(first)).to(first.device))
 
 
 @dataclass(slots=True)
@@ -157,18 +152,22 @@ class Upstream:
         only: int | None = None,
     ) -> list[Tensor | None]:
         """The gradient under weights [B, K] at `inputs`, by one ordinary backward pass; only: as there."""
-        pairs = self.weighted(weights, only)
-        if not pairs or not inputs:
-            return [None] * len(inputs)
-        return list(
-            torch.autograd.grad(
-                [z for z, _ in pairs],
-                [get_gradient_edge(x) if isinstance(x, Tensor) else x for x in inputs],
-                [d for _, d in pairs],
-                retain_graph=keep_graph,
-                allow_unused=True,
-            )
-        )
+        return pull(self.weighted(weights, only), inputs, keep_graph=keep_graph)
+
+
+def pull(
+    pairs: Sequence[tuple[Tensor | GradientEdge, Tensor | None]],
+    inputs: Sequence[Tensor | GradientEdge],
+    *,
+    keep_graph: bool,
+) -> list[Tensor | None]:
+    """Gradients at `inputs` from tensors with their cotangents; None where nothing comes."""
+    if not pairs or not inputs:
+        return [None] * len(inputs)
+    edges = [get_gradient_edge(x) if isinstance(x, Tensor) else x for x in inputs]
+    roots: Any = [y for y, _ in pairs]
+    given = [d for _, d in pairs]
+    return list(torch.autograd.grad(roots, edges, given, retain_graph=keep_graph, allow_unused=True))
 
 
 def weighted_sum(delta: Sequence[Tensor | None], weights: Tensor, rows: Rows | None = None) -> Tensor | None:
@@ -198,151 +197,6 @@ def upstream(pooled: Sequence[Tensor], ops: list[Op], couplings: list[GradientEd
     return Upstream(rooted, samples, ops, couplings)
 
 
-Roots = list[list[tuple[Tensor, Tensor | None]]]
-"""Per loss: tensors to start from, and their cotangents (None for the loss itself)."""
-
-Plain = list[tuple[nn.Parameter, list[Tensor | None]]]
-"""Parameters, and their gradient under each loss."""
-
-ADVICE = (
-    "make the losses from nothing but what `Harmonizer.through_gate` returns for the heads' outputs: "
-    "`losses = ...(harmonizer.through_gate(heads(pooled)))`"
-)
-
-
-@dataclass(slots=True)
-class Pulled:
-    """Gradients per loss: at the pooled vectors, at the outputs of recorded operations of the heads, and
-    plain ones of all other parameters."""
-
-    delta: Cotangents
-    at_heads: dict[Op, Cotangents]
-    plain: Plain
-
-
-@dataclass(slots=True)
-class Downstream:
-    """The graph between `pooled` and `roots`: the losses, or the detach mask with the losses' cotangents.
-
-    The detach mask is an alias of each head's output, which the losses are made from. Taking a loss away from
-    a sample there treats that embedding as a constant. The cotangents then go back through the heads once
-    more: BatchNorm there couples the samples, and rows cut out behind it would lack the terms that keep its
-    mean and variance where they are.
-
-    heads: recorded operations, read one by one. leaves: the parameters that they don't account for. beyond:
-    parameters between the mask and the losses, such as a learned temperature, which no gate touches.
-    """
-
-    pooled: list[Tensor]
-    heads: list[Op]
-    leaves: list[nn.Parameter]
-    roots: Roots
-    beyond: Plain = field(default_factory=list)
-
-    def pull(self, *, keep_graph: bool) -> Pulled:
-        """Differentiate down to the pooled vectors; frees the graph unless told to keep it."""
-        edges = [edge for op in self.heads for edge in op.edges]
-        inputs = [*map(get_gradient_edge, self.pooled), *edges, *map(get_gradient_edge, self.leaves)]
-        found = _gradients(self.roots, inputs, keep_graph=keep_graph)
-        at, end = len(self.pooled), len(self.pooled) + len(edges)
-        outputs = [iter(row[at:end]) for row in found]
-        heads = {op: [op.shaped([next(of) for _ in op.edges]) for of in outputs] for op in self.heads}
-        plain = [(p, [row[end + n] for row in found]) for n, p in enumerate(self.leaves)]
-        return Pulled([row[:at] for row in found], heads, plain + self.beyond)
-
-    def pull_without(self, taking_part: Tensor) -> Pulled:
-        """`pull` with losses detached from the samples where `taking_part` [B, K] is 0; frees the graph."""
-        self.roots = [
-            [(y, None if d is None else Rows().scale(d, taking_part[:, k])) for y, d in pairs]
-            for k, pairs in enumerate(self.roots)
-        ]
-        return self.pull(keep_graph=False)
-
-
-def downstream(
-    losses: Mapping[str, Tensor], up: Upstream, mask: Sequence[Tensor], ops: Sequence[Op], *, read_heads: bool
-) -> Downstream:
-    """What lies between the pooled vectors and `losses`. mask: the outputs of `through_gate`.
-
-    read_heads: account for recorded operations of the heads one by one.
-
-    Raises:
-        BadInput: losses that are no scalars or have no graph, that pass the detach mask by, or a mask without
-            rows for the samples.
-    """
-    _check_losses(losses)
-    stops = frozenset(z.grad_fn for z in up.pooled if z.grad_fn is not None)
-    graph, own = Graph(ops), {id(z) for z in up.pooled}
-    ends = [loss.grad_fn for loss in losses.values()]
-    below = graph.walk(ends, stops)
-    heads = [op for op in ops if read_heads and op in below.ops and has_samples(op, up.samples)]
-    rest = graph.walk(ends, stops, set(heads))
-    clear = [op for op in heads if not any(id(s.tensor) in rest.leaves for s in op.sides)]
-    if len(clear) < len(heads):  # a parameter that is used in another way too gets its plain gradient
-        heads, rest = clear, graph.walk(ends, stops, set(clear))
-    roots: Roots = [[(loss, None)] for loss in losses.values()]
-    if not mask:
-        return Downstream(up.pooled, heads, _parameters(rest, own), roots)
-    gates = frozenset(y.grad_fn for y in mask if y.grad_fn is not None)
-    past = graph.walk(ends, gates)
-    if past.nodes & stops or past.leaves.keys() & own:
-        raise BadInput("gate: the losses read something else made from the pooled vectors; " + ADVICE)
-    if any(len(y) % up.samples for y in mask):
-        raise BadInput(f"gate: through_gate saw {[len(y) for y in mask]} rows for {up.samples} samples")
-    beyond = _parameters(past, own)
-    found = _gradients(roots, [*map(get_gradient_edge, [*mask, *beyond])], keep_graph=True)
-    return Downstream(
-        up.pooled,
-        heads,
-        _parameters(graph.walk(gates, stops, set(heads)), own),
-        [list(zip(mask, row[: len(mask)], strict=True)) for row in found],
-        [(p, [row[len(mask) + n] for row in found]) for n, p in enumerate(beyond)],
-    )
-
-
-def has_samples(op: Op, samples: int) -> bool:
-    """Whether an operation of the heads can be read by samples: data entered it, and came out row by row."""
-    shape = op.shapes[0]
-    direct = all(side.made_by is None for side in op.sides)
-    return not op.pure and direct and len(shape) > 1 and shape[0] % samples == 0
-
-
-def _check_losses(losses: Mapping[str, Tensor]) -> None:
-    if not isinstance(losses, Mapping) or not losses:
-        kind = "none given" if isinstance(losses, Mapping) else type(losses).__name__
-        raise BadInput(f"losses: {kind}; expected scalars by name, such as {{'va': ..., 'vt': ...}}")
-    for name, loss in losses.items():
-        if not isinstance(loss, Tensor) or loss.dim() != 0:
-            shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise BadInput(f"losses[{name!r}]: {shape}; expected a scalar tensor: take its mean or sum first")
-    if not any(loss.requires_grad for loss in losses.values()):
-        raise BadInput(
-            f"losses {', '.join(losses)}: none depends on a parameter (detached, or under no_grad)"
-        )
-
-
-def _parameters(reach: Reach, without: set[int]) -> list[nn.Parameter]:
-    return [p for i, p in reach.leaves.items() if isinstance(p, nn.Parameter) and i not in without]
-
-
-def _gradients(
-    roots: Roots, inputs: Sequence[GradientEdge], *, keep_graph: bool
-) -> list[list[Tensor | None]]:
-    """Per loss, at each of `inputs`."""
-    rows: list[list[Tensor | None]] = []
-    last = len(roots) - 1
-    for k, pairs in enumerate(roots):
-        pulled = [(y, d) for y, d in pairs if y.grad_fn is not None and (d is not None or y.dim() == 0)]
-        row: list[Tensor | None] = [None] * len(inputs)
-        if pulled and inputs:
-            row = list(
-                torch.autograd.grad(
-                    [y for y, _ in pulled],
-                    inputs,
-                    [d for _, d in pulled],
-                    retain_graph=keep_graph or k < last,
-                    allow_unused=True,
-                )
-            )
-        rows.append(row)
-    return rows
+Chunks = Callable[[bool], Iterable[tuple[slice, Upstream]]]
+"""The batch's parts in order: their samples, and the graphs that their pooled vectors were made in; recorded
+where layers are going to be read (True)."""

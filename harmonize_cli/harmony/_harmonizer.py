@@ -10,9 +10,9 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,71 +20,28 @@ from torch.amp.grad_scaler import GradScaler
 from torch.autograd.graph import GradientEdge
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.harmony._gate import Gate
-from harmonize_cli.harmony._graph import (
-    ADVICE,
-    Downstream,
-    Graph,
-    Pulled,
-    Upstream,
-    downstream,
-    upstream,
-)
+from harmonize_cli.harmony._cut import ADVICE, Cut, Pooled, defined_samples, listed, make_cut
+from harmonize_cli.harmony._gram import parse_gram
+from harmonize_cli.harmony._graph import Chunks, Graph, Upstream, pull, upstream
 from harmonize_cli.harmony._kinds import READERS
 from harmonize_cli.harmony._measure import (
     Layers,
-    Measurement,
-    OpRows,
-    add_grams,
-    make_uses,
+    add_up,
+    gram_of,
+    read_heads,
     representation_gram,
     update,
 )
-from harmonize_cli.harmony._policy import Control, Decision, Policy
+from harmonize_cli.harmony._policy import Control, Decision, Gate, Policy
 from harmonize_cli.harmony._reading import Reader
 from harmonize_cli.harmony._report import HarmonyReport
 from harmonize_cli.harmony._rule import Weigh, make_rule
-from harmonize_cli.harmony._scope import Scope
-from harmonize_cli.harmony._sketch import parse_gram
-from harmonize_cli.harmony._sums import Buffers, GramSum, Sink, add_grad
+from harmonize_cli.harmony._scope import Granularity, Scope, any_in_unit, spread
+from harmonize_cli.harmony._sums import Sink, add_grad
 from harmonize_cli.harmony._tape import Op, Tape
-from harmonize_cli.harmony._units import Granularity, Rows, any_in_unit, spread
 from harmonize_cli.harmony._whole import WholeBatch
-from harmonize_cli.harmony._wrapped import SHARDED_HEADS, Wrapped, explained, outside_autocast
+from harmonize_cli.harmony._wrapped import Wrapped, explained, outside_autocast
 from harmonize_cli.ranks import gather, own_rows, sum_gradients
-
-Pooled = Tensor | Mapping[str, Tensor] | Iterable[Tensor]
-
-
-@dataclass(slots=True)
-class Chunk:
-    """A part of the batch: its samples, and the graph that its pooled vectors were made in."""
-
-    samples: slice
-    up: Upstream
-
-
-class Chunks(Protocol):
-    """A batch's chunks. `once` is True where they can be gone through again without cost."""
-
-    once: bool
-
-    def __call__(self, *, record: bool) -> Iterator[Chunk]:
-        """In order; `record` where layers are going to be read."""
-
-
-@dataclass(slots=True)
-class Cut:
-    """A step's graph, cut at the pooled vectors.
-
-    up: all samples, with their cotangents. down: the graph below, kept while a gate may take losses away
-    there. pulled: what came from below.
-    """
-
-    losses: list[str]
-    up: Upstream
-    down: Downstream | None
-    pulled: Pulled
 
 
 class Harmonizer:
@@ -93,7 +50,7 @@ class Harmonizer:
     In a training loop, in place of `(loss_va + loss_vt).backward()`:
 
         with harmonizer.record():
-            pooled = model.encode(batch)      # anything; operations on parameters are seen as they run
+            pooled = model.encode(batch)      # anything; operations on parameters are recorded as they run
             losses = {"va": ..., "vt": ...}   # scalars made from `pooled`
         report = harmonizer.backward(losses, pooled, step=step)
         optimizer.step()
@@ -116,8 +73,7 @@ class Harmonizer:
         scope: see `Scope`. granularity: `sample`, `microbatch:N`, `batch`. gram: `exact` or `sketch:K`.
         gate: curriculum; control: `random`, `shuffled` or `norm` (see `Policy`). seed: of their draws.
         check: on the first step, and when operations or shapes change, compare with an ordinary backward
-            pass; parameters that differ are left to ordinary passes. Without it the samples are taken to lie
-            first inside the model too: right for batch-first models, silently wrong for others.
+            pass; parameters that differ are left to ordinary passes. Without it no comparison is made.
     """
 
     def __init__(
@@ -139,7 +95,8 @@ class Harmonizer:
         self.policy = Policy(make_rule(rule), gate, control, seed)
         self.in_scope: list[str] = []
         """Paths of the parameters compared in the last step."""
-        self.names = self._paths()
+        self.names: dict[int, list[str]] = {}
+        self._named()
         self.reader = Reader(self.names, check, parse_gram(gram, seed))
         self._tape = Tape(self.modules, READERS)
         self._mask: list[Tensor] = []
@@ -157,7 +114,7 @@ class Harmonizer:
 
     @property
     def check_seconds(self) -> float:
-        """What the checks of first steps have taken so far."""
+        """What the checks have taken so far."""
         return self.reader.seconds
 
     @contextmanager
@@ -221,15 +178,14 @@ class Harmonizer:
                 losses = {name: scaler.scale(loss) for name, loss in losses.items()}
                 scale = scaler.get_scale()
             cut = self.cut(losses, pooled)
-            return self.run(cut, One(cut.up), step=step, valid=valid, scale=scale, reduce=reduce)
+            return self.run(cut, step=step, valid=valid, scale=scale, reduce=reduce)
 
     def grams(
         self, losses: Mapping[str, Tensor], pooled: Pooled, scopes: Sequence[str] = ()
     ) -> dict[str, Tensor]:
         """Only measure: per scope [U, K, K] of this rank, without touching `.grad`; frees the graph.
 
-        scopes: the harmonizer's own by default. At granularity `batch` use `backward`: there the Gram comes
-        from the gradients themselves.
+        scopes: the harmonizer's own by default.
         """
         if self.granularity.whole:
             raise BadInput("granularity: batch is measured by `backward` alone")
@@ -243,13 +199,13 @@ class Harmonizer:
             if len(layered) < len(wanted):
                 found["representation"] = representation_gram(cut.up, units)
             if layered:
-                heads = self._heads(cut, units)
+                heads = read_heads(cut.pulled.at_heads, units)
                 choose = partial(self._choose, cut.up, layered)
                 measured = self.reader.measure(cut.up, units, choose)
                 for scope, gram in zip(layered, measured.grams, strict=True):
                     found[scope.name] = gram
                     if heads is not None and scope.name == "all":
-                        found[scope.name] = gram + self._gram_of(heads, cut, units)
+                        found[scope.name] = gram + self._gram_of(heads, cut)
             return {scope.name: found[scope.name] for scope in wanted}
 
     def covers(self, losses: Mapping[str, Tensor], pooled: Pooled) -> tuple[str, list[str]]:
@@ -260,42 +216,25 @@ class Harmonizer:
         up = upstream(listed(pooled), [], [])
         if self.scope.name == "representation":
             return self.scope.name, []
-        up.delta = [
-            list(torch.autograd.grad(loss, up.pooled, retain_graph=True, allow_unused=True))
-            for loss in losses.values()
-        ]
+        roots = ([(loss, None)] if loss.requires_grad else [] for loss in losses.values())
+        up.delta = [pull(root, up.pooled, keep_graph=True) for root in roots]
         leaves = [set(Graph([]).walk([z.grad_fn]).leaves) for z in up.pooled]
         name, inside = self.scope.choose(leaves, up.losses_at(), self.names)
         return name, sorted(self.names[i][0] for i in inside)
 
     def cut(self, losses: Mapping[str, Tensor], pooled: Pooled, *, read_heads: bool | None = None) -> Cut:
-        """The graph of the last forward pass, cut at `pooled`.
-
-        Raises:
-            BadInput: see `upstream` and `downstream`; or the losses train what this harmonizer does not
-                know, a parameter is used on both sides, or a gate does not know the heads.
-        """
+        """The graph of the last forward pass, cut at `pooled`; read_heads: as scope `all` does by default."""
+        self._named()
         mask, self._mask = self._mask, []
+        gated = self.policy.gate is not None and read_heads is None
+        if read_heads is None:
+            read_heads = self.needs_layers and self.scope.name == "all"
         up = upstream(listed(pooled), *self.take())
-        reads = self.needs_layers and self.scope.name == "all" if read_heads is None else read_heads
-        down = downstream(losses, up, mask, up.ops, read_heads=reads)
-        trained = {id(p): p for p in down.leaves} | {id(p): p for p, _ in down.beyond}
-        trained |= {id(s.tensor): s.tensor for op in down.heads for s in op.sides}  # type: ignore[misc]
-        self._know(trained.values())
-        if any(self._wrapped.owns(path) for i in trained for path in self.names[i]):
-            raise BadInput(SHARDED_HEADS)
-        pulled = down.pull(keep_graph=bool(mask))
-        up.delta = pulled.delta
-        if not any(d is not None for of in up.delta for d in of):
-            raise BadInput(
-                "no loss depends on the pooled vectors; give `backward` the very tensors that the losses "
-                "were made from"
-            )
-        plain = any(p.dim() > 0 for p, _ in pulled.plain)
-        if self.policy.gate is not None and read_heads is None and not mask and plain:
+        found = make_cut(losses, up, mask, self.reader.heads if read_heads else None)
+        found.refuse_unknown(self.names, self._wrapped)
+        if gated and not mask and any(p.dim() > 0 for p, _ in found.pulled.plain):
             raise BadInput("a gate has to know the heads' outputs: " + ADVICE)
-        self._refuse_both_sides(up, trained)
-        return Cut(list(losses), up, down if mask else None, pulled)
+        return found
 
     def take(self) -> tuple[list[Op], list[GradientEdge]]:
         """The recorded operations of the last forward pass, and outputs of those that mix samples."""
@@ -305,28 +244,38 @@ class Harmonizer:
     def run(
         self,
         cut: Cut,
-        chunks: Chunks,
+        chunks: Chunks | None = None,
         *,
         step: int,
         valid: Mapping[str, Tensor] | None,
         scale: float = 1.0,
         reduce: bool = True,
     ) -> HarmonyReport:
-        """A step over the chunks of a cut: measure, decide, update."""
+        """A step over the chunks of a cut, one by default; passed twice where a decision has to know all."""
         began = time.perf_counter()
-        samples = cut.up.samples
+        samples, direct = cut.up.samples, chunks is None
+        chunks = chunks or (lambda record: [(slice(0, samples), cut.up)])
         units = self.granularity.units(samples)
         defined = any_in_unit(defined_samples(valid, cut), units)
         if self.granularity.whole:
-            whole = WholeBatch(self._named())
-            for chunk in chunks(record=False):
-                whole.add(chunk.up)
-            self._chosen, gram = whole.gram(cut.up, cut.pulled.plain, self.scope, self.names)
-            gram = gram / scale**2
-            decision = self._decide(gram, defined, step, cut.losses)
-            whole.update(decision.weights)
+            gram, decision = self._whole(cut, chunks, defined, step, scale)
             return self._report(cut, gram, decision, began)
-        gram, kept, heads = self._measured(cut, chunks, defined, step, scale)
+        kept: Layers | None = None
+        heads, updated = None, False
+        if self.needs_layers:
+            heads = read_heads(cut.pulled.at_heads, units)
+            updated = not direct and self.policy.one_by_one
+            grams = []
+            for own, layers, gram in self._measured(cut, chunks, heads, keep_graph=direct and bool(cut.down)):
+                grams.append(gram / scale**2)
+                if updated:
+                    decision = self.policy.decide(grams[-1].cpu(), defined[own].cpu(), step, cut.losses)
+                    update(*layers, decision.weights.to(gram))
+                kept = layers[0] if direct else None
+            gram = torch.cat(grams)
+        else:
+            self._chosen = "representation"
+            gram = representation_gram(cut.up, units) / scale**2
         decision = self._decide(gram, defined, step, cut.losses)
         weights = decision.weights.to(gram)
         if decision.rejecting and cut.down is not None:
@@ -334,49 +283,51 @@ class Harmonizer:
             taking_part = spread(decision.taking_part, samples).to(cut.up.pooled[0].device)
             cut.pulled = cut.down.pull_without(taking_part)
             cut.up.delta = cut.pulled.delta
-            heads = self._heads(cut, units)
+            heads = read_heads(cut.pulled.at_heads, units)
             weights = decision.open_weights().to(gram)
-        if isinstance(kept, Measurement):
-            update(kept.layers, cut.up, weights)
-        elif kept is None:
-            for chunk in chunks(record=False):
-                chunk.up.backward(spread(weights, samples)[chunk.samples])
-        self._update_heads(cut, heads, weights)
+        if kept is not None:
+            update(kept, cut.up, weights)
+        elif not updated:
+            for own, up in chunks(False):
+                up.backward(spread(weights, samples)[own])
+        add_up(heads.uses if heads is not None else [], Sink(), weights)
+        for p, grads in cut.pulled.plain:
+            for grad in grads:
+                add_grad(p, grad)
         if reduce:
             # FSDP sums its own
             sum_gradients(p for name, p in self._named().items() if not self._wrapped.owns(name))
         return self._report(cut, gram, decision, began)
 
-    def _measured(
+    def _whole(
         self, cut: Cut, chunks: Chunks, defined: Tensor, step: int, scale: float
-    ) -> tuple[Tensor, "Measurement | bool | None", Layers | None]:
-        """[U, K, K]; what an update needs where there is one chunk, True where chunks are updated already,
-        None where they have to be gone through again; the heads, where they are read."""
-        units = self.granularity.units(cut.up.samples)
-        if not self.needs_layers:
-            self._chosen = "representation"
-            return representation_gram(cut.up, units) / scale**2, None, None
-        heads = self._heads(cut, units)
-        of_heads = self._gram_of(heads, cut, units) if heads is not None else None
-        at_once = not chunks.once and self.policy.one_by_one
-        grams, last, keep = [], None, chunks.once and cut.down is not None
+    ) -> tuple[Tensor, Decision]:
+        whole = WholeBatch(self._named())
+        for _, up in chunks(False):
+            whole.add(up)
+        self._chosen, gram = whole.gram(cut.up, cut.pulled.plain, self.scope, self.names)
+        gram = gram / scale**2
+        everywhere = gather(defined).any()[None]
+        decision = self.policy.decide(gram.cpu(), everywhere.cpu(), step, cut.losses)
+        whole.update(decision.weights)
+        return gram, decision
+
+    def _measured(
+        self, cut: Cut, chunks: Chunks, heads: Layers | None, *, keep_graph: bool
+    ) -> Iterator[tuple[slice, tuple[Layers, Upstream], Tensor]]:
+        """Per chunk: its units, what its update needs, and its Gram matrices [U, K, K], heads included."""
+        of_heads = None if heads is None else self._gram_of(heads, cut)
         choose = partial(self._choose, cut.up, [self.scope])
-        for chunk in chunks(record=True):
-            count = self.granularity.units(chunk.up.samples)
-            start = chunk.samples.start // self.granularity.share
+        for samples, up in chunks(True):
+            count = self.granularity.units(up.samples)
+            start = samples.start // self.granularity.share
             own = slice(start, start + count)
-            last = self.reader.measure(chunk.up, count, choose, keep_graph=keep)
-            gram = last.grams[0] if of_heads is None else last.grams[0] + of_heads[own]
-            gram = gram / scale**2
-            grams.append(gram)
-            if at_once:
-                decision = self.policy.decide(gram.cpu(), defined[own].cpu(), step, cut.losses)
-                update(last.layers, chunk.up, decision.weights.to(gram))
-        assert last is not None
-        self.in_scope = sorted(self.names[i][0] for i in last.inside[0])
-        if heads is not None:
-            self.in_scope += sorted(self.names[id(p)][0] for p in heads.quick())
-        return torch.cat(grams), last if chunks.once else at_once or None, heads
+            found = self.reader.measure(up, count, choose, keep_graph=keep_graph)
+            self.in_scope = sorted(self.names[i][0] for i in found.inside[0])
+            if heads is not None:
+                self.in_scope += sorted(self.names[i][0] for i in heads.parameters)
+            gram = found.grams[0]
+            yield own, (found.layers, up), gram if of_heads is None else gram + of_heads[own]
 
     def _choose(self, up: Upstream, scopes: list[Scope], leaves: list[set[int]]) -> list[set[int]]:
         """The parameters in each scope, by id, for those that every pooled vector depends on."""
@@ -384,46 +335,19 @@ class Harmonizer:
         self._chosen = found[0][0]
         return [ids for _, ids in found]
 
-    def _heads(self, cut: Cut, units: int) -> Layers | None:
-        """The parameters of the heads, where they are read, with uses of the present cotangents."""
-        if not cut.pulled.at_heads:
-            return None
-        rows: OpRows = {op: [Rows() for _ in op.edges] for op in cut.pulled.at_heads}
-        uses = make_uses(dict(cut.pulled.at_heads), rows, units)
-        sides = {id(s.tensor): s.tensor for use in uses for s in use.sides}
-        parameters = {i: p for i, p in sides.items() if isinstance(p, nn.Parameter)}
-        return Layers(uses, parameters, [set(parameters)], set())
-
-    def _gram_of(self, heads: Layers, cut: Cut, units: int) -> Tensor:
-        total = GramSum(units, len(cut.losses), cut.up.pooled[0])
-        add_grams(heads, [set(heads.parameters)], {frozenset({0}): total}, self.reader.sketch)
-        return total.table()
-
-    def _update_heads(self, cut: Cut, heads: Layers | None, weights: Tensor) -> None:
-        """The heads' gradients: under the rule's weights [U, K] where they are in scope, plain elsewhere."""
-        if heads is not None:
-            sink, buffers = Sink(), Buffers()
-            for use in heads.uses:
-                use.add_to(sink, weights, buffers)
-        for p, grads in cut.pulled.plain:
-            for grad in grads:
-                if grad is not None:
-                    add_grad(p, grad)
+    def _gram_of(self, heads: Layers, cut: Cut) -> Tensor:
+        units = self.granularity.units(cut.up.samples)
+        return gram_of(heads, heads.parameters, units, cut.up.delta, self.reader.sketch)
 
     def _decide(self, gram: Tensor, defined: Tensor, step: int, losses: list[str]) -> Decision:
         """Decide on the units of all ranks (a few numbers each, on the CPU), return this rank's."""
-        if self.granularity.whole:
-            everywhere = gather(defined).any()[None]
-            return self.policy.decide(gram.cpu(), everywhere.cpu(), step, losses)
-        decision = self.policy.decide(gather(gram).cpu(), gather(defined).cpu(), step, losses)
-        return Decision(
-            weights=own_rows(decision.weights),
-            taking_part=own_rows(decision.taking_part),
-            kept=own_rows(decision.kept),
-            cosine=own_rows(decision.cosine),
-            everywhere=decision.cosine,
-            threshold=decision.threshold,
-            rejecting=decision.rejecting,
+        all_ranks = self.policy.decide(gather(gram).cpu(), gather(defined).cpu(), step, losses)
+        return replace(
+            all_ranks,
+            weights=own_rows(all_ranks.weights),
+            taking_part=own_rows(all_ranks.taking_part),
+            kept=own_rows(all_ranks.kept),
+            cosine=own_rows(all_ranks.cosine),
         )
 
     def _report(self, cut: Cut, gram: Tensor, decision: Decision, began: float) -> HarmonyReport:
@@ -442,69 +366,22 @@ class Harmonizer:
             slow=self.reader.slow if self.needs_layers else (),
         )
 
-    def _paths(self) -> dict[int, list[str]]:
-        """Per trainable parameter, by id, all of its paths."""
-        found: dict[int, list[str]] = {}
+    def _named(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters as they are now, by their first path; `names` gets all paths, by id."""
+        self.names.clear()
+        found: dict[str, nn.Parameter] = {}
         for prefix, module in self.modules.items():
             for name, p in module.named_parameters(prefix=prefix, remove_duplicate=False):
                 if p.requires_grad:
-                    found.setdefault(id(p), []).append(name)
+                    if id(p) not in self.names:
+                        found[name] = p
+                    self.names.setdefault(id(p), []).append(name)
         return found
-
-    def _named(self) -> dict[str, nn.Parameter]:
-        found: dict[int, tuple[str, nn.Parameter]] = {}
-        for prefix, module in self.modules.items():
-            for name, p in module.named_parameters(prefix=prefix):
-                if p.requires_grad:
-                    found.setdefault(id(p), (name, p))
-        return dict(found.values())
-
-    def _know(self, parameters: Iterable[Tensor]) -> None:
-        """Look at the modules again where a parameter is new, such as a lazy layer's.
-
-        Raises:
-            BadInput: it is none of theirs.
-        """
-        if any(id(p) not in self.names for p in parameters):
-            self.names.clear()
-            self.names.update(self._paths())
-            if any(id(p) not in self.names for p in parameters):
-                if self._wrapped.shards:
-                    raise BadInput(SHARDED_HEADS)
-                raise BadInput(
-                    "the losses train parameters outside the given modules; pass all of them, "
-                    'such as Harmonizer({"": model, "loss": loss})'
-                )
-
-    def _refuse_both_sides(self, up: Upstream, trained: Mapping[int, Tensor]) -> None:
-        above: dict[int, Tensor] = {}
-        for z in up.pooled:
-            reach = Graph([]).walk([z.grad_fn])
-            above |= reach.leaves
-            others = [y for y in up.pooled if y is not z and y.grad_fn is not z.grad_fn]
-            if len({id(y) for y in up.pooled}) < len(up.pooled) or any(
-                y.grad_fn in reach.nodes for y in others
-            ):
-                raise BadInput(
-                    "pooled: one vector is another, or was made from it, so its path would count twice; give "
-                    "each once, and only the last of a chain"
-                )
-        # with FSDP the graph has gathered copies, which are nobody's parameters
-        if not self._wrapped.shards:
-            self._know(p for p in above.values() if isinstance(p, nn.Parameter))
-        both = [self.names[i][0] for i in above if i in trained]
-        if both:
-            raise BadInput(
-                f"{both[0]}: a parameter is used both before and after the pooled vectors (tied weights, or "
-                "a loss that reads something else than the pooled vectors); give pooled vectors that lie "
-                "behind both uses"
-            )
 
     def _need_record(self) -> None:
         recorded, self._recorded = self._recorded, False
         self._wrapped = Wrapped(self.modules)
         self._wrapped.prepare(self.modules, by_layers=self.needs_layers or self.granularity.whole)
-        self._wrapped.refuse_reduced()
         if self.needs_layers and not recorded:
             raise BadInput(
                 f"scope {self.scope.name}: run the encoder inside `with harmonizer.record():`; only scope "
@@ -519,41 +396,3 @@ class Harmonizer:
         """Continue from `state_dict`."""
         if "rule" in state:
             self.policy.rule.load_state_dict(state["rule"])
-
-
-@dataclass(slots=True)
-class One:
-    """The direct step's only chunk."""
-
-    up: Upstream
-    once: bool = True
-
-    def __call__(self, *, record: bool) -> Iterator[Chunk]:
-        """See `Chunks`."""
-        yield Chunk(slice(0, self.up.samples), self.up)
-
-
-def listed(pooled: Pooled) -> list[Tensor]:
-    """The pooled vectors in order.
-
-    Raises:
-        BadInput: something else than tensors.
-    """
-    if isinstance(pooled, Tensor):
-        return [pooled]
-    found = list(pooled.values()) if isinstance(pooled, Mapping) else list(pooled)
-    if not found or not all(isinstance(z, Tensor) for z in found):
-        kinds = sorted({type(z).__name__ for z in found}) or ["nothing"]
-        raise BadInput(f"pooled: {', '.join(kinds)}; expected tensors [B, ...], one or by name")
-    return found
-
-
-def defined_samples(valid: Mapping[str, Tensor] | None, cut: Cut) -> Tensor:
-    """[B] True for the samples that have the pairs of all losses."""
-    samples = cut.up.samples
-    flags = torch.ones(samples, dtype=torch.bool, device=cut.up.pooled[0].device)
-    for name, of in (valid or {}).items():
-        if name not in cut.losses or of.shape != flags.shape:
-            raise BadInput(f"valid[{name!r}]: expected one of the losses {cut.losses} and shape [{samples}]")
-        flags &= of.to(flags)
-    return flags

@@ -1,6 +1,5 @@
 """Kinds of operations whose per-unit gradients have a closed form. To add one, add a reader to `READERS`."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harmonize_cli.harmony._graph import Cotangents
+from harmonize_cli.harmony._scope import Rows
 from harmonize_cli.harmony._sums import wide
 from harmonize_cli.harmony._tape import Op, Side
-from harmonize_cli.harmony._units import Rows
 from harmonize_cli.harmony._uses import OuterUse, ReplayedUse, Segment, SettledUse, Use, find_batched
 
 Reader = Callable[[Op, list[Side], Cotangents, Rows, int], "Use | None"]
@@ -30,12 +29,12 @@ def read(op: Op, cotangents: Cotangents, rows: list[Rows | None], inner: set[Op]
         if use is not None:
             return use
     use = ReplayedUse(op, sides, cotangents, rows, units)
-    use.batched = None if op.random is not None else find_batched(use)
+    use.batched = find_batched(use)
     return use
 
 
 def readable(op: Op) -> bool:
-    """Whether what the operation saw is still there; sums and expansions need not look."""
+    """Whether the operation's arguments are still as they were; sums and expansions don't depend on them."""
     if op.func is F.embedding and (_arg(op, 3, "max_norm") is not None or _arg(op, 6, "sparse", False)):
         return False
     return op.func in BLIND or not (op.changed or op.in_place)
@@ -72,49 +71,6 @@ def _outer(
     cotangents = [None if of[0] is None else tokens(working(of[0]), rows, units) for of in d]
     segment = Segment(_match(tokens(x.detach(), rows, units), cotangents), cotangents)
     return OuterUse(op, segment, by_id.get(id(W)), by_id.get(id(b)), out_first)
-
-
-def read_patches(op: Op, sides: list[Side], d: Cotangents, rows: Rows, units: int) -> Use | None:
-    """Convolutions that cut their input into patches (stride = kernel): linear maps of patches."""
-    x, W, b = _arg(op, 0, "input"), _arg(op, 1, "weight"), _arg(op, 2, "bias")
-    by_id = {id(side.tensor): side for side in sides}
-    if rows != Rows() or x.dim() != W.dim() or id(x) in by_id or not _cuts_patches(op, W):
-        return None
-    cotangents = [None if of[0] is None else tokens(working(of[0]).movedim(1, -1), rows, units) for of in d]
-    patches = patch_rows(x.detach(), tuple(W.shape[2:]))
-    segment = Segment(_match(tokens(patches, rows, units), cotangents), cotangents)
-    return OuterUse(op, segment, by_id.get(id(W)), by_id.get(id(b)))
-
-
-def _cuts_patches(op: Op, W: Tensor) -> bool:
-    kernel = tuple(W.shape[2:])
-
-    def each(value: Any) -> tuple[int, ...]:
-        return (
-            (value,) * len(kernel) if isinstance(value, int) else tuple(value) * (len(kernel) // len(value))
-        )
-
-    padding = _arg(op, 4, "padding", 0)
-    return (
-        each(_arg(op, 3, "stride", 1)) == kernel
-        and not isinstance(padding, str)
-        and not any(each(padding))
-        and set(each(_arg(op, 5, "dilation", 1))) == {1}
-        and _arg(op, 6, "groups", 1) == 1
-    )
-
-
-def patch_rows(x: Tensor, kernel: tuple[int, ...]) -> Tensor:
-    """[N, C, *space] -> [N, patches, C * prod(kernel)], in the order of the weight and of the output."""
-    axes = len(kernel)
-    grid = [size // k for size, k in zip(x.shape[2:], kernel, strict=True)]
-    for axis, (count, k) in enumerate(zip(grid, kernel, strict=True)):
-        x = x.narrow(2 + axis, 0, count * k)
-    split = [each for count, k in zip(grid, kernel, strict=True) for each in (count, k)]
-    x = x.reshape(*x.shape[:2], *split)
-    # [N, C, g1, k1, g2, k2, ...] -> [N, g1, g2, ..., C, k1, k2, ...]
-    order = [0, *range(2, 2 + 2 * axes, 2), 1, *range(3, 3 + 2 * axes, 2)]
-    return x.permute(order).reshape(x.shape[0], math.prod(grid), -1)
 
 
 def read_embedding(op: Op, sides: list[Side], d: Cotangents, rows: Rows, units: int) -> Use | None:
@@ -173,8 +129,8 @@ def read_broadcast(op: Op, sides: list[Side], d: Cotangents, rows: Rows, units: 
         return None
     side, shape = sides[0], op.shapes[0]
     own = (1,) * (len(shape) - side.tensor.dim()) + tuple(side.tensor.shape)
-    if own[rows.axis] != 1:
-        return None  # it has rows of its own
+    if own[rows.axis] != 1 or any(n not in (1, shape[axis]) for axis, n in enumerate(own)):
+        return None  # it has rows of its own, or is repeated
     factor = _factor(op, side)
     spanned = [axis + 1 for axis, n in enumerate(own) if n == 1]
     grads = None
@@ -225,13 +181,13 @@ def _arg(op: Op, position: int, name: str, default: Any = None) -> Any:
 LAYER_NORMS = (F.layer_norm, torch.layer_norm)
 PRODUCTS = (Tensor.mul, torch.mul)
 DIFFERENCES = (Tensor.sub, Tensor.sub_, torch.sub)
-BLIND = (Tensor.expand, Tensor.add, torch.add, Tensor.add_, *DIFFERENCES)
+EXPANSIONS = (Tensor.expand, Tensor.expand_as, Tensor.repeat, torch.broadcast_to, Tensor.broadcast_to)
+BLIND = (*EXPANSIONS, Tensor.add, torch.add, Tensor.add_, *DIFFERENCES)
 """Operations whose gradient does not depend on their arguments."""
 
 READERS: dict[Callable[..., Any], Reader] = {
     F.linear: read_linear,
     **dict.fromkeys((Tensor.matmul, torch.matmul, Tensor.mm, torch.mm), read_matmul),
-    **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), read_patches),
     F.embedding: read_embedding,
     **dict.fromkeys((*LAYER_NORMS, F.rms_norm), read_norm),
     **dict.fromkeys((*BLIND, *PRODUCTS), read_broadcast),

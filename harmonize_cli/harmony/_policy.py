@@ -1,5 +1,10 @@
-"""From Gram matrices to weights: gate first, then the rule, or a control of equal cost in their place."""
+"""From Gram matrices to weights: gate first, then the rule, or a control of equal cost in their place.
 
+The gate is the curriculum: a sample takes part while cos(g_va, g_vt) > gamma, and gamma follows a schedule
+(arXiv 2211.02077). A sample whose cosine is undefined always passes.
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -7,10 +12,91 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from harmonize_cli.errors import BadInput
-from harmonize_cli.harmony._gate import Gate
+from harmonize_cli.errors import BadInput, list_errors
 from harmonize_cli.harmony._rule import Rule
 from harmonize_cli.harmony._rules import conflict_cosine, usable
+
+Schedule = Literal["constant", "linear", "cosine", "quantile"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """When and how samples are kept out.
+
+    schedule: `constant` is `end`, `linear` and `cosine` go from `start` to `end` within `steps`; `quantile`
+        reads both as shares of the samples to reject and goes linearly.
+    steps: length of the schedule, such as the steps of the run after the warm-up. Needed wherever the
+        threshold moves.
+    warmup: steps without gating, before the schedule starts.
+    min_share: at least this share of the samples with a defined cosine is kept, the best ones.
+    rejected: `both` (all losses), `one` (the loss that agrees least with the others; with two losses that
+        is a tie and means the last one), or the name of a loss.
+    """
+
+    schedule: Schedule = "linear"
+    start: float = -0.3
+    end: float = 0.0
+    steps: int | None = None
+    warmup: int = 0
+    min_share: float = 0.0
+    rejected: str = "both"
+
+    def __post_init__(self) -> None:
+        low = 0.0 if self.schedule == "quantile" else -1.0
+        errors = [
+            f"gate.{name}: {value} is not within {low:g} and 1"
+            for name, value in (("start", self.start), ("end", self.end))
+            if not low <= value <= 1
+        ]
+        if self.schedule not in ("constant", "linear", "cosine", "quantile"):
+            errors.append(f"gate.schedule: {self.schedule!r}; choose constant, linear, cosine or quantile")
+        if self.steps is not None and self.steps < 1:
+            errors.append(f"gate.steps: {self.steps} is not at least 1")
+        if self.steps is None and self.schedule != "constant" and self.start != self.end:
+            errors.append(
+                f"gate.steps: missing; within how many steps does the threshold go from {self.start:g} to "
+                f"{self.end:g}? Give the run's length, or schedule='constant' for {self.end:g} throughout"
+            )
+        if self.warmup < 0:
+            errors.append(f"gate.warmup: {self.warmup} is not at least 0")
+        if not 0 <= self.min_share <= 1:
+            errors.append(f"gate.min_share: {self.min_share} is not within 0 and 1")
+        if errors:
+            raise BadInput(list_errors("gate: bad settings", errors))
+
+    def level(self, step: int) -> float | None:
+        """Threshold on the cosine (or share to reject, for `quantile`) at `step`; None during warm-up."""
+        if step < self.warmup:
+            return None
+        if self.schedule == "constant" or self.steps is None:
+            return self.end
+        done = min((step - self.warmup) / self.steps, 1.0)
+        if self.schedule == "cosine":
+            done = (1 - math.cos(math.pi * done)) / 2
+        return self.start + done * (self.end - self.start)
+
+    def threshold(self, cosine: Tensor, step: int) -> float | None:
+        """The cosine to exceed at `step`, None where all pass. cosine: [B], may hold NaN."""
+        level = self.level(step)
+        if level is None or self.schedule != "quantile":
+            return level
+        defined = cosine[~cosine.isnan()].sort().values
+        rejects = int(level * len(defined))
+        return defined[rejects - 1].item() if rejects else None
+
+    def keep(self, cosine: Tensor, step: int) -> Tensor:
+        """[B] True for the samples that take part at `step`. cosine: [B], NaN where undefined."""
+        defined = ~cosine.isnan()
+        threshold = self.threshold(cosine, step)
+        if threshold is None:
+            return torch.ones_like(defined)
+        kept = (cosine > threshold) & defined
+        least = math.ceil(self.min_share * int(defined.sum()))
+        if int(kept.sum()) < least:
+            best = torch.where(defined, cosine, -math.inf).argsort(descending=True, stable=True)[:least]
+            kept[best] = True
+        return kept | ~defined
+
 
 Control = Literal["random", "shuffled", "norm"]
 CONTROLS = ("random", "shuffled", "norm")
@@ -87,9 +173,10 @@ class Policy:
             kept, threshold = self.gate.keep(cosine, step), self.gate.threshold(cosine, step)
             if self.control == "random":
                 kept = _same_share(kept, ~measured.isnan(), draw)
-        weights = torch.where(cosine.isnan()[:, None], 1.0, self._weights(judged))
-        taking_part = torch.ones_like(weights)
-        if self.gate is not None:
+        weights = taking_part = torch.ones_like(gram[..., 0])
+        if gram.shape[-1] > 1:  # one loss alone makes a plain step, whatever the rule
+            weights = torch.where(cosine.isnan()[:, None], 1.0, self._weights(judged))
+        if self.gate is not None and gram.shape[-1] > 1:
             left = _left_to_rejected(judged, self.gate.rejected, losses)
             weights = torch.where(kept[:, None], weights, left)
             taking_part = torch.where(kept[:, None], 1.0, left)

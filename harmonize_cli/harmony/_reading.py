@@ -7,46 +7,42 @@ gradients, read by units, differ from it are left to ordinary backward passes: s
 """
 
 import logging
+import math
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.harmony._graph import Cotangents, Graph, Upstream, weighted_sum
+from harmonize_cli.harmony._gram import GramSum, Sketch
+from harmonize_cli.harmony._graph import Cotangents, Graph, Upstream, pull
 from harmonize_cli.harmony._kinds import BLIND, readable
 from harmonize_cli.harmony._measure import (
     Choose,
-    Layers,
     Measurement,
     OpRows,
     Walk,
-    add_grams,
     cotangents,
-    dense,
+    gram_of,
     make_uses,
     owns,
     slow_gram,
-    unit_gradients,
     walk,
 )
-from harmonize_cli.harmony._sketch import Sketch
-from harmonize_cli.harmony._sums import Buffers, GramSum, Sink
+from harmonize_cli.harmony._scope import Rows
+from harmonize_cli.harmony._sums import dense
 from harmonize_cli.harmony._tape import Op, tensors
-from harmonize_cli.harmony._units import Rows, spread
+from harmonize_cli.harmony._trial import Trial
+
+Settle = Callable[..., Measurement]
+"""`Reader._measured` of one pass."""
 
 log = logging.getLogger(__name__)
-
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
-"""Largest difference from the ordinary backward pass, relative to the parameter's largest entry (or a
-hundredth of the largest of all, for parameters whose gradient is all but rounding)."""
-NEAR = {torch.float64: 1e-9, torch.float32: 1e-4}
-"""Largest difference of an operation's cotangents from those that were seen, as vectors."""
-LOOSE, LOOSELY_NEAR = 0.05, 0.08
-"""The same in 16-bit types and under autocast."""
 
 
 @dataclass(slots=True)
@@ -62,16 +58,16 @@ class Known:
     zeros: list[Tensor]
     uses: int = 1
 
-    def holds(self, form: Hashable) -> bool:
-        """Whether it can be used once more; after 2, 4, 8, ... times it is found out anew."""
+    def holds(self, form: Hashable, *, again: bool) -> bool:
+        """Whether it can be used once more; again: after 2, 4, 8, ... times it is found out anew."""
         self.uses += 1
-        due = self.uses & (self.uses - 1) == 0
+        due = again and self.uses & (self.uses - 1) == 0
         return form == self.form and not due and not any(bool(t.any()) for t in self.zeros)
 
 
 @dataclass(slots=True)
 class Reader:
-    """Reads the graphs of one model. check: see the module; without it the samples are taken to lie first.
+    """Reads the graphs of one model. check: compare with the ordinary pass; rows are found in any case.
 
     names: per parameter id, its paths. known: per signature of a pass, what was found out of it. slow: paths
     of the parameters that took extra backward passes in the last measurement.
@@ -81,6 +77,7 @@ class Reader:
     check: bool = True
     sketch: Sketch | None = None
     known: dict[Hashable, Known] = field(default_factory=dict)
+    known_heads: dict[Hashable, list[bool]] = field(default_factory=dict)
     slow: tuple[str, ...] = ()
     seconds: float = 0.0
     """What the checks have taken so far."""
@@ -88,119 +85,128 @@ class Reader:
     def measure(self, up: Upstream, units: int, choose: Choose, *, keep_graph: bool = False) -> Measurement:
         """Gram matrices over the scopes that `choose` picks, and what an update needs.
 
-        Frees the graph unless told to keep it, or something is left to ordinary backward passes.
+        Frees the graph unless `keep_graph`, or something is left to ordinary backward passes.
 
         Raises:
             BadInput: the samples can't be told apart.
         """
         signature, graph = _signature(up), Graph(up.ops)
+        settle = partial(self._measured, up, units, choose)
         known = self.known.get(signature)
-        if known is None and not self.check:
-            refuse(up, graph)
-            rows = assumed(up)
-            known = self.known[signature] = Known([rows.get(op) for op in up.ops], None, [])
         if known is not None:
             rows = {op: r for op, r in zip(up.ops, known.rows, strict=True) if r is not None and readable(op)}
-            seen = walk(up, graph, rows)
-            if not self.check or known.holds(seen.form):
-                found = self._read(up, graph, seen, rows, units, choose, keep_graph=keep_graph)
+            way = walk(up, graph, rows)
+            if known.holds(way.form, again=self.check):
+                found = self._read(up, graph, way, rows, units, settle, keep_graph=keep_graph)
                 if found is not None:
                     return found
-        return self._tried(up, graph, units, choose, signature)
+        return self._tried(up, graph, units, settle, signature)
 
     def _read(
         self,
         up: Upstream,
         graph: Graph,
-        seen: Walk,
+        way: Walk,
         rows: OpRows,
         units: int,
-        choose: Choose,
+        settle: Settle,
         *,
         keep_graph: bool,
     ) -> Measurement | None:
         """As it was read before; None (the graph is kept then) where that can't be done."""
-        if seen.shuffled:
-            moved = Trial.make(up, [op for op in up.ops if op in seen.shuffled], units, parameters=False)
-            given = cotangents(up, seen.ops, keep_graph=True)
-            rows = {op: r for op, r in rows.items() if op not in moved.seen} | moved.rows(given)
-            seen = walk(up, graph, rows)
-        else:
-            quiet = [op for op, r in rows.items() if None in r]
-            ops = [{op for op in own if owns(op, set(rows))} for own in seen.ops]
-            given = cotangents(up, ops, keep_graph=keep_graph or bool(seen.layers.slow) or bool(quiet))
-            if any(_speaks(given, op, rows[op]) for op in quiet):
-                return None
-        read = {op: d for op, d in given.items() if any(op in own for own in seen.ops)}
-        return self._measured(up, seen.layers, read, rows, units, choose)
+        if way.shuffled:
+            moved = Trial.make(up, [op for op in up.ops if op in way.shuffled], units, parameters=False)
+            given = cotangents(up, way.ops, keep_graph=True)
+            rows = {op: r for op, r in rows.items() if op not in moved.arrived} | moved.rows(given)
+            return settle(given, walk(up, graph, rows), rows)
+        quiet = [op for op, r in rows.items() if None in r]
+        ops = [{op for op in own if owns(op, set(rows))} for own in way.ops]
+        given = cotangents(up, ops, keep_graph=keep_graph or bool(way.layers.slow) or bool(quiet))
+        return None if any(_speaks(given, op, rows[op]) for op in quiet) else settle(given, way, rows)
 
     def _tried(
-        self, up: Upstream, graph: Graph, units: int, choose: Choose, signature: Hashable
+        self, up: Upstream, graph: Graph, units: int, settle: Settle, signature: Hashable
     ) -> Measurement:
         """Found out by a trial, and kept for the next time; keeps the graph."""
         began = time.perf_counter()
         refuse(up, graph)
         touched = [graph.walk([z.grad_fn]).ops for z in up.pooled]
-        trial = Trial.make(up, [op for op in up.ops if any(op in own for own in touched)], units)
+        below = [op for op in up.ops if any(op in own for own in touched)]
+        trial = Trial.make(up, below, units, parameters=self.check)
         self.seconds += time.perf_counter() - began
         given = cotangents(up, touched, keep_graph=True)
         began = time.perf_counter()
-        rows = trial.rows(given)
-        while True:
-            seen = walk(up, graph, rows)
-            read = {op: d for op, d in given.items() if any(op in own for own in seen.ops)}
+        rows, wrong = trial.rows(given), {0}
+        while wrong:
+            way = walk(up, graph, rows)
             self.seconds += time.perf_counter() - began
-            measured = self._measured(up, seen.layers, read, rows, units, choose)
+            measured = settle(given, way, rows, apart=self.check)
             began = time.perf_counter()
-            wrong = trial.wrong(measured, exact=self.sketch is None)
-            if not wrong:
-                break
+            wrong = trial.wrong(measured, exact=self.sketch is None) if self.check else set()
             behind = measured.layers.behind
             rows = {op: r for op, r in rows.items() if not any(wrong & behind(side) for side in op.sides)}
         uses = self.known[signature].uses if signature in self.known else 1
-        self.known[signature] = Known([rows.get(op) for op in up.ops], seen.form, zeros(up.ops), uses)
+        self.known[signature] = Known([rows.get(op) for op in up.ops], way.form, zeros(up.ops), uses)
         self.seconds += time.perf_counter() - began
         return measured
 
     def _measured(
         self,
         up: Upstream,
-        layers: Layers,
-        given: dict[Op, Cotangents],
-        rows: OpRows,
         units: int,
         choose: Choose,
+        given: Mapping[Op, Cotangents],
+        way: Walk,
+        rows: OpRows,
+        *,
+        apart: bool = False,
     ) -> Measurement:
+        layers = way.layers
         if not any(layers.leaves):
             raise BadInput("the pooled vectors depend on no parameter of the given modules")
         inside = choose(layers.leaves)
-        layers.uses = make_uses(given, rows, units)
-        first = next(d for of in up.delta for d in of if d is not None)
-        members = {frozenset(n for n, ids in enumerate(inside) if i in ids) for i in layers.parameters}
-        totals = {each: GramSum(units, len(up.delta), first) for each in members}
-        add_grams(layers, inside, totals, self.sketch)
-        quick = [sum_tables(totals, n) for n in range(len(inside))]
-        grams = [gram.clone() for gram in quick]
-        self._add_slow(up, layers, grams, inside, units)
-        return Measurement(layers, grams, quick, inside)
+        read = {op: d for op, d in given.items() if any(op in own for own in way.ops)}
+        layers.uses = make_uses(read, rows, units)
+        grams, alone = [], dict[tuple[int, ...], GramSum]()
+        self._name_slow(layers.slow & set[int]().union(*inside), units * len(up.delta))
+        for ids in inside:
+            own: dict[tuple[int, ...], GramSum] = {}
+            gram = gram_of(layers, ids, units, up.delta, self.sketch, own if apart else None)
+            slow = [p for i, p in layers.parameters.items() if i in ids and i in layers.slow]
+            grams.append(gram + slow_gram(up, slow, units) if slow else gram)
+            alone |= own
+        return Measurement(layers, grams, inside, alone)
 
-    def _add_slow(
-        self, up: Upstream, layers: Layers, grams: list[Tensor], inside: list[set[int]], units: int
-    ) -> None:
-        slow = set[int]().union(*inside) & layers.slow
+    def heads(self, up: Upstream, ops: list[Op]) -> list[Op]:
+        """Of the operations between the pooled vectors and the losses, those whose outputs have the samples
+        along their first axis; the others' parameters get their plain gradient."""
+        key = tuple(op.signature() for op in ops), up.samples
+        if key not in self.known_heads:
+            self.known_heads[key] = [samples_lie_first(op, up) for op in ops]
+            plain = {
+                id(s.tensor)
+                for op, yes in zip(ops, self.known_heads[key], strict=True)
+                if not yes
+                for s in op.sides
+            }
+            if names := sorted(self.names[i][0] for i in plain & self.names.keys()):
+                log.warning(
+                    "harmonize: %s are used in heads whose rows are not the samples'; they are left out of "
+                    "scope all and get their plain gradients",
+                    ", ".join(names),
+                )
+        return [op for op, yes in zip(ops, self.known_heads[key], strict=True) if yes]
+
+    def _name_slow(self, slow: set[int], passes: int) -> None:
         names = tuple(sorted(self.names[i][0] if i in self.names else "?" for i in slow))
-        if slow and names != self.slow:
+        if names and names != self.slow:
             log.warning(
                 "harmonize: %s are used in a way that can't be read by samples, so their Gram matrices take "
                 "%d backward passes a step; leave them out of the scope, or use scope representation",
                 ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else ""),
-                units * len(up.delta),
+                passes,
             )
         self.slow = names
-        for gram, ids in zip(grams, inside, strict=True):
-            params = [p for i, p in layers.parameters.items() if i in ids and i in layers.slow]
-            if params:
-                gram.add_(slow_gram(up, params, units))
 
 
 def _speaks(given: Mapping[Op, Cotangents], op: Op, rows: Sequence[Rows | None]) -> bool:
@@ -211,12 +217,35 @@ def _speaks(given: Mapping[Op, Cotangents], op: Op, rows: Sequence[Rows | None])
 
 def _signature(up: Upstream) -> Hashable:
     """What decides how a pass is read: its operations, their parameters and shapes."""
-    ops = tuple(
-        (op.func, op.pure, *(id(s.tensor) if s.made_by is None else 0 for s in op.sides), *op.shapes)
-        for op in up.ops
-    )
+    ops = tuple(op.signature() for op in up.ops)
     reached = tuple(d is not None for of in up.delta for d in of)
     return ops, reached, up.samples, tuple(z.shape for z in up.pooled), len(up.delta)
+
+
+def samples_lie_first(op: Op, up: Upstream) -> bool:
+    """Whether a row of an operation's output depends on its own sample more than on any other one.
+
+    Seen where random cotangents of up to eight samples' rows, one sample at a time, arrive at the pooled
+    vectors. BatchNorm below mixes the samples a little; a row counts for its own there too.
+    """
+    shape, found = op.shapes[0], False
+    if op.pure or any(s.made_by for s in op.sides) or len(shape) < 2 or shape[0] % up.samples:
+        return False
+    draw = torch.Generator().manual_seed(0)
+    meta = op.edges[0].node._input_metadata[op.edges[0].output_nr]
+    edges = [get_gradient_edge(z) for z in up.pooled]
+    for u in range(0, up.samples, math.ceil(up.samples / 8)):
+        d = torch.randn(shape, generator=draw)
+        one = torch.zeros(up.samples).index_fill_(0, torch.tensor(u), 1)
+        d = Rows().scale(d, one).reshape(meta.shape).to(meta.device, meta.dtype)
+        grads = pull([(op.edges[0], d)], edges, keep_graph=True)
+        rows = [dense(g).reshape(up.samples, -1).square().sum(1) for g in grads if g is not None]
+        energy = torch.stack(rows).sum(0).tolist() if rows else [0.0]
+        if sum(energy) > 0:
+            found = True
+            if energy[u] <= max([*energy[:u], *energy[u + 1 :], 0.0]):
+                return False
+    return found
 
 
 def zeros(ops: Sequence[Op]) -> list[Tensor]:
@@ -231,27 +260,6 @@ def zeros(ops: Sequence[Op]) -> list[Tensor]:
 
 
 WITH_BIAS = (F.linear, torch.conv1d, torch.conv2d, torch.conv3d)
-
-
-def assumed(up: Upstream) -> OpRows:
-    """Samples first wherever data entered, or parameters were expanded to rows."""
-    rows: OpRows = {}
-    for op in up.ops:
-        expanded = op.func in EXPANSIONS or any(s.made_by in rows for s in op.sides if s.made_by is not None)
-        if readable(op) and (not op.pure or expanded):
-            fits = [len(shape) > 0 and shape[0] % up.samples == 0 for shape in op.shapes]
-            if all(fits):
-                rows[op] = [Rows() for _ in fits]
-    return rows
-
-
-EXPANSIONS = (Tensor.expand, Tensor.expand_as, Tensor.repeat, torch.broadcast_to, Tensor.broadcast_to)
-
-
-def sum_tables(totals: Mapping[frozenset[int], GramSum], scope: int) -> Tensor:
-    """[U, K, K] of the parameters that are in a scope."""
-    tables = [total.table() for member, total in totals.items() if scope in member]
-    return torch.stack(tables).sum(0) if len(tables) > 1 else tables[0]
 
 
 def refuse(up: Upstream, graph: Graph) -> None:
@@ -273,157 +281,3 @@ def refuse(up: Upstream, graph: Graph) -> None:
             "activation checkpointing with use_reentrant=True hides the layers inside it; use "
             "checkpoint(..., use_reentrant=False)"
         )
-
-
-@dataclass(slots=True)
-class Trial:
-    """One ordinary backward pass with random weights [U, K], to which everything read by units must add up.
-
-    seen: per operation, the cotangents of its outputs. want: gradients by parameter id. silent: operations
-    that no cotangent came to, of which nothing can be said yet. loose: 16-bit types are among the cotangents.
-    """
-
-    weights: Tensor
-    seen: dict[Op, list[Tensor | None]]
-    want: dict[int, Tensor | None]
-    loose: bool = False
-
-    @classmethod
-    def make(cls, up: Upstream, ops: Sequence[Op], units: int, *, parameters: bool = True) -> "Trial":
-        """Run it; keeps the graph. parameters: with their gradients."""
-        leaves = Graph([]).walk([z.grad_fn for z in up.pooled]).leaves if parameters else {}
-        params = [p for p in leaves.values() if isinstance(p, nn.Parameter)]
-        draw = torch.Generator().manual_seed(units)
-        # far apart, so that even cotangents of 16 bits tell two units from each other
-        K = len(up.delta)
-        powers = (torch.randperm(units, generator=draw)[:, None] + torch.arange(K)) % 3 - 1
-        weights = (2.0**powers * (0.8 + 0.4 * torch.rand(units, K, generator=draw))).to(up.pooled[0].device)
-        edges = [edge for op in ops for edge in op.edges]
-        queue = iter(up.gradients([*edges, *params], spread(weights, up.samples), keep_graph=True))
-        seen = {op: op.shaped([next(queue) for _ in op.edges]) for op in ops}
-        return cls(weights, seen, {id(p): g for p, g in zip(params, queue, strict=True)})
-
-    def rows(self, given: Mapping[Op, Cotangents]) -> OpRows:
-        """Where the units lie in the outputs of the operations; those of which it can't be said are left out.
-
-        None for outputs that no cotangent came to: nothing can be said of them yet, and nothing need be.
-        """
-        found: OpRows = {}
-        # under autocast those in float32 were made from ones in 16 bits
-        seen = (d for outputs in self.seen.values() for d in outputs)
-        self.loose |= any(d is not None and d.dtype not in TOLERANCE for d in seen)
-        for op, outputs in self.seen.items():
-            heard = [d is not None and op in given and bool(d.any()) for d in outputs]
-            lie = [
-                self._lie(d, [of[o] for of in given[op]]) if here and d is not None else None
-                for o, (d, here) in enumerate(zip(outputs, heard, strict=True))
-            ]
-            if readable(op) and all(r is not None for r, here in zip(lie, heard, strict=True) if here):
-                found[op] = lie
-        return found
-
-    def _lie(self, seen: Tensor, given: list[Tensor | None]) -> Rows | None:
-        """Where the units lie: there, weighted cotangents are those that were seen; None: the units mix."""
-        tolerance = LOOSELY_NEAR if self.loose else NEAR.get(seen.dtype, LOOSELY_NEAR)
-        seen, units = dense(seen), len(self.weights)
-        given = [None if d is None else dense(d) for d in given]
-        for axis, n in enumerate(seen.shape):
-            for outer in (o for o in range(1, n // units + 1) if n and n % (units * o) == 0):
-                rows = Rows(axis, outer)
-                off = weighted_sum(given, self.weights, rows)
-                if off is not None and bool(off.sub_(seen).norm() <= tolerance * seen.norm()):
-                    return rows
-        return None
-
-    def wrong(self, measured: Measurement, *, exact: bool) -> set[int]:
-        """Ids of the parameters whose gradients, read by units, are not those of the pass; exact: the Gram
-        matrices are, so they must be those of the units' gradients."""
-        if not self.want:
-            return set()
-        layers = measured.layers
-        quick = layers.quick()
-        wrong = self._different(quick, self._added_up(layers, quick, self.weights), self.want)
-        by_units = self._by_units(layers, quick)
-        for (u, k), found in by_units.items():
-            one = torch.zeros_like(self.weights)
-            one[u, k] = 1
-            part = torch.tensor([u], device=one.device)
-            alone = self._added_up(layers, quick, one, part)
-            wrong |= self._different(quick, {i: g[0] for i, g in found.items()}, alone)
-        if exact and not wrong and any(self._gram_differs(measured, by_units)):
-            wrong = {id(p) for p in quick}
-        return wrong
-
-    @staticmethod
-    def _added_up(
-        layers: Layers, quick: list[nn.Parameter], weights: Tensor, part: Tensor | None = None
-    ) -> dict[int, Tensor | None]:
-        """Gradients under weights, by parameter id, without touching `.grad`."""
-        sink, buffers = Sink(direct=False, skipped=layers.slow), Buffers()
-        for use in layers.uses:
-            use.add_to(sink, weights, buffers, part)
-        got: dict[int, Tensor | None] = {id(side.tensor): g for side, g in sink.own()}
-        for p, g in zip(quick, sink.pull_back(quick, keep_graph=True), strict=True):
-            if g is not None:
-                own = got.get(id(p))
-                got[id(p)] = g if own is None else own + g
-        return got
-
-    def _by_units(
-        self, layers: Layers, quick: list[nn.Parameter]
-    ) -> dict[tuple[int, int], dict[int, Tensor]]:
-        """Per loss of the first and the last unit: gradients [1, *shape] by parameter id."""
-        ids = {id(p) for p in quick}
-        losses = range(self.weights.shape[1])
-        return {
-            (u, k): unit_gradients(layers, ids, layers.uses, k, slice(u, u + 1))
-            for u in self._two()
-            for k in losses
-        }
-
-    def _gram_differs(
-        self, measured: Measurement, by_units: dict[tuple[int, int], dict[int, Tensor]]
-    ) -> Iterator[bool]:
-        losses = range(self.weights.shape[1])
-        for gram, ids in zip(measured.quick_grams, measured.inside, strict=True):
-            for u in self._two():
-                rows = [{i: g for i, g in by_units[u, k].items() if i in ids} for k in losses]
-                want = torch.tensor([[_inner(one, two) for two in rows] for one in rows], dtype=torch.float64)
-                length = want.diagonal().sqrt()
-                error = (gram[u].double().cpu() - want).abs() - self._tolerance(gram.dtype) * length.outer(
-                    length
-                )
-                yield not bool((error <= 1e-300).all())
-
-    def _two(self) -> list[int]:
-        return sorted({0, len(self.weights) - 1})
-
-    def _tolerance(self, dtype: torch.dtype) -> float:
-        return LOOSE if self.loose else TOLERANCE.get(dtype, LOOSE)
-
-    def _different(
-        self, params: list[nn.Parameter], got: Mapping[int, Tensor | None], want: Mapping[int, Tensor | None]
-    ) -> set[int]:
-        sizes = {id(p): _largest(want.get(id(p))) for p in params}
-        floor = 1e-2 * max(sizes.values(), default=0.0)
-        wrong = set()
-        for p in params:
-            expected, found = want.get(id(p)), got.get(id(p))
-            if expected is None and found is None:
-                continue
-            there = dense(torch.zeros_like(p) if expected is None else expected)
-            have = torch.zeros_like(there) if found is None else dense(found).to(there.dtype)
-            error = (have - there).abs().max().item() if there.numel() else 0.0
-            if not error <= self._tolerance(p.dtype) * max(sizes[id(p)], floor):
-                wrong.add(id(p))
-        return wrong
-
-
-def _inner(one: Mapping[int, Tensor], two: Mapping[int, Tensor]) -> float:
-    return sum(
-        (dense(one[i]).double() * dense(two[i]).double()).sum().item() for i in one.keys() & two.keys()
-    )
-
-
-def _largest(g: Tensor | None) -> float:
-    return dense(g).abs().max().item() if g is not None and g.numel() else 0.0

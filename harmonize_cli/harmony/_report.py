@@ -1,4 +1,4 @@
-"""What one harmonized step saw and did."""
+"""What one harmonized step measured and did."""
 
 import math
 from collections.abc import Sequence

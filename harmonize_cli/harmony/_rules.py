@@ -126,7 +126,6 @@ class GradVac(TwoLossRule):
         return MovingGradVac.from_text(*values[1:]) if values[:1] == ("ema",) else super().from_text(*values)
 
     def formula(self, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
         r = min(max(self.target, -0.999999), 0.999999)
         p, q = a.sqrt(), c.sqrt()
         rho = b / (p * q)
@@ -167,7 +166,6 @@ class MGDA(TwoLossRule):
     """
 
     def formula(self, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
         Q = a + c - 2 * b
         alpha = torch.where(TINY + 1e-14 * (a + c) < Q, (c - b) / Q.clamp_min(TINY), 0.5).clamp(0, 1)
         return alpha, 1 - alpha
@@ -181,7 +179,6 @@ class IMTLG(TwoLossRule):
     """
 
     def formula(self, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
         p, q = a.sqrt(), c.sqrt()
         return q / (p + q), p / (p + q)
 
@@ -196,7 +193,6 @@ class Nash(TwoLossRule):
     degree = -1
 
     def formula(self, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
         p, q = a.sqrt(), c.sqrt()
         root = (1 + b / (p * q)).clamp_min(1e-12).sqrt()
         return 1 / (p * root), 1 / (q * root)
@@ -211,7 +207,6 @@ class Aligned(TwoLossRule):
     """
 
     def formula(self, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
         D = (a * c - b * b).clamp_min(0)
         s = D.sqrt()
         t = (a + c + 2 * s).sqrt()
@@ -239,7 +234,6 @@ class CAGrad(TwoLossRule):
         self.radius = radius
 
     def formula(self, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
         Q, D, m = (a + c - 2 * b).clamp_min(0), (a * c - b * b).clamp_min(0), (a - c) / 2
         kappa = self.radius / 2 * (a + 2 * b + c).clamp_min(0).sqrt()
         space = kappa**2 * Q - m**2
@@ -260,7 +254,6 @@ class MMPareto(TwoLossRule):
     """
 
     def formula(self, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
         Q, D = a + c - 2 * b, a * c - b * b
         g = (c - b) / Q.clamp_min(TINY)
         lam = ((a + c + 2 * b).clamp_min(0) * Q / (4 * D.clamp_min(TINY))).sqrt()

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor, nn
 
+from harmonize_cli.harmony._graph import pull
 from harmonize_cli.harmony._tape import Side
 
 
@@ -38,85 +39,107 @@ class Buffers:
         return torch.mul(x, y, out=self.like("dot", x)).sum(axes)
 
 
-class GramSum:
-    """Sums [U] per pair of losses, kept in rows so that adding touches contiguous memory."""
-
-    def __init__(self, units: int, losses: int, like: Tensor) -> None:
-        self.units, self.losses = units, losses
-        self._rows = torch.zeros(losses, losses, units, dtype=wide(like.dtype), device=like.device)
-        self._row = [list(of) for of in self._rows]
-
-    def add(self, i: int, k: int, value: Tensor, part: slice = slice(None), times: int = 1) -> None:
-        """Add value [U], so many times, to the entries (i, k) and (k, i) of the units in `part`."""
-        self._row[max(i, k)][min(i, k)][part].add_(value, alpha=times)
-
-    def add_all(self, grads: Sequence[Sequence[Tensor]], buffers: Buffers, part: slice = slice(None)) -> None:
-        """Add the inner products of gradients: per loss a list of [U, ...], empty for zero."""
-        for i, g_i in enumerate(grads):
-            for k, g_k in enumerate(grads[: i + 1]):
-                for one, two in zip(g_i, g_k, strict=False):
-                    self.add(i, k, buffers.dot(one, two), part)
-
-    def table(self) -> Tensor:
-        """[U, K, K]."""
-        lower = self._rows.permute(2, 0, 1)
-        return lower.tril() + lower.tril(-1).transpose(1, 2)
-
-
 class Sink:
     """Where gradients are added up: in `.grad` of parameters, and per tensor for what was made from them.
 
-    direct: False keeps the parameters' as well, and leaves `.grad` alone. skipped: ids of parameters to leave
-    out.
+    skipped: ids of parameters to leave out.
     """
 
-    def __init__(self, *, direct: bool = True, skipped: Collection[int] = ()) -> None:
-        self.direct, self.skipped = direct, skipped
-        self.sides: dict[int, Side] = {}
-        self._kept: dict[int, Tensor] = {}
-
-    def get(self, side: Side) -> Tensor | None:
-        """The sum so far."""
-        if self.direct and side.made_by is None:
-            return side.tensor.grad
-        return self._kept.get(id(side.tensor))
+    def __init__(self, skipped: Collection[int] = ()) -> None:
+        self.skipped = skipped
+        self._made: dict[int, tuple[Side, Tensor]] = {}
 
     def add(self, side: Side, grad: Tensor, *, owned: bool = True) -> None:
         """Add a gradient; owned: its memory may be kept."""
         if id(side.tensor) in self.skipped:
             return
         grad = grad.to(side.tensor.dtype).view_as(side.tensor)
-        now = self.get(side)
+        now = self._now(side)
         total = now.add_(grad) if now is not None else grad if owned else grad.clone()
-        if self.direct and side.made_by is None:
+        if side.made_by is None:
             side.tensor.grad = total
         else:
-            self.sides[id(side.tensor)], self._kept[id(side.tensor)] = side, total
+            self._made[id(side.tensor)] = side, total
 
     def add_product(self, side: Side, left: Tensor, right: Tensor) -> None:
         """Add the matrix product of two factors."""
         if id(side.tensor) in self.skipped:
             return
-        now = self.get(side)
+        now = self._now(side)
         if now is not None and now.dtype == left.dtype and now.is_contiguous():
             now.view(left.shape[0], -1).addmm_(left, right)
         else:
             self.add(side, torch.mm(left, right))
 
-    def own(self) -> list[tuple[Side, Tensor]]:
-        """The parameters' sums that were kept."""
-        return [(s, self._kept[i]) for i, s in self.sides.items() if s.made_by is None]
+    def _now(self, side: Side) -> Tensor | None:
+        if side.made_by is None:
+            return side.tensor.grad
+        return self._made[id(side.tensor)][1] if id(side.tensor) in self._made else None
 
     def pull_back(self, parameters: Sequence[nn.Parameter], *, keep_graph: bool) -> list[Tensor | None]:
         """The gradients of `parameters` through what was made from them."""
-        made = [side for side in self.sides.values() if side.made_by is not None]
-        if not made or not parameters:
-            return [None] * len(parameters)
-        grads = [self._kept[id(side.tensor)] for side in made]
-        edges = [side.edge for side in made]
-        return list(torch.autograd.grad(edges, parameters, grads, retain_graph=keep_graph, allow_unused=True))
+        pairs = [(side.edge, grad) for side, grad in self._made.values()]
+        return pull(pairs, parameters, keep_graph=keep_graph)
 
 
-def add_grad(p: nn.Parameter, grad: Tensor) -> None:
+class ProjectedSink(Sink):
+    """Projections of the parameters' sums, in `own` by id; `.grad` is left alone. Products are not formed."""
+
+    def __init__(self, skipped: Collection[int] = ()) -> None:
+        super().__init__(skipped)
+        self.own: dict[int, Tensor] = {}
+
+    def add(self, side: Side, grad: Tensor, *, owned: bool = True) -> None:
+        if side.made_by is not None:
+            super().add(side, grad, owned=owned)
+        elif id(side.tensor) not in self.skipped:
+            self.put(id(side.tensor), projected(grad.view_as(side.tensor)))
+
+    def add_product(self, side: Side, left: Tensor, right: Tensor) -> None:
+        if side.made_by is not None or side.tensor.dim() < 2:
+            self.add(side, torch.mm(left, right))
+        elif id(side.tensor) not in self.skipped:
+            self.put(id(side.tensor), left @ (right @ direction(right)))
+
+    def put(self, i: int, value: Tensor) -> None:
+        """Add to a parameter's projection."""
+        self.own[i] = self.own[i] + value if i in self.own else value
+
+
+def projected(g: Tensor) -> Tensor:
+    """[n, ...] -> [n] along a fixed random direction; what has one axis stays as it is."""
+    g = dense(g)
+    return g if g.dim() < 2 else g.flatten(1) @ direction(g.flatten(1))
+
+
+def direction(like: Tensor) -> Tensor:
+    """[n] fixed normal numbers for rows of `like` [..., n]."""
+    draw = torch.Generator().manual_seed(like.shape[-1])
+    return torch.randn(like.shape[-1], generator=draw).to(like)
+
+
+def dense(g: Tensor) -> Tensor:
+    """In float32 at least, not sparse, and real: complex numbers as pairs."""
+    g = g.to_dense() if g.is_sparse else g
+    g = torch.view_as_real(g.resolve_conj()) if g.is_complex() else g
+    return g.to(wide(g.dtype))
+
+
+def inner_products(rows: Sequence[Sequence[Tensor | None]], dtype: torch.dtype) -> Tensor:
+    """[K, K] of gradients, for each loss a list of them with None for zero."""
+    gram: Tensor | None = None
+    for of in zip(*rows, strict=True):
+        flat = [None if g is None else dense(g).flatten().to(dtype) for g in of]
+        for j, one in enumerate(flat):
+            for k, two in enumerate(flat[: j + 1]):
+                if one is not None and two is not None:
+                    gram = one.new_zeros(len(rows), len(rows)) if gram is None else gram
+                    gram[j, k] += torch.dot(one, two)
+    gram = torch.zeros(len(rows), len(rows), dtype=dtype) if gram is None else gram
+    return gram.tril() + gram.tril(-1).T
+
+
+def add_grad(p: nn.Parameter, grad: Tensor | None) -> None:
     """Accumulate a gradient that autograd returned, which others may share, into `.grad`."""
-    p.grad = grad.clone() if p.grad is None else p.grad.add_(grad)
+    if grad is not None:
+        p.grad = grad.clone() if p.grad is None else p.grad.add_(grad)

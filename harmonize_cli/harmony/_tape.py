@@ -7,7 +7,7 @@ normalised or transposed weight, an expanded token) is followed to the operation
 
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,6 +88,11 @@ class Op:
     shapes: list[torch.Size] = field(default_factory=list)
     in_place: bool = False
 
+    def signature(self) -> Hashable:
+        """What it does to which parameters, in what shapes."""
+        ids = (id(s.tensor) if s.made_by is None else 0 for s in self.sides)
+        return self.func, self.pure, *ids, *self.shapes
+
     @property
     def changed(self) -> bool:
         """Whether an argument was changed in place after the call, so that it can't be read any more."""
@@ -142,7 +147,6 @@ class Tape(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], kinds: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """See `TorchFunctionMode`."""
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:
             with self:
@@ -166,7 +170,11 @@ class Tape(TorchFunctionMode):
             elif _in_place(func, kwargs):
                 self._forget(given[0])
             return out
-        op = self._begin(func, args, kwargs, given, sides, pure)
+        own = {id(s.tensor) for s in sides}
+        inputs = [get_gradient_edge(t) for t in given if t.requires_grad and id(t) not in own]
+        device = given[0].device.type
+        mixed = (True, torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
+        op = Op(func, args, kwargs, sides, inputs, pure, [(t, t._version) for t in given], mixed)
         before = RandomState.now(given[0].device) if func not in self.known else None
         out = func(*args, **kwargs)
         if before is not None and before.moved_on():
@@ -174,22 +182,6 @@ class Tape(TorchFunctionMode):
         self._look_for_coupling(func, args, kwargs, out)
         self._finish(op, out, given)
         return out
-
-    def _begin(
-        self,
-        func: Callable[..., Any],
-        args: Any,
-        kwargs: Any,
-        given: list[Tensor],
-        sides: list[Side],
-        pure: bool,
-    ) -> Op:
-        own = {id(s.tensor) for s in sides}
-        inputs = [get_gradient_edge(t) for t in given if t.requires_grad and id(t) not in own]
-        versions = [(t, t._version) for t in given]
-        device = given[0].device.type
-        mixed = (True, torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
-        return Op(func, args, kwargs, sides, inputs, pure, versions, mixed)
 
     def _finish(self, op: Op, out: Any, given: list[Tensor]) -> None:
         found = tensors(out)

@@ -9,18 +9,17 @@ which.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
-from typing import Any
+from itertools import islice, product
 
 import torch
 from torch import Tensor
 from torch.func import vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harmonize_cli.harmony._graph import Cotangents, weighted_sum
+from harmonize_cli.harmony._graph import Cotangents, pull, weighted_sum
+from harmonize_cli.harmony._scope import Rows
 from harmonize_cli.harmony._sums import Buffers, Sink
 from harmonize_cli.harmony._tape import Op, Side, tensors
-from harmonize_cli.harmony._units import Rows
 
 
 @dataclass(eq=False, slots=True)
@@ -123,11 +122,9 @@ class SettledUse:
     grads: list[Tensor]
 
     def unit_gradients(self, loss: int, part: slice) -> list[Tensor] | None:
-        """See `OuterUse`."""
         return [g[part, loss] for g in self.grads]
 
     def add_to(self, sink: Sink, weights: Tensor, buffers: Buffers, part: Tensor | None = None) -> None:
-        """See `OuterUse`."""
         for side, g in zip(self.sides, self.grads, strict=True):
             sink.add(side, torch.einsum("uk,ukp->p", weights.to(g.dtype), g.reshape(*g.shape[:2], -1)))
 
@@ -149,24 +146,27 @@ class ReplayedUse:
     """Arguments that have rows, by id; None: not taken apart."""
 
     def unit_gradients(self, loss: int, part: slice) -> list[Tensor] | None:
-        """See `OuterUse`."""
-        ds = self.cotangents[loss]
-        if all(d is None for d in ds):
+        found = [
+            (o, d, r)
+            for o, (d, r) in enumerate(zip(self.cotangents[loss], self.rows, strict=True))
+            if d is not None and r is not None
+        ]
+        if not found:
             return None
         if self.batched is not None:
             try:
-                return self._apart(ds, part)
+                return self._apart(found, part)
             except (RuntimeError, NotImplementedError, ValueError):
-                self.batched = None  # an operation that vmap can't take
-        return self._whole(ds, part)
+                self.batched = None
+        return self._whole(found, part)
 
     def add_to(self, sink: Sink, weights: Tensor, buffers: Buffers, part: Tensor | None = None) -> None:
-        """See `OuterUse`."""
         outputs = range(len(self.op.edges))
         combined = [weighted_sum([of[o] for of in self.cotangents], weights, self.rows[o]) for o in outputs]
         if any(d is not None for d in combined):
             own, ys = self._replayed()
-            for side, grad in zip(self.sides, self._pull(ys, own, combined), strict=True):
+            pairs = [(y, d.to(y.dtype)) for y, d in zip(ys, combined, strict=True) if d is not None]
+            for side, grad in zip(self.sides, pull(pairs, own, keep_graph=False), strict=True):
                 if grad is not None:
                     sink.add(side, grad, owned=False)
 
@@ -176,63 +176,47 @@ class ReplayedUse:
             ys = self.op.replay({id(s.tensor): t for s, t in zip(self.sides, own, strict=True)})
         return own, [y for y in ys if y.requires_grad]
 
-    def _pull(self, ys: list[Tensor], own: list[Tensor], ds: Sequence[Tensor | None]) -> list[Tensor | None]:
-        pairs = [(y, d.to(y.dtype)) for y, d in zip(ys, ds, strict=True) if d is not None]
-        outputs, given = [y for y, _ in pairs], [d for _, d in pairs]
-        return list(torch.autograd.grad(outputs, own, given, retain_graph=True, allow_unused=True))
-
-    def _whole(self, ds: list[Tensor | None], part: slice) -> list[Tensor]:
+    def _whole(self, found: list[tuple[int, Tensor, Rows]], part: slice) -> list[Tensor]:
         own, ys = self._replayed()
-        found: list[list[Tensor]] = [[] for _ in own]
+        grads: list[list[Tensor]] = [[] for _ in own]
         for u in range(*part.indices(self.units)):
-            one = torch.zeros(self.units, 1, dtype=ds_type(ds), device=own[0].device)
-            one[u] = 1
-            masked = [
-                None if d is None else weighted_sum([d], one, rows)
-                for d, rows in zip(ds, self.rows, strict=True)
-            ]
-            for of, g, t in zip(found, self._pull(ys, own, masked), own, strict=True):
+            one = torch.zeros(self.units, device=own[0].device).index_fill_(
+                0, torch.tensor(u, device=own[0].device), 1
+            )
+            pairs = [(ys[o], rows.scale(d, one).to(ys[o].dtype)) for o, d, rows in found]
+            for of, g, t in zip(grads, pull(pairs, own, keep_graph=True), own, strict=True):
                 of.append(torch.zeros_like(t) if g is None else g)
-        return [torch.stack(of) for of in found]
+        return [torch.stack(of) for of in grads]
 
-    def _apart(self, ds: list[Tensor | None], part: slice) -> list[Tensor]:
+    def _apart(self, found: list[tuple[int, Tensor, Rows]], part: slice) -> list[Tensor]:
         assert self.batched is not None
-        units, own = self.units, [side.tensor.detach() for side in self.sides]
-        given = unique(t for t in tensors((self.op.args, self.op.kwargs)) if id(t) in self.batched)
-        cut = [self.batched[id(t)].split(t.detach(), units)[part] for t in given]
-        zeros = [
-            torch.zeros(shape, dtype=ds_type(ds), device=own[0].device) if d is None else d
-            for d, shape in zip(ds, self.op.shapes, strict=True)
-        ]
-        split = [(r or Rows()).split(d, units)[part] for d, r in zip(zeros, self.rows, strict=True)]
+        units, batched, own = self.units, self.batched, [side.tensor.detach() for side in self.sides]
+        given = [t for t in unique(tensors((self.op.args, self.op.kwargs))) if id(t) in batched]
+        cut = [batched[id(t)].split(t.detach(), units)[part] for t in given]
+        split = [rows.split(d, units)[part] for _, d, rows in found]
 
         def one(inputs: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:
             placed = {id(t): x for t, x in zip(given, inputs, strict=True)}
 
             def run(sides: list[Tensor]) -> list[Tensor]:
-                entered = {id(s.tensor): t for s, t in zip(self.sides, sides, strict=True)}
-                ys = self.op.replay(placed | entered)[: len(cotangents)]
-                # made from parameters alone, every row is the same function of them
-                return [
-                    y if y.shape == c.shape else y.narrow((r or Rows()).axis, 0, c.shape[(r or Rows()).axis])
-                    for y, c, r in zip(ys, cotangents, self.rows, strict=True)
-                ]
+                ys = self.op.replay(
+                    placed | {id(s.tensor): t for s, t in zip(self.sides, sides, strict=True)}
+                )
+                return [ys[o] for o, *_ in found]
 
-            ys, pull = vjp(run, own)  # type: ignore[misc]
-            found: list[Tensor] = pull([c.to(y.dtype) for c, y in zip(cotangents, ys, strict=True)])[0]
-            return found
+            ys, back = vjp(run, own)  # type: ignore[misc]
+            grads: list[Tensor] = back([c.to(y.dtype) for c, y in zip(cotangents, ys, strict=True)])[0]
+            return grads
 
         # MATH is the only attention that vmap takes apart
         with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop")
             try:
-                found: list[Tensor] = vmap(one)(cut, split)
-            except (RuntimeError, NotImplementedError, ValueError):
-                each = [
-                    one([x[u] for x in cut], [d[u] for d in split]) for u in range(len(split[0]))
-                ]  # one unit at a time
-                found = [torch.stack(of) for of in zip(*each, strict=True)]
-        return found
+                grads: list[Tensor] = vmap(one)(cut, split)
+            except (RuntimeError, NotImplementedError, ValueError):  # one unit at a time
+                each = [one([x[u] for x in cut], [d[u] for d in split]) for u in range(len(split[0]))]
+                grads = [torch.stack(of) for of in zip(*each, strict=True)]
+        return grads
 
 
 Use = OuterUse | SettledUse | ReplayedUse
@@ -243,26 +227,25 @@ def _combine(d: Sequence[Tensor | None], weights: Tensor, buffers: Buffers) -> T
 
     Captured cotangents may share memory with each other, so they are never written to.
     """
-    some = [(k, each) for k, each in enumerate(d) if each is not None]
-    if not some:
-        return None
-    k, first = some[0]
-    out = torch.mul(first, _column(weights, k, first), out=buffers.like("combined", first))
-    for k, each in some[1:]:
-        out.addcmul_(each, _column(weights, k, each))
+    out: Tensor | None = None
+    for k, each in enumerate(d):
+        if each is not None:
+            column = weights[:, k].to(each.dtype).view(-1, 1, 1)
+            if out is None:
+                out = torch.mul(each, column, out=buffers.like("combined", each))
+            else:
+                out.addcmul_(each, column)
     return out
-
-
-def _column(weights: Tensor, k: int, d: Tensor) -> Tensor:
-    return weights[:, k].to(d.dtype).view(-1, 1, 1)
 
 
 def find_batched(use: ReplayedUse) -> dict[int, Rows] | None:
     """Which arguments have rows for the samples: those for which the first and last unit's rows, alone, give
-    the same rows of the output. None where no choice does."""
+    the same rows of the output. None where no choice does, or numbers were drawn for the whole."""
     op, units = use.op, use.units
+    if op.random is not None or op.pure:
+        return None
     own = {id(side.tensor) for side in use.sides}
-    given = unique(t for t in tensors((op.args, op.kwargs)) if id(t) not in own and t.dim() > 0)
+    given = [t for t in unique(tensors((op.args, op.kwargs))) if id(t) not in own and t.dim() > 0]
     known = [(shape, r) for shape, r in zip(op.shapes, use.rows, strict=True) if r is not None]
     sizes, first = {shape[r.axis] for shape, r in known}, known[0][1]
     choices: list[list[Rows | None]] = []
@@ -271,9 +254,7 @@ def find_batched(use: ReplayedUse) -> dict[int, Rows] | None:
         choices.append([*sorted(fit, key=lambda c: c != first), None])
     with torch.no_grad():
         whole = op.replay({})
-        for count, choice in enumerate(product(*choices)):
-            if count >= 64:
-                break
+        for choice in islice(product(*choices), 64):
             batched = {id(t): c for t, c in zip(given, choice, strict=True) if c is not None}
             if all(_same(use, whole, given, batched, u) for u in {0, units - 1}):
                 return batched
@@ -283,33 +264,25 @@ def find_batched(use: ReplayedUse) -> dict[int, Rows] | None:
 def _same(
     use: ReplayedUse, whole: list[Tensor], given: list[Tensor], batched: dict[int, Rows], u: int
 ) -> bool:
-    op, units = use.op, use.units
-    placed = {id(t): batched[id(t)].split(t.detach(), units)[u] for t in given if id(t) in batched}
+    """Whether unit u's rows, alone, give its rows of the whole output."""
+    placed = {id(t): batched[id(t)].split(t.detach(), use.units)[u] for t in given if id(t) in batched}
     try:
-        alone = op.replay(placed)[: len(op.edges)]
+        alone = use.op.replay(placed)
     except (RuntimeError, ValueError, IndexError, AssertionError):
         return False
-    for found, full, rows in zip(alone, whole, use.rows, strict=False):
-        if rows is None:  # no cotangent comes there
-            continue
-        y, want = found, rows.split(full, units)[u]
-        scale = full.abs().max() if full.numel() else full.new_zeros(())
-        loose = 1e-2 if full.dtype in (torch.bfloat16, torch.float16) else 1e-5
-        if op.pure:  # made from parameters alone: the first rows stand for any
-            y = y.narrow(rows.axis, 0, want.shape[rows.axis])
-        if y.shape != want.shape or bool((y - want).abs().max() > loose * scale + 1e-12):
-            return False
+    for y, full, rows in zip(alone, whole, use.rows, strict=False):
+        if rows is not None:  # no cotangent comes to the others
+            want = rows.split(full, use.units)[u]
+            scale = full.abs().max() if full.numel() else full.new_zeros(())
+            loose = 1e-2 if full.dtype in (torch.bfloat16, torch.float16) else 1e-5
+            if y.shape != want.shape or bool((y - want).abs().max() > loose * scale + 1e-12):
+                return False
     return True
 
 
-def unique(found: Any) -> list[Tensor]:
+def unique(found: Sequence[Tensor]) -> list[Tensor]:
     """Tensors without repetition."""
     return list({id(t): t for t in found}.values())
-
-
-def ds_type(ds: Sequence[Tensor | None]) -> torch.dtype:
-    """The type of the first cotangent."""
-    return next(d.dtype for d in ds if d is not None)
 
 
 def drop_dead_tokens(segments: Sequence[Segment]) -> None:
@@ -334,19 +307,16 @@ def _alive(segments: Sequence[Segment], *, probe: bool) -> list[list[bool]]:
     for segment in segments:
         total = torch.zeros(segment.tokens, dtype=torch.bool, device=segment.x.device)
         for d in segment.d:
-            if d is not None:
-                total |= (d[:: max(1, len(d) // 4), :, 0].ne(0) if probe else _not_zero(d)).any(0)
+            if d is not None:  # two reductions, without a temporary of d's size
+                there = (
+                    d[:: max(1, len(d) // 4), :, 0].ne(0) if probe else d.amax(-1).ne(0) | d.amin(-1).ne(0)
+                )
+                total |= there.any(0)
         flags.append(total)
     flat = iter(torch.cat(flags).tolist() if flags else [])
     return [[next(flat) for _ in range(segment.tokens)] for segment in segments]
 
 
 def _pick(t: Tensor, kept: list[int]) -> Tensor:
-    if kept and kept[-1] - kept[0] + 1 == len(kept):
-        return t[:, kept[0] : kept[-1] + 1]
-    return t[:, kept]
-
-
-def _not_zero(d: Tensor) -> Tensor:
-    """[U, n, D] -> [U, n]; two reductions without a temporary of d's size."""
-    return d.amax(-1).ne(0) | d.amin(-1).ne(0)
+    whole = kept and kept[-1] - kept[0] + 1 == len(kept)
+    return t[:, kept[0] : kept[-1] + 1] if whole else t[:, kept]

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from harmonize_cli.errors import BadInput
-from harmonize_cli.harmony._graph import Upstream, upstream
-from harmonize_cli.harmony._harmonizer import Harmonizer, One, Pooled, listed
-from harmonize_cli.harmony._measure import dense, single_unit
+from harmonize_cli.harmony._cut import Pooled, listed
+from harmonize_cli.harmony._graph import Upstream, pull, upstream
+from harmonize_cli.harmony._harmonizer import Harmonizer
+from harmonize_cli.harmony._measure import single_unit
 from harmonize_cli.harmony._report import HarmonyReport
+from harmonize_cli.harmony._scope import spread
+from harmonize_cli.harmony._sums import inner_products
 from harmonize_cli.harmony._tape import RandomState
-from harmonize_cli.harmony._units import spread
 
 Forward = Callable[[], tuple[Mapping[str, Tensor], Pooled]]
 
@@ -64,15 +66,13 @@ def verify(harmonizer: Harmonizer, forward: Forward, *, units: int | None = None
         losses, pooled = forward()
         up = upstream(listed(pooled), [], [])
         # before the second pass, which changes buffers that autograd keeps for the first (BatchNorm's)
-        up.delta = [
-            list(torch.autograd.grad(loss, up.pooled, retain_graph=True, allow_unused=True))
-            for loss in losses.values()
-        ]
+        roots = ([(loss, None)] if loss.requires_grad else [] for loss in losses.values())
+        up.delta = [pull(root, up.pooled, keep_graph=True) for root in roots]
         _restore(buffers)
         with state.replayed(), harmonizer.record():
             again, pooled_again = forward()
         cut = harmonizer.cut(again, pooled_again, read_heads=False)
-        report = harmonizer.run(cut, One(cut.up), step=0, valid=None, reduce=False)
+        report = harmonizer.run(cut, step=0, valid=None, reduce=False)
         return _compare(harmonizer, up, report, units)
     finally:
         harmonizer.policy = policy
@@ -98,7 +98,7 @@ def _compare(harmonizer: Harmonizer, up: Upstream, report: HarmonyReport, units:
             rows = [_at_pooled(up, slice(u * share, (u + 1) * share), k) for k in range(K)]
         else:
             rows = [single_unit(up, inside, count, u, k) for k in range(K)]
-        want = torch.stack([torch.stack([_inner(a, b, up.pooled[0]) for b in rows]) for a in rows])
+        want = inner_products(rows, torch.float64)
         length = want.diagonal().clamp_min(torch.finfo(want.dtype).tiny).sqrt()
         error = (report.gram[u * share].to(want) - want).abs() / (length[:, None] * length[None])
         worst = max(worst, error.max().item())
@@ -112,19 +112,13 @@ def _inside(harmonizer: Harmonizer) -> list[nn.Parameter]:
 
 def _at_pooled(up: Upstream, own: slice, k: int) -> list[Tensor | None]:
     """At representation scope: the cotangents themselves, where two losses met."""
-    met = [sum(of[m] is not None for of in up.delta) > 1 for m in range(len(up.pooled))]
+    reached = up.losses_at()
+    least = min(2, len(set[int]().union(*reached)))
+    met = [len(by) >= least for by in reached]
     return [
         d.reshape(up.samples, -1)[own] if both and d is not None else None
         for d, both in zip(up.delta[k], met, strict=True)
     ]
-
-
-def _inner(a: list[Tensor | None], b: list[Tensor | None], like: Tensor) -> Tensor:
-    total = torch.zeros((), dtype=torch.float64, device=like.device)
-    for x, y in zip(a, b, strict=True):
-        if x is not None and y is not None:
-            total += (dense(x).double() * dense(y).double()).sum()
-    return total
 
 
 def _update_error(harmonizer: Harmonizer, up: Upstream, weights: Tensor) -> float:

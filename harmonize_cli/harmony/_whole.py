@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from harmonize_cli.harmony._graph import Graph, Plain, Upstream
-from harmonize_cli.harmony._measure import dense, representation_gram
-from harmonize_cli.harmony._scope import Scope
-from harmonize_cli.harmony._sums import wide
-from harmonize_cli.harmony._units import spread
+from harmonize_cli.harmony._cut import Plain
+from harmonize_cli.harmony._graph import Graph, Upstream
+from harmonize_cli.harmony._measure import representation_gram
+from harmonize_cli.harmony._scope import Scope, spread
+from harmonize_cli.harmony._sums import inner_products, wide
 from harmonize_cli.ranks import sum_tensors
 
 Grads = list[Tensor | None]
@@ -34,11 +34,7 @@ class WholeBatch:
             one[0, k] = 1
             later = any(d is not None for of in up.delta[k + 1 :] for d in of)
             found = up.gradients(self.params, spread(one, up.samples), keep_graph=later, only=k)
-            # gradients of different parameters may be one tensor, so none is added to in place
-            self.rows[k] = [
-                a if b is None else b if a is None else a + b
-                for a, b in zip(self.rows[k], found, strict=True)
-            ]
+            self.rows[k] = _sums(self.rows[k], found)
 
     def gram(
         self, up: Upstream, plain: Plain, scope: Scope, names: Mapping[int, Sequence[str]]
@@ -50,11 +46,7 @@ class WholeBatch:
         heads = [[of_heads.get(id(p), none)[k] for p in self.params] for k in range(len(up.delta))]
         ids = [id(p) for p in self.params]
         if scope.name == "all":
-            self.rows = [
-                [a if b is None else b if a is None else a + b for a, b in zip(row, head, strict=True)]
-                for row, head in zip(self.rows, heads, strict=True)
-            ]
-            heads = []
+            self.rows, heads = [_sums(*both) for both in zip(self.rows, heads, strict=True)], []
             name, inside = "all", set(ids)
         elif scope.name == "representation":
             name, inside = "representation", set[int]()
@@ -66,7 +58,8 @@ class WholeBatch:
             (summed,) = sum_tensors([gram], [gram])
             assert summed is not None
             return name, summed
-        return name, self._inner_products([n for n, i in enumerate(ids) if i in inside])
+        rows = [[g for i, g in zip(ids, row, strict=True) if i in inside] for row in self.rows]
+        return name, inner_products(rows, wide(self.params[0].dtype))[None].to(self.params[0].device)
 
     def update(self, weights: Tensor) -> None:
         """Add sum_k weights[0, k] g_k, and the heads' plain gradients, to `.grad`."""
@@ -85,16 +78,7 @@ class WholeBatch:
         rows = [flat[k * n : (k + 1) * n] for k in range(K + len(heads))]
         self.rows, self.heads = rows[:K], rows[K:]
 
-    def _inner_products(self, inside: list[int]) -> Tensor:
-        K, first = len(self.rows), self.params[0]
-        gram = torch.zeros(1, K, K, dtype=wide(first.dtype), device=first.device)
-        for i in inside:
-            for j in range(K):
-                for k in range(j + 1):
-                    one, two = self.rows[j][i], self.rows[k][i]
-                    if one is not None and two is not None:
-                        value = torch.dot(dense(one).flatten(), dense(two).flatten())
-                        gram[0, j, k] += value
-                        if j != k:
-                            gram[0, k, j] += value
-        return gram
+
+def _sums(one: Grads, two: Grads) -> Grads:
+    """Gradients of different parameters may be one tensor, so none is added to in place."""
+    return [a if b is None else b if a is None else a + b for a, b in zip(one, two, strict=True)]

@@ -1,6 +1,6 @@
 """What surrounds a model and its step: DistributedDataParallel, FSDP2, autocast, and autograd's errors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -57,9 +57,14 @@ class Wrapped:
                 stack.enter_context(module.no_sync())
             yield
 
-    def refuse_reduced(self) -> None:
-        """Raise where DistributedDataParallel is about to reduce what the harmonizer sums."""
-        if any(module.require_forward_param_sync for module in self.replicas):
+    def refuse_reduced(self, reached: Collection[int]) -> None:
+        """Raise where DistributedDataParallel is about to reduce what the harmonizer sums; reached: ids of
+        the parameters in a step's graph, for a module that was not called says nothing of where it was."""
+        for module in self.replicas:
+            if not module.require_forward_param_sync or all(
+                id(p) not in reached for p in module.parameters()
+            ):
+                continue
             raise BadInput(
                 "DistributedDataParallel: its forward pass ran outside `with harmonizer.record():`, so it "
                 "would average the gradients a second time; run it inside, or give the wrapped module"

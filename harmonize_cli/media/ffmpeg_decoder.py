@@ -6,11 +6,13 @@ import os
 import queue
 import threading
 from collections.abc import Iterator, Sequence, Set
-from math import lcm
+from fractions import Fraction
+from math import ceil, lcm
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from harmonize_cli.media.deadline import Deadline
 from harmonize_cli.media.decoders import DECODERS, DecoderEntry
@@ -20,8 +22,9 @@ from harmonize_cli.media.info import MediaInfo, parse_info
 from harmonize_cli.media.probe import first_frame_time
 from harmonize_cli.media.requests import Chunk, FrameRequest, Request, Span, unseen
 from harmonize_cli.media.run import NOISE, Running, command, error_lines
-from harmonize_cli.media.source import UNSEEKABLE, input_node, is_avi
+from harmonize_cli.media.source import COUNTED_FROM_TRACKS, UNSEEKABLE, input_node, is_avi
 
+_Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]
 _BLOCK = 1 << 20
 _MOST_ROWS = 256
 _QUEUED = 16
@@ -38,6 +41,15 @@ class _Unseekable(Exception):
     """A seek in this container lands anywhere. Comes before the first chunk."""
 
 
+class _Late(Exception):
+    """The tracks in use begin so many seconds (args[0]) later than the file, and ffmpeg subtracts that from
+    their time stamps: one track would depend on the use of the other. Comes before the first chunk."""
+
+
+class _Resized(Exception):
+    """Where pictures change their size ffmpeg makes new filters, and `fps` loses the frame that it holds."""
+
+
 class FFmpegDecoder:
     """Decodes `requests` from `path` within `span`. All of one kind come from one track.
 
@@ -49,6 +61,7 @@ class FFmpegDecoder:
     ) -> None:
         self._path, self._requests, self._span = path, requests, span
         self._deadline, self._threads = deadline, threads
+        self._every = False
         self.info: MediaInfo | None = None
         self.errors: list[str] = []
 
@@ -60,11 +73,15 @@ class FFmpegDecoder:
         """
         given = [0] * len(self._requests)
         misaligned: set[Request] = set()
-        offset = seek_point(self._span, self._requests)
+        offset, late = seek_point(self._span, self._requests), 0.0
         while True:
             try:
-                yield from self._run(offset, given, misaligned)
+                yield from self._run(offset, given, misaligned, late)
                 return
+            except _Late as e:
+                late, given = e.args[0], [0] * len(self._requests)
+            except _Resized:
+                self._every = True
             except _Unseekable:
                 offset, given = 0.0, [0] * len(self._requests)
             except MediaError:
@@ -84,22 +101,25 @@ class FFmpegDecoder:
             if isinstance(request, FrameRequest) and any(aligned_width(request) in e for e in self.errors):
                 yield request
 
-    def _run(self, offset: float, given: list[int], misaligned: Set[Request]) -> Iterator[Chunk]:
+    def _run(self, offset: float, given: list[int], misaligned: Set[Request], late: float) -> Iterator[Chunk]:
         """One child; see `unseen` for `given`."""
-        pipes = [_Pipe(r) for r in self._requests]
+        pipes = [_Pipe(r, self._every) for r in self._requests]
         readers = _Readers(pipes, offset)
         try:
-            args = self._command(offset, pipes, misaligned, self._lag(offset))
+            args = self._command(offset, pipes, misaligned, late)
             keep = [fd for p in pipes for fd in (p.data_write, p.times_write)]
             with Running(args, deadline=self._deadline, keep_open=keep) as running:
                 for pipe in pipes:
                     pipe.close_write()
+                known = False
                 try:
                     for chunk in unseen(readers.chunks(), self._requests, given):
-                        if offset and self.info is None:
-                            self.info = parse_info(running.messages())
-                            if self.info is not None and self.info.container in UNSEEKABLE:
+                        if not known and (info := parse_info(running.messages())) is not None:
+                            if offset and info.container in UNSEEKABLE:
                                 raise _Unseekable
+                            if not late and (seconds := self._late(info, offset)):
+                                raise _Late(seconds)
+                            known = True
                         yield chunk
                     running.wait()
                 finally:
@@ -116,6 +136,18 @@ class FFmpegDecoder:
             for pipe in pipes:
                 pipe.close()
 
+    def _late(self, info: MediaInfo, offset: float) -> float:
+        """See `_Late`."""
+        kinds = {r.kind for r in self._requests}
+        tracks = [t for t, kind in ((info.picture, "video"), (info.sound, "audio")) if kind in kinds]
+        # a start of 0 is not named, nor is one that isn't known
+        unnamed = 0.0 if info.start <= 0 else None
+        named = (unnamed if t.start is None else t.start for t in tracks if t is not None)
+        starts = [start for start in named if start is not None]
+        if info.container not in COUNTED_FROM_TRACKS or not starts:
+            return 0.0
+        return max(0.0, round(min(starts) - info.start - offset, 6))
+
     def _lag(self, offset: float) -> str:
         """By how much frames come late: where pictures are stored in another order than they are shown, the
         first one of an AVI file leaves the decoder when some others have been read, and is stamped then."""
@@ -126,9 +158,9 @@ class FFmpegDecoder:
         return f"{first_frame_time(self._path, self._deadline)}/TB"
 
     def _command(
-        self, offset: float, pipes: Sequence["_Pipe"], misaligned: Set[Request], lag: str
+        self, offset: float, pipes: Sequence["_Pipe"], misaligned: Set[Request], late: float
     ) -> list[str]:
-        end = self._span.end
+        lag, end = self._lag(offset), self._span.end
         length = None if end is None else end - offset + 1.0
         source = input_node(self._path, start=offset, length=length, threads=self._threads)
         outputs = []
@@ -142,7 +174,7 @@ class FFmpegDecoder:
                 split = node.filter_multi_output("split" if kind == "video" else "asplit", len(wanted))
                 branches = [split[i] for i in range(len(wanted))]
             outputs += [
-                _output(branch, p, p.request in misaligned, lag)
+                _output(branch, p, p.request in misaligned, lag, late)
                 for branch, p in zip(branches, wanted, strict=True)
             ]
         return command(*outputs)
@@ -159,9 +191,9 @@ def seek_point(span: Span, requests: Sequence[Request]) -> float:
     return float((span.start - _SEEK_EARLY) // step * step)
 
 
-def _output(node: Any, pipe: "_Pipe", full_chroma: bool, lag: str) -> Any:
+def _output(node: Any, pipe: "_Pipe", full_chroma: bool, lag: str, late: float) -> Any:
     request = pipe.request
-    for name, options in filters_for(request, full_chroma=full_chroma, lag=lag):
+    for name, options in filters_for(request, full_chroma=full_chroma, lag=lag, late=late, every=pipe.every):
         node = node.filter(name, **options)
     mark = "metadata" if request.kind == "video" else "ametadata"
     node = node.filter(mark, mode="add", key="row", value="1")
@@ -182,8 +214,8 @@ def _output(node: Any, pipe: "_Pipe", full_chroma: bool, lag: str) -> Any:
 class _Pipe:
     """Two pipes for one request: the rows, and the time stamps that a metadata filter prints before them."""
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    def __init__(self, request: Request, every: bool = False) -> None:
+        self.request, self.every = request, every
         data_read, self.data_write = os.pipe()
         times_read, self.times_write = os.pipe()
         with contextlib.suppress(OSError, AttributeError):
@@ -204,17 +236,33 @@ class _Pipe:
         self.times.close()
 
     def chunks(self, number: int, offset: float) -> Iterator[Chunk]:
-        """Read to the end. A part of a row at the end, or a row without its time, is an error."""
+        """Read to the end. A part of a row at the end, or a row without its time, is an error.
+
+        Raises:
+            _Resized: rows are missing.
+        """
         request = self.request
         if isinstance(request, FrameRequest):
             size = request.height * request.width * request.channels
             rows = max(1, min(_BLOCK // size, _MOST_ROWS))
+            grid = _Grid(request.exact_rate)
+            due: int | None = None
             while block := _read_full(self.data, rows * size):
                 if len(block) % size:
                     raise MediaError("the last frame is cut off")
                 frames = np.frombuffer(block, np.uint8).reshape(-1, *request.row_shape)
-                ticks = np.array([self._tick() for _ in range(len(frames))], np.float64)
+                ticks = np.array([self._tick() for _ in range(len(frames))])
+                if self.every:
+                    for n, shown in grid.add(ticks, frames):
+                        yield Chunk(number, offset + n / float(request.exact_rate), shown)
+                    continue
+                begin = int(ticks[0]) if due is None else due
+                due = begin + len(ticks)
+                if not np.array_equal(ticks, np.arange(begin, due)):
+                    raise _Resized
                 yield Chunk(number, offset + ticks / float(request.exact_rate), frames)
+            for n, shown in grid.end():
+                yield Chunk(number, offset + n / float(request.exact_rate), shown)
         else:
             first: float | None = None
             done = 0
@@ -232,6 +280,40 @@ class _Pipe:
         if len(parts) < 2 or not mark:
             raise MediaError("a row came without its time stamp")
         return int(parts[1].split()[0])
+
+
+class _Grid:
+    """From all frames to rows, as the filter `fps` does it: row n is the last frame that came by n / rate."""
+
+    def __init__(self, rate: Fraction) -> None:
+        self._rate = rate
+        self._held: npt.NDArray[np.uint8] | None = None
+        self._next = self._stamp = self._length = 0
+
+    def add(self, stamps: npt.NDArray[np.int64], frames: npt.NDArray[np.uint8]) -> Iterator[_Rows]:
+        """Take in frames [N, ...], stamps [N] in microseconds; yield numbers [K] and rows [K, H, W, C]."""
+        for stamp, frame in zip(stamps.tolist(), frames, strict=True):
+            if self._held is None:
+                self._next = self._row(stamp)
+            else:
+                self._length = stamp - self._stamp
+                yield from self._until(self._row(stamp))
+            self._held, self._stamp = frame, stamp
+
+    def end(self) -> Iterator[_Rows]:
+        """The last frame stays as long as the one before it."""
+        if self._held is not None:
+            yield from self._until(self._row(self._stamp + self._length))
+
+    def _row(self, stamp: int) -> int:
+        return ceil(stamp * self._rate / 1_000_000)
+
+    def _until(self, number: int) -> Iterator[_Rows]:
+        assert self._held is not None
+        while self._next < number:
+            n = np.arange(self._next, min(number, self._next + _MOST_ROWS))
+            yield n, np.repeat(self._held[None], len(n), axis=0)
+            self._next += len(n)
 
 
 def _read_full(stream: IO[bytes], size: int) -> bytes:
@@ -270,6 +352,8 @@ class _Readers:
             item = self._queue.get()
             if isinstance(item, Chunk):
                 yield item
+            elif isinstance(item, _Resized):
+                raise item
             else:
                 open_pipes -= 1
                 trouble = trouble or item
@@ -283,7 +367,9 @@ class _Readers:
                 if not self._put(chunk):
                     return
         except Exception as e:  # whatever it is: without a word from here the reader would wait for ever
-            end = e if isinstance(e, MediaError) else MediaError(f"reading from ffmpeg failed: {e}")
+            end = (
+                e if isinstance(e, MediaError | _Resized) else MediaError(f"reading from ffmpeg failed: {e}")
+            )
         self._put(end)
 
     def _put(self, item: Chunk | BaseException | None) -> bool:

@@ -15,11 +15,19 @@ MOST_GAP = 120.0
 
 
 def frame_filters(
-    request: FrameRequest, *, full_chroma: bool = False, lag: str = "0"
+    request: FrameRequest,
+    *,
+    full_chroma: bool = False,
+    lag: str = "0",
+    late: float = 0.0,
+    every: bool = False,
 ) -> list[tuple[str, dict[str, Any]]]:
     """Filters as (name, options). `round=up` makes row n the last frame with a time stamp <= n / rate.
 
-    Every frame is shown `lag` earlier (an expression of ffmpeg's filter `setpts`) than its time stamp says.
+    With `every` all frames come, stamped in microseconds.
+
+    Every frame is shown `lag` earlier (an expression of ffmpeg's filter `setpts`) than its time stamp says,
+    and `late` seconds later.
 
     Where the crop is not aligned (see `aligned_width`) the chain does not start, and ffmpeg's message quotes
     that expression. With `full_chroma` every pixel gets a chroma sample of its own before the crop: always
@@ -29,9 +37,10 @@ def frame_filters(
     chain: list[tuple[str, dict[str, Any]]] = [
         # whole ticks of many containers are coarser than LATE
         ("settb", {"expr": "AVTB"}),
-        ("setpts", {"expr": _without_jump(f"PTS-{LATE}/TB-{lag}")}),
-        ("fps", {"fps": str(request.exact_rate), "round": "up"}),
+        ("setpts", {"expr": _without_jump(f"PTS+{late - LATE:.6f}/TB-{lag}")}),
     ]
+    if not every:
+        chain.append(("fps", {"fps": str(request.exact_rate), "round": "up"}))
     if request.fit == "crop":
         w, h = _crop_size(request)
         if full_chroma:
@@ -91,10 +100,13 @@ def jump_to(seconds: float) -> str:
     return f"time stamps jump by more than {MOST_GAP:g} s, to {seconds:.2f} s; that gap is not filled"
 
 
-def sound_filters(request: SoundRequest) -> list[tuple[str, dict[str, Any]]]:
-    """Resample to mono float; gaps between time stamps are filled so that sample n stays at n / rate."""
+def sound_filters(request: SoundRequest, *, late: float = 0.0) -> list[tuple[str, dict[str, Any]]]:
+    """Resample to mono float; gaps between time stamps are filled so that sample n stays at n / rate.
+
+    Everything is heard `late` seconds later than its time stamp says.
+    """
     return [
-        ("asetpts", {"expr": _without_jump("PTS")}),
+        ("asetpts", {"expr": _without_jump(f"PTS+round({late:.6f}/TB)" if late else "PTS")}),
         (
             "aresample",
             {"osr": request.sample_rate, "ochl": "mono", "osf": "flt", "async": 1, "rematrix_maxval": 1},
@@ -104,12 +116,17 @@ def sound_filters(request: SoundRequest) -> list[tuple[str, dict[str, Any]]]:
 
 
 def filters_for(
-    request: Request, *, full_chroma: bool = False, lag: str = "0"
+    request: Request,
+    *,
+    full_chroma: bool = False,
+    lag: str = "0",
+    late: float = 0.0,
+    every: bool = False,
 ) -> list[tuple[str, dict[str, Any]]]:
     """The chain for either kind; options as in `frame_filters`."""
     if isinstance(request, SoundRequest):
-        return sound_filters(request)
-    return frame_filters(request, full_chroma=full_chroma, lag=lag)
+        return sound_filters(request, late=late)
+    return frame_filters(request, full_chroma=full_chroma, lag=lag, late=late, every=every)
 
 
 def pixel_format(request: FrameRequest) -> str:

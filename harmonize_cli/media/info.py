@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,8 @@ class Track:
     channels: str = ""
     is_cover: bool = False
     pixel_shape: float = 1.0
+    start: float | None = None
+    """Time stamp (s) of the first frame, where ffmpeg names one: not where that is 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +90,10 @@ def parse_info(messages: Iterable[str]) -> MediaInfo | None:
             turned = True
         elif found := _STREAM.match(line):
             index, text = int(found[1]), found[3]
-            if found[2] == "Video":
-                video.append(_video(index, text))
-            else:
-                audio.append(_audio(index, text))
+            track = _video(index, text) if found[2] == "Video" else _audio(index, text)
+            begin = re.findall(r", start (-?[\d.]+)", text)
+            track = replace(track, start=float(begin[-1]) if begin else None)
+            (video if found[2] == "Video" else audio).append(track)
     if container is None:
         return None
     return MediaInfo(container, duration, tuple(video), tuple(audio), start, turned, estimated)

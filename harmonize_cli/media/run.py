@@ -3,10 +3,11 @@
 A child that nobody reads blocks for ever, a return code that nobody checks is a silent truncation, and an
 ffmpeg left alone may wait for a key or for the network. So: an argument list (never a shell), no stdin unless
 we feed it, messages to a temporary file whose tail becomes the reason, a deadline, and a process group of its
-own that is killed as a whole.
+own that is killed as a whole, by the system where this process can't do it any more.
 """
 
 import contextlib
+import fcntl
 import os
 import re
 import signal
@@ -58,18 +59,23 @@ class Running:
         keep_open: Sequence[int] = (),
     ) -> None:
         self._log = tempfile.TemporaryFile(prefix="harmonize-ffmpeg-")  # noqa: SIM115 (closed in __exit__)
+        watched, self._lifeline = os.pipe()
         try:
             self._process = subprocess.Popen(
                 args,
                 stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
-                pass_fds=keep_open,
+                pass_fds=(*keep_open, watched),
                 start_new_session=True,
             )
+            _kill_when_closed(watched, self._process.pid)
         except OSError as e:
             self._log.close()
+            os.close(self._lifeline)
             raise MediaError(f"can't start {args[0]}: {e}") from e
+        finally:
+            os.close(watched)
         assert self._process.stdout is not None
         self.stdout: IO[bytes] = self._process.stdout
         self._deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
@@ -90,6 +96,7 @@ class Running:
         self._ended.set()
         self.kill()
         self._process.wait()
+        os.close(self._lifeline)
         self.stdout.close()
         if self._feeder is not None:
             self._feeder.join(timeout=10)
@@ -163,6 +170,18 @@ class Running:
         finally:
             with contextlib.suppress(OSError):
                 pipe.close()
+
+
+def _kill_when_closed(watched: int, group: int) -> None:
+    """Let the system kill a process group when the other end of a pipe is closed, as the end of this process,
+    whatever ends it, does. (A parent's death signal would come with the end of the thread that started it.)
+
+    The group's processes hold `watched` open. Where the system can't do it a deadline is all there is.
+    """
+    if hasattr(fcntl, "F_SETSIG"):
+        fcntl.fcntl(watched, fcntl.F_SETOWN, -group)
+        fcntl.fcntl(watched, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(watched, fcntl.F_SETFL, fcntl.fcntl(watched, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def run(*outputs: Any, deadline: float = 600.0, stdin: Iterable[bytes] | None = None) -> bytes:

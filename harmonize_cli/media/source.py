@@ -20,6 +20,8 @@ UNSEEKABLE = (
     "ac3", "eac3", "dts", "truehd", "loas", "mpegvideo", "m4v", "h263", "h264", "hevc", "vvc", "obu", "av1",
     "mjpeg",
 )  # fmt: skip
+# Containers whose time stamps may jump: of these ffmpeg counts from the first frame of the tracks in use.
+COUNTED_FROM_TRACKS = ("mpegts", "mpeg", "ogg", "nsv", "rm", "dv")
 PROTOCOLS = "file,pipe"
 # 8192 x 8192: beyond every real video, and small enough that a forged header can't eat the machine
 MOST_PIXELS = 1 << 26

@@ -20,7 +20,7 @@ from pydantic import Field
 from safetensors.torch import load_file, save
 
 from harmonize_cli.config import StageConfig, validate
-from harmonize_cli.errors import BadInput, list_faults
+from harmonize_cli.errors import BadInput, list_errors
 from harmonize_cli.files import naming, read_json, sha256_file, shaped, sync_file, sync_folder, write_json
 from harmonize_cli.models.base import Model, make_model
 from harmonize_cli.models.checkpoint_folders import MANIFEST, list_checkpoints, step_of
@@ -172,7 +172,7 @@ def check_weights(model: Model, weights: Mapping[str, torch.Tensor], file: Path)
     ]
     if faults:
         head = f"{file}: not the weights of the model that the run's config describes; was it edited?"
-        raise BadInput(list_faults(head, faults))
+        raise BadInput(list_errors(head, faults))
 
 
 def find_checkpoint(run: Path, which: str = "last") -> Path:

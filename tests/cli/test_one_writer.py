@@ -67,6 +67,27 @@ def test_a_second_writer_is_refused(place: Path, words: str, target: str, monkey
     assert sorted(place.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "eval retrieval nothing s.h5 -o new",
+        "eval probe nothing s.h5 -o new",
+        "eval zeroshot nothing s.h5 -o new",
+        "eval finetune nothing s.h5 -o new",
+        "export mteb nothing s.h5 -o new",
+        "export encoder nothing -o new",
+        "export embeddings nothing s.h5 -o new",
+        "curriculum plan nothing -o new",
+    ],
+)
+def test_the_lock_comes_first(place: Path, words: str, monkeypatch: Any) -> None:
+    """Before a run is opened, which takes a while."""
+    monkeypatch.chdir(place)
+    with locked(Path("new")):
+        assert "is being written by process" in str(run(*words.split()).exception)
+    assert "is being written" not in str(run(*words.split()).exception)
+
+
 def test_two_extractions_to_one_store(tmp_path: Path) -> None:
     """Started at once: one makes the store, the other says so, or finds it made."""
     rows = [{"id": str(k), "text": f"number {k}"} for k in range(80)]

@@ -101,7 +101,9 @@ def test_command_and_table(world: World, tmp_path: Path) -> None:
     scores = read_scores(tmp_path / "dynamics")
     assert table["id"].to_pylist() == scores.ids.tolist()
     assert "cosine_ema" in table.column_names
-    refused = CliRunner().invoke(app, [*words, "--table", str(tmp_path / "d.xls")])
+    refused = CliRunner().invoke(app, words)
+    assert "dynamics: holds scores already; give another -o, or --overwrite" in str(refused.exception)
+    refused = CliRunner().invoke(app, [*words, "--overwrite", "--table", str(tmp_path / "d.xls")])
     assert "ends in .parquet or .csv" in str(refused.exception)
     assert len(write_dynamics(run, world.store, tmp_path / "again")) == len(scores)
     make_store(tmp_path / "other.h5", samples=300)

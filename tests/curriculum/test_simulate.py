@@ -49,7 +49,12 @@ def test_command_writes_a_plan_that_pretrain_reads(world: World, tmp_path: Path)
     assert (tmp_path / "plan" / "plan.png").stat().st_size > 5000
     gate_settings = (f"phases.1.gate.{key}=0.2" for key in ("start", "end"))
     gated = [*words, "--indicator", "loss_vt", *(w for s in gate_settings for w in ("--set", s)), "--set"]
-    done = CliRunner().invoke(app, [*gated, "phases.1.gate.by=similarity_va"])
+    file = tmp_path / "plan" / "plan.yaml"
+    file.write_text(edited := file.read_text() + "seed: 3\n")
+    refused = CliRunner().invoke(app, [*gated, "phases.1.gate.by=similarity_va"])
+    assert "plan.yaml: holds another plan; give another -o, or --overwrite" in str(refused.exception)
+    assert file.read_text() == edited
+    done = CliRunner().invoke(app, [*gated, "phases.1.gate.by=similarity_va", "--overwrite"])
     assert "similarity_va: 20% to 20%" in done.output
     gate = read_plan(tmp_path / "plan").phases[-1].gate
     assert gate is not None

@@ -121,6 +121,109 @@ def test_few_bytes_that_stand_for_gigabytes_take_little_memory(tmp_path: Path) -
     assert "2000" in measured(path)[0]
 
 
+def _varint(value: int) -> bytes:
+    """A number as Thrift writes it."""
+    value *= 2
+    parts = []
+    while value > 127:
+        parts.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*parts, value])
+
+
+def _forged(path: Path, column: int, size: int, values: int, body: bytes) -> None:
+    """Another page in place of a column's only one; what the footer says stays."""
+    chunk = pq.read_metadata(path).row_group(0).column(column)
+    room = chunk.total_compressed_size
+
+    def header(stored: int) -> bytes:
+        about = b"\x15" + _varint(values) + b"\x15\x00\x15\x06\x15\x06\x00"
+        return b"\x15\x00\x15" + _varint(size) + b"\x15" + _varint(stored) + b"\x2c" + about + b"\x00"
+
+    stored = room - len(header(room))
+    left = stored - len(body) - 8
+    page = header(stored) + body + b"\x50\x2a\x4d\x18" + left.to_bytes(4, "little") + bytes(left)
+    data = path.read_bytes()
+    at = chunk.data_page_offset
+    path.write_bytes(data[:at] + page[:room] + data[at + room :])
+
+
+def _zstd(text: int) -> bytes:
+    """A Zstandard frame that unpacks to a PLAIN text of so many letters."""
+    frame = b"\x28\xb5\x2f\xfd\xa0" + (text + 4).to_bytes(4, "little")
+    frame += (4 << 3).to_bytes(3, "little") + text.to_bytes(4, "little")
+    blocks = [1 << 17] * (text >> 17)
+    for n, block in enumerate(blocks):
+        frame += (block << 3 | 2 | (n == len(blocks) - 1)).to_bytes(3, "little") + b"a"
+    return frame
+
+
+def test_a_page_is_what_its_header_says_not_the_footer(tmp_path: Path) -> None:
+    """70 kB, of which the footer says that they unpack to 70 kB: a page of 1 GB."""
+    path = tmp_path / "m.parquet"
+    schema = pa.schema([pa.field("id", pa.string(), False), pa.field("text", pa.string(), False)])
+    noise = np.random.default_rng(0).integers(97, 122, 70_000, np.uint8).tobytes().decode()
+    table = pa.table({"id": ["a"], "text": [noise]}, schema=schema)
+    options: Any = {"use_dictionary": False, "compression": "zstd", "write_statistics": False}
+    pq.write_table(table, path, **options)
+    small = 1 << 20
+    _forged(path, 1, small + 4, 1, _zstd(small))
+    assert len(pq.read_table(path)["text"][0].as_py()) == small, "the forged page can be read"
+    large = 1 << 30
+    _forged(path, 1, large + 4, 1, _zstd(large))
+    assert pq.read_metadata(path).row_group(0).total_byte_size < 100_000
+    said, memory = measured(path)
+    assert "row group 0 has a page that unpacks to 1024 MiB" in said
+    assert memory < 100, f"{memory} MiB"
+    _forged(path, 1, 100, 1 << 26, b"")
+    assert measured(path)[1] < 100
+
+
+def test_headers_of_pages(tmp_path: Path) -> None:
+    """Every kind that pyarrow writes, against the footer."""
+    from harmonize_cli.datasets.parquet_pages import read_pages
+
+    columns = {"id": [f"i{k}" for k in range(5000)], "texts": [[f"t{k % 7}"] * (k % 4) for k in range(5000)]}
+    path = tmp_path / "m.parquet"
+    for version in ("1.0", "2.0"):
+        for more in ({}, {"use_dictionary": False}, {"compression": "none"}, {"data_page_size": 100}):
+            options: Any = {"data_page_version": version, "write_page_index": True, **more}
+            pq.write_table(pa.table(columns), path, **options)
+            for column in range(2):
+                chunk = pq.read_metadata(path).row_group(0).column(column)
+                start = chunk.dictionary_page_offset or chunk.data_page_offset
+                with path.open("rb") as file:
+                    pages = list(read_pages(file, start, chunk.total_compressed_size, chunk.num_values))
+                assert sum(page.values for page in pages) == chunk.num_values
+                headers = chunk.total_uncompressed_size - sum(page.size for page in pages)
+                assert 0 < headers < 200 * len(pages)
+    shared = pa.table(
+        {"id": [str(k) for k in range(2000)], "text": ["x" * 30_000 + str(k) for k in range(2000)]}
+    )
+    pq.write_table(shared, path, use_dictionary=False, column_encoding={"text": "DELTA_BYTE_ARRAY"})
+    assert "2000" in measured(path)[0]
+
+
+def test_headers_that_are_none() -> None:
+    from io import BytesIO
+
+    from harmonize_cli.datasets.parquet_pages import read_pages
+
+    rng = random.Random(0)
+    good = b"\x15\x00\x15\xc8\x01\x15\x14\x2c\x15\x02\x15\x00\x15\x06\x15\x06\x00\x00" + bytes(10)
+    assert [page.size for page in read_pages(BytesIO(good), 0, len(good), 1)] == [100]
+    for n in range(20_000):
+        data = bytearray(good * 3)
+        for _ in range(rng.choice([1, 3, 20])):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        try:
+            for page in read_pages(BytesIO(data[: rng.randrange(len(data))] if n % 5 else data), 0, 99, 9):
+                assert page.size >= 0
+                assert page.values >= 0
+        except ValueError:
+            continue
+
+
 def test_a_row_that_unpacks_to_too_much_is_named(tmp_path: Path) -> None:
     many = _same(20_000, "x" * 90_000, np.int32)
     offsets = pa.array([0, 3, 3, 20_000], pa.int32())

@@ -8,8 +8,8 @@ import torch
 from harmony_models import TriModal, gram_error, gram_of, losses_of, make_inputs, per_sample_gradients
 from torch import Tensor, nn
 
-from harmonize_cli.harmony import Harmonizer, HarmonyReport, _kinds, _measure, _reading, _uses
-from harmonize_cli.harmony._units import Rows
+from harmonize_cli.harmony import Harmonizer, HarmonyReport, _gram, _kinds, _measure, _trial, _uses
+from harmonize_cli.harmony._scope import Rows
 
 Patch = Callable[[Any, str, Any], None]
 
@@ -99,7 +99,7 @@ def test_samples_taken_to_lie_elsewhere_are_found_out(monkeypatch: pytest.Monkey
     errors = []
     for broken in (False, True):
         if broken:
-            monkeypatch.setattr(_reading.Trial, "_lie", lambda self, seen, given: Rows())
+            monkeypatch.setattr(_trial.Trial, "_lie", lambda self, seen, given: Rows())
         harmonizer = Harmonizer(model)
         with harmonizer.record():
             z = model.encode(x)
@@ -111,10 +111,27 @@ def test_samples_taken_to_lie_elsewhere_are_found_out(monkeypatch: pytest.Monkey
     assert max(errors) < 1e-9
 
 
-def test_it_is_made_for_new_shapes_and_after_two_four_eight_steps_and_not_at_all_without() -> None:
+@pytest.mark.parametrize("T", [3, 4, 8])
+def test_rows_are_found_without_the_check_too(T: int) -> None:
+    torch.manual_seed(0)
+    model, x = SequenceFirst().double(), torch.randn(T, 4, 8, dtype=torch.float64)
+    harmonizer = Harmonizer(model, check=False)
+    for _ in range(2):
+        model.zero_grad()
+        with harmonizer.record():
+            z = model.encode(x)
+        losses = {"one": z.square().sum() + z[0] @ z[1], "two": z.sin().sum()}
+        grads = per_sample_gradients(list(losses.values()), [z], list(model.parameters()))
+        report = harmonizer.backward(losses, z)
+        assert gram_error(report.gram, gram_of(grads)) < 1e-9
+        want = torch.einsum("uk,ukp->p", report.weights, grads)
+        torch.testing.assert_close(torch.cat([p.grad.flatten() for p in model.parameters()]), want)
+
+
+def test_it_is_made_for_new_shapes_and_after_two_four_eight_steps_and_for_new_shapes_alone_without() -> None:
     torch.manual_seed(0)
     body = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
-    for check, wanted in ((True, [1, 2, 2, 3, 4]), (False, [0, 0, 0, 0, 0])):
+    for check, wanted in ((True, [1, 2, 2, 3, 4]), (False, [1, 1, 1, 2, 2])):
         harmonizer, trials = Harmonizer(body, check=check), []
         for B in (4, 4, 4, 6, 4):
             with harmonizer.record():
@@ -123,6 +140,77 @@ def test_it_is_made_for_new_shapes_and_after_two_four_eight_steps_and_not_at_all
             harmonizer.backward({"one": z.square().sum(), "two": z.sum()}, z)
             trials.append((trials[-1] if trials else 0) + (harmonizer.check_seconds > before))
         assert trials == wanted
+
+
+class Small(nn.Module):
+    """A narrow layer of small gradients beside one whose gradients are a hundred times as long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow, self.norm, self.table = nn.Linear(6, 6), nn.LayerNorm(6), nn.Embedding(5, 6)
+        self.wide = nn.Linear(400, 2)
+
+    def encode(self, x: Tensor, words: Tensor) -> Tensor:
+        small = self.norm(self.narrow(x[..., :6])) + self.table(words)
+        return torch.cat([0.3 * small.mean(1), self.wide(x).mean(1)], 1)
+
+
+def no_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the Gram alone."""
+    product = _gram._inputs_product
+    monkeypatch.setattr(_gram, "_inputs_product", lambda x, y, weight, bias: product(x, y, weight, False))
+
+
+def other_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    product = _gram._inputs_product
+    monkeypatch.setattr(
+        _gram,
+        "_inputs_product",
+        lambda x, y, *rest: product(x, y if x.is_floating_point() else y - 1, *rest),
+    )
+
+
+def halved_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_all = _gram.GramSum.add_all
+    monkeypatch.setattr(
+        _gram.GramSum,
+        "add_all",
+        lambda self, grads, *rest: add_all(self, [[g / 2 for g in of] for of in grads], *rest),
+    )
+
+
+def lost_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the update alone."""
+    monkeypatch.setattr(_uses.SettledUse, "add_to", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("breakage", "slow"),
+    [
+        (None, set()),
+        (no_bias, {"narrow.bias", "narrow.weight"}),
+        (other_words, {"table.weight"}),
+        (halved_norms, {"norm.bias", "norm.weight"}),
+        (lost_norms, {"norm.bias", "norm.weight"}),
+        (lost_bias, {"narrow.bias", "narrow.weight"}),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_error_in_a_small_layer_does_not_hide_behind_a_large_one(
+    breakage: Callable[[pytest.MonkeyPatch], None] | None,
+    slow: set[str],
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    model, x, words = Small().to(dtype), torch.randn(4, 3, 400, dtype=dtype), torch.randint(0, 5, (4, 3))
+    if breakage is not None:
+        breakage(monkeypatch)
+    harmonizer = Harmonizer(model)
+    with harmonizer.record():
+        z = model.encode(x, words)
+    report = harmonizer.backward({"one": z.square().sum() + z[0] @ z[1], "two": z.sin().sum()}, z)
+    assert slow <= set(report.slow) <= slow | {"wide.bias", "wide.weight"}
 
 
 class LoRA(nn.Module):

@@ -54,14 +54,39 @@ def test_ddp_gives_the_gradients_of_the_bare_model(options: dict[str, str]) -> N
     torch.testing.assert_close(gradients(forward, head, x, **options), want)
 
 
-@pytest.mark.parametrize("scope", ["auto", "representation"])
-def test_a_ddp_forward_pass_outside_record_is_refused(scope: str) -> None:
+@pytest.mark.parametrize(
+    ("scope", "message"),
+    [
+        ("auto", "run the encoder inside"),
+        ("representation", "DistributedDataParallel: its forward pass ran outside"),
+    ],
+)
+def test_a_ddp_forward_pass_outside_record_is_refused(scope: str, message: str) -> None:
     body, head, x = towers()
     wrapped = DistributedDataParallel(body)
     harmonizer = Harmonizer({"body": wrapped, "head": head}, scope=scope)
     z = wrapped(x)
-    with pytest.raises(BadInput, match="DistributedDataParallel: its forward pass ran outside"):
+    with pytest.raises(BadInput, match=message):
         harmonizer.backward(losses_of(z, head), z)
+
+
+@pytest.mark.parametrize("scope", ["auto", "representation"])
+@pytest.mark.parametrize("called_before", [False, True])
+def test_a_ddp_module_that_a_step_does_not_call_is_no_hindrance(scope: str, called_before: bool) -> None:
+    body, head, x = towers()
+    want = gradients(body, head, x, scope=scope)
+    body, head, x = towers()
+    other = DistributedDataParallel(nn.Linear(6, 4))
+    whole = {"body": DistributedDataParallel(body), "head": head, "other": other}
+    if called_before:
+        other(x).sum().backward()
+    harmonizer = Harmonizer(whole, scope=scope)
+    with harmonizer.record():
+        z = whole["body"](x)
+        losses = losses_of(z, head)
+    harmonizer.backward(losses, z)
+    got = [p.grad for module in (body, head) for p in module.parameters()]
+    torch.testing.assert_close(got, want)
 
 
 def test_fsdp_at_scope_representation_gives_the_gradients_of_the_bare_model() -> None:

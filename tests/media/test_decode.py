@@ -306,6 +306,30 @@ def test_time_stamps_that_jump_back(tmp_path):
     assert len(rows[1]) == pytest.approx(32000, abs=4000)
 
 
+@pytest.mark.parametrize("name", ["a.ts", "a.mpg", "a.ogv"])
+@pytest.mark.parametrize("first", ["video", "audio"])
+def test_a_late_track_is_as_late_without_the_other(tmp_path, name, first):
+    """Of these containers ffmpeg counts from the first frame of the tracks in use."""
+    codecs = {"a.ogv": {"vcodec": "libtheora", "acodec": "libvorbis"}}
+    encode = codecs.get(name, {"vcodec": "mpeg2video", "acodec": "mp2"})
+    late = {"video": {}, "audio": {}}
+    late["audio" if first == "video" else "video"] = {"itsoffset": 3}
+    pictures = ffmpeg.input("testsrc=r=25:d=38:s=32x32", f="lavfi", **late["video"])
+    sound = ffmpeg.input("sine=d=38:r=48000", f="lavfi", **late["audio"])
+    path = tmp_path / name
+    # packets as they are: the muxer's own stamps of an MPEG stream don't keep a start of 3 s
+    run(ffmpeg.output(pictures, sound, f"file:{tmp_path / 'a.mkv'}", **encode))
+    run(ffmpeg.output(ffmpeg.input(f"file:{tmp_path / 'a.mkv'}"), f"file:{path}", c="copy"))
+    requests = [FrameRequest(10, 8, 8), SOUND]
+    for span in (WHOLE, Span(1.0, 5.0), Span(36.0, 38.0)):
+        rows, times, _ = decode(path, requests, span)
+        assert span != WHOLE or abs(times[1][0] - times[0][0]) > 2
+        for n, request in enumerate(requests):
+            alone, its_times, _ = decode(path, [request], span)
+            assert np.array_equal(its_times[0], times[n])
+            assert np.array_equal(alone[0], rows[n])
+
+
 def test_of_several_tracks_the_first_is_taken(tmp_path):
     one = make_clip(tmp_path / "one.mkv", grey_frames(10), tone(1.0))
     two = make_clip(tmp_path / "two.mkv", grey_frames(10)[::-1], tone(1.0, hz=900))

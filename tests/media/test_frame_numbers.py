@@ -127,3 +127,21 @@ def test_mirrored_and_turned(tmp_path):
             work = FileDecode(path, requests, Span(), deadline=60, decoder=decoder_for(decoder))
             rows = np.concatenate([chunk.rows for chunk in work.chunks()])
             assert np.abs(rows.astype(int) - want).mean() < 3, (turn, decoder)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("name", ["a.ts", "a.h264"])
+def test_no_frame_is_lost_where_the_size_changes(tmp_path, name, decoder):
+    """ffmpeg's filter graph is made anew there, and forgot the frame that it held back."""
+    parts = []
+    for n, more in ((20, ()), (25, ("-s", "160x120", "-output_ts_offset", 2))):
+        part = film(tmp_path / f"{n}-{name}", n, 10, "-c:v", "libx264", "-bf", 0, "-crf", 5, *YUV, *more)
+        parts.append(part.read_bytes())
+    path = tmp_path / name
+    path.write_bytes(b"".join(parts))
+    for rate in (10, 25, 7):
+        times, found = numbers(path, decoder, rate)
+        frames = np.floor(times * 10 + 0.05 + 1e-6).astype(int)
+        assert np.array_equal(found, np.where(frames < 20, frames, frames - 20))
+        assert np.allclose(np.diff(times), 1 / rate)
+        assert len(times) >= 4.4 * rate

@@ -1,3 +1,6 @@
+import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -50,6 +53,42 @@ def test_leaving_early_kills(tmp_path):
     with Running([sys.executable, "-c", "import time; time.sleep(100)"], deadline=60) as running:
         pid = running._process.pid
     assert not alive(pid)
+
+
+HANGING = """
+import sys, threading
+import ffmpeg
+from harmonize_cli.media.run import Running, command
+args = command(ffmpeg.input("file:" + sys.argv[1], format="wav").output("pipe:1", format="null"))
+def start():
+    global running
+    running = Running(args, deadline=100)
+thread = threading.Thread(target=start)
+thread.start(); thread.join()
+print(running._process.pid, flush=True)
+running.stdout.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it runs on until its end")
+def test_ffmpeg_does_not_outlive_a_killed_parent(tmp_path):
+    """It waits for the other end of a named pipe, for ever; the thread that started it is over."""
+    os.mkfifo(tmp_path / "fifo")
+    script = [sys.executable, "-c", HANGING, tmp_path / "fifo"]
+    with subprocess.Popen(script, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        time.sleep(0.5)
+        assert alive(pid)
+        parent.kill()
+        parent.wait()
+        until = time.monotonic() + 10
+        while alive(pid) and time.monotonic() < until:
+            time.sleep(0.05)
+    left = alive(pid)
+    if left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
 
 
 def test_a_flood_of_messages_never_blocks():

@@ -3,9 +3,11 @@
 from harmonize_cli.cli.exporters import EXPORTERS
 from harmonize_cli.cli.options import BatchSize, Checkpoint, Device, NewOut, RunFolder, StorePath
 from harmonize_cli.cli.say import answer
+from harmonize_cli.locks import one_writer
 
 
 @EXPORTERS.register("embeddings")
+@one_writer("out")
 def embeddings(
     run: RunFolder,
     store: StorePath,

@@ -7,9 +7,11 @@ import typer
 from harmonize_cli.cli.exporters import EXPORTERS
 from harmonize_cli.cli.options import Checkpoint, NewOut, RunFolder
 from harmonize_cli.cli.say import answer
+from harmonize_cli.locks import one_writer
 
 
 @EXPORTERS.register("encoder")
+@one_writer("out")
 def encoder(
     run: RunFolder,
     *,

@@ -21,9 +21,11 @@ from harmonize_cli.cli.options import (
     VerifyStore,
 )
 from harmonize_cli.cli.say import answer
+from harmonize_cli.locks import one_writer
 
 
 @EXPORTERS.register("mteb")
+@one_writer("out")
 def mteb(
     run: RunOrStore,
     store: StorePath,

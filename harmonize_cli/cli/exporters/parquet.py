@@ -3,9 +3,11 @@
 from harmonize_cli.cli.exporters import EXPORTERS
 from harmonize_cli.cli.options import Features, FileSamples, NewOut, StorePath
 from harmonize_cli.cli.say import answer
+from harmonize_cli.locks import one_writer
 
 
 @EXPORTERS.register("parquet")
+@one_writer("out")
 def parquet(
     store: StorePath, *, out: NewOut, feature: Features = None, file_samples: FileSamples = 100_000
 ) -> None:
