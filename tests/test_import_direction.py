@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "curriculum": {"harmony", "objectives", "models", "store", "data", "evaluation", "training"},
     "evaluation": {"harmony", "objectives", "models", "store", "data", "datasets"},
     "reporting": {"harmony", "objectives", "models", "store", "data", "evaluation", "curriculum"},
-    "demo": {"media", "datasets"},
+    "demo": {"media", "datasets", "reporting"},
 }
 FREE = {"cli"}  # it puts everything together
 

@@ -1,4 +1,4 @@
-"""Why a sample may be misaligned: what extraction and the captions themselves tell."""
+"""Why a sample may be misaligned: what extraction and the captions themselves say."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def hints_of(store: Store, i: int, repeated: frozenset[str]) -> list[str]:
     if end is not None and end - start < SHORT:
         hints.append("very short")
     if abs(facts.get("drift", 0.0) or 0.0) >= DRIFT:
-        hints.append("sound and picture differ in length")
+        hints.append("audio and video differ in length")
     if any(text in repeated for text in texts):
         hints.append("repeated caption")
     if texts and not any(_content(text) for text in texts):

@@ -1,4 +1,4 @@
-"""The demo's result as JSON, as a picture and as a table in words."""
+"""The demo's result as JSON, as a figure and as a table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from harmonize_cli.files import atomic_path, read_json, write_json
+from harmonize_cli.reporting.charts import plot_bars, plot_lines
 
 SHOWN = {
     "text-to-video/R@1": "text-to-video R@1",
@@ -81,40 +82,21 @@ def _cell(metric: Mapping[str, float]) -> str:
 
 
 def _draw(path: Path, rows: Sequence[Row], curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    names = [name for name in SHOWN if all(name in row.metrics for row in rows)]
+    names = {
+        n: label.replace(" ", "\n", 1) for n, label in SHOWN.items() if all(n in r.metrics for r in rows)
+    }
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     bars, losses, conflict = figure.subplots(1, 3, width_ratios=[1.5, 1, 1])
-    wide = 0.8 / len(rows)
-    for k, row in enumerate(rows):
-        at = [place + k * wide for place in range(len(names))]
-        values = [row.metrics[name]["value"] for name in names]
-        spread = [
-            [max(0.0, v - row.metrics[n]["low"]) for v, n in zip(values, names, strict=True)],
-            [max(0.0, row.metrics[n]["high"] - v) for v, n in zip(values, names, strict=True)],
-        ]
-        bars.bar(at, values, wide * 0.92, yerr=spread, capsize=2, label=row.run, color=f"C{k}")
-    for place, name in enumerate(names):
-        if name in rows[0].chance:
-            span = [place - wide / 2, place + wide * (len(rows) - 0.5)]
-            bars.plot(span, [rows[0].chance[name]] * 2, "k--", lw=1, label="chance" if place == 0 else None)
-    bars.set_xticks([place + wide * (len(rows) - 1) / 2 for place in range(len(names))])
-    bars.set_xticklabels([SHOWN[name].replace(" ", "\n", 1) for name in names], fontsize=8)
-    bars.set_ylim(0, 1)
-    bars.set_title("unseen numbers in unseen handwriting", fontsize=9)
-    bars.legend(fontsize=8)
-    _lines(losses, curves, "loss", "training loss")
-    _lines(conflict, curves, "conflict_share", "share of clips in gradient conflict")
+    title = "unseen numbers in unseen handwriting"
+    plot_bars(bars, title, {row.run: row.metrics for row in rows}, names, rows[0].chance)
+    charts = {"loss": (losses, "training loss"), "conflict_share": (conflict, "share of clips in conflict")}
+    for key, (ax, title) in charts.items():
+        points = {
+            name: [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+            for name, lines in curves.items()
+        }
+        plot_lines(
+            ax, title, {n: ([s for s, _ in found], [v for _, v in found]) for n, found in points.items()}
+        )
     with atomic_path(path) as tmp:
         figure.savefig(tmp, format="png", dpi=130)
-
-
-def _lines(ax: Any, curves: Mapping[str, Sequence[Mapping[str, Any]]], key: str, title: str) -> None:
-    for k, (name, lines) in enumerate(curves.items()):
-        points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
-        if points:
-            ax.plot(*zip(*points, strict=True), label=name, color=f"C{k}")
-    ax.set_title(title, fontsize=9)
-    ax.set_xlabel("step", fontsize=8)
-    ax.tick_params(labelsize=8)
-    ax.set_ylim(bottom=0)
-    ax.legend(fontsize=8)

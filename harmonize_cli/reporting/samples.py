@@ -1,4 +1,4 @@
-"""The explorer's samples: scores, captions, hints, a strip of thumbnails and the sound of each."""
+"""The explorer's samples: scores, captions, hints, a strip of thumbnails and the audio of each."""
 
 import base64
 import io
@@ -35,7 +35,7 @@ def pick(scores: Scores, indicator: str, most: int) -> NDArray[np.int64]:
 
 
 def describe(store: Store, scores: Scores, places: Sequence[int]) -> list[dict[str, Any]]:
-    """Plain values of each sample for the page; pictures and sound as data URLs."""
+    """Plain values of each sample for the page; images and audio as data URLs."""
     repeated = repeated_captions(store)
     rows = []
     for place in places:
@@ -75,7 +75,7 @@ def _strip(store: Store, i: int) -> str | None:
 
 
 def _spectrum(store: Store, i: int) -> str | None:
-    """The log-mel bands as a picture, where the store keeps them."""
+    """The log-mel bands as an image, where the store keeps them."""
     key = next((k for k, f in store.features.items() if f.kind == "logmel"), None)
     if key is None or store.status("audio")[i] != Status.OK:
         return None

@@ -1,4 +1,4 @@
-"""A sample's sound for the page: the waveform of the store, or what its log-mel bands still tell of it."""
+"""A sample's audio for the page: the waveform of the store, or one rebuilt from its log-mel bands."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ Wave = NDArray[np.float32]
 
 
 def sound_url(store: Store, i: int) -> str | None:
-    """The first seconds of sample `i` as a WAV of 8 bits in a data URL; None where there is no sound."""
+    """The first seconds of sample `i` as a WAV of 8 bits in a data URL; None where there is no audio."""
     if "audio" not in store.modalities or store.status("audio")[i] != Status.OK:
         return None
     kinds = {f.kind: key for key, f in store.features.items()}

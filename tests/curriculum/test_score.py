@@ -176,7 +176,11 @@ def test_a_killed_scoring_goes_on_and_processes_do_not_matter(world: World, tmp_
     score(world.run, world.store, tmp_path / "a", settings)
     whole = read_scores(tmp_path / "a")
     (tmp_path / "a" / "scores.json").unlink()  # as a kill after three of four parts leaves it
-    (tmp_path / "a" / "part-00002.npz").unlink()
+    part = tmp_path / "a" / "part-00002.npz"
+    part.write_bytes(part.read_bytes()[:300])
+    with pytest.raises(BadInput, match=r"part-00002\.npz: damaged .*remove it"):
+        score(world.run, world.store, tmp_path / "a", settings)
+    part.unlink()
     with pytest.raises(BadInput, match="unfinished"):
         read_scores(tmp_path / "a")
     assert score(world.run, world.store, tmp_path / "a", settings).scored == 64

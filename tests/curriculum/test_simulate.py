@@ -37,6 +37,12 @@ def test_command_writes_a_plan_that_pretrain_reads(world: World, tmp_path: Path)
     words = ["curriculum", "plan", str(tmp_path / "scores"), "-o", str(tmp_path / "plan")]
     done = CliRunner().invoke(app, [*words, "--indicator", "loss_vt", "--set", "floor.share=0.5"])
     assert done.exit_code == 0, done.output
+    assert "180 samples of split train" in done.output  # of 240; the others are not trained on
+    val = ["--indicator", "loss_vt", "--split", "val", "-o", str(tmp_path / "val")]
+    other = CliRunner().invoke(app, [*words[:3], *val])
+    assert "60 samples of split val" in other.output
+    refused = CliRunner().invoke(app, [*words, "--split", "tain"])
+    assert "no sample of it was scored; scored splits: train, val" in str(refused.exception)
     assert "sources that lose most" in done.output
     plan = read_plan(tmp_path / "plan")
     assert plan.scores == "../scores"

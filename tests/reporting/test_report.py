@@ -167,7 +167,7 @@ def test_samples_carry_what_the_explorer_shows(folder: Path) -> None:
         "s07": ["repeated caption"],
         "s08": ["repeated caption"],
         "s09": ["no content words"],
-        "s10": ["sound and picture differ in length"],
+        "s10": ["audio and video differ in length"],
     }
     assert hints_of(store, 7, frozenset()) == []
 
@@ -202,6 +202,30 @@ def test_a_store_made_anew_since_the_scores_is_refused(folder: Path, tmp_path: P
     ]
     refused = CliRunner().invoke(app, words)
     assert "row 1 is not 's01' any more, which was scored" in str(refused.exception)
+
+
+def test_unknown_indicators_are_refused_with_the_nearest(folder: Path) -> None:
+    words = ["report", str(folder / "run"), "-o", str(folder / "t.html"), "--scores", str(folder / "scores")]
+    refused = CliRunner().invoke(app, [*words, "--indicator", "los_vt"])
+    assert "did you mean 'loss_vt'" in str(refused.exception)
+    done = CliRunner().invoke(app, words)  # similarity_vt is the default, but nobody asked for it by name
+    assert done.exit_code == 0, done.output
+    assert "of split all" in done.output
+
+
+def test_the_store_is_found_from_another_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older scores keep the path as it was given, relative to wherever that was."""
+    shutil.copytree(folder, tmp_path / "project")
+    about_file = tmp_path / "project" / "scores" / "scores.json"
+    about = json.loads(about_file.read_text())
+    about_file.write_text(json.dumps({**about, "store": "store.h5"}))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    words = ["report", str(folder / "run"), "-o", "r.html", "--scores", "../project/scores"]
+    done = CliRunner().invoke(app, [*words, "--indicator", "loss_vt"])
+    assert done.exit_code == 0, done.output
 
 
 def test_both_ends_are_picked() -> None:
