@@ -186,11 +186,15 @@ sys.path[:0] = [{tests!r}, {folder!r}]
 warnings.simplefilter("error")
 import test_extending
 for kind, known in test_extending.REGISTRIES.items():
+    if kind == "loggers":  # one of them is broken
+        warnings.simplefilter("ignore")
     print(*(f"harmonize.{{kind}}:{{name}}" for name in known))
+from harmonize_cli.cli.doctor import doctor
+doctor()
 """
 
 
-def test_a_package_with_these_entry_points_brings_them_all(tmp_path: Path) -> None:
+def test_a_package_with_these_entry_points_brings_them_all_and_doctor_lists_them(tmp_path: Path) -> None:
     package = tmp_path / "my_package"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -201,6 +205,7 @@ def test_a_package_with_these_entry_points_brings_them_all(tmp_path: Path) -> No
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
     lines = [f"[{group}]\n{name} = {target}" for group, of in POINTS.items() for name, target in of.items()]
+    lines.append("gone = my_package.logger:Gone")  # another logger, which is not there
     (about / "entry_points.txt").write_text("\n".join(lines))
     ask = ASK.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     done = subprocess.run(
@@ -209,3 +214,9 @@ def test_a_package_with_these_entry_points_brings_them_all(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert set(POINTS) == {f"harmonize.{kind}" for kind in REGISTRIES}
     assert {f"{group}:{name}" for group, of in POINTS.items() for name in of} <= set(done.stdout.split())
+    listed = dict(line.split("  ", 1) for line in done.stdout.splitlines() if "  " in line)
+    for kind in set(REGISTRIES) - {"layouts", "actions"}:
+        assert set(POINTS[f"harmonize.{kind}"]) <= set(listed[kind].strip().split(", "))
+    assert "cooking" in listed["data sets"]
+    assert "partners" in listed["plan actions"]
+    assert "logger gone: my-package: AttributeError" in done.stdout
