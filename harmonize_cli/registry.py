@@ -113,3 +113,9 @@ class Registry(Mapping[str, T]):
                     RuntimeWarning,
                     stacklevel=2,
                 )
+
+
+def usage(name: str, entry: object) -> str:
+    """How an entry is named: NAME, or NAME:ARGUMENT for one that declares an `argument`."""
+    argument = getattr(entry, "argument", "")
+    return f"{name}:{argument}" if argument else name

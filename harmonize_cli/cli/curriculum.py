@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from harmonize_cli.cli.app import App
-from harmonize_cli.cli.eval_common import pick_device
 from harmonize_cli.cli.options import (
     Checkpoint,
     Config,
@@ -20,11 +19,14 @@ from harmonize_cli.cli.options import (
     Set,
     StorePath,
     Workers,
+    scored_columns,
 )
+from harmonize_cli.cli.registries import LISTED, completion
 from harmonize_cli.cli.say import answer
 from harmonize_cli.cli.stops import kept
 from harmonize_cli.locks import one_writer
 
+_MISALIGNMENTS = completion("misalignments")
 app = App(help="Score every sample for noise, audit the scores, plan a curriculum.", no_args_is_help=True)
 
 
@@ -45,7 +47,10 @@ def score(
         Path | None,
         typer.Option(help="Folder of an audit: add the column `combined`, learned from its injected noise."),
     ] = None,
-    kind: Annotated[str, typer.Option(help="With --combine: noise of this kind.")] = "caption-elsewhere",
+    kind: Annotated[
+        str,
+        typer.Option(help=f"With --combine: noise of this kind ({LISTED}).", autocompletion=_MISALIGNMENTS),
+    ] = "caption-elsewhere",
     seed: Seed = 0,
     workers: Workers = 1,
     device: Device = "auto",
@@ -69,7 +74,7 @@ def score(
         batch=batch_size,
         indicators=tuple(indicator) if indicator else None,
         seed=seed,
-        device=pick_device(device),
+        device=device,
     )
     report = run_scoring(run, store, out, settings, jobs=workers)
     if combine is not None:
@@ -100,7 +105,8 @@ def audit(
         list[str] | None,
         typer.Option(
             show_default="all",
-            help="caption-elsewhere, caption-neighbour, audio-elsewhere or audio-shifted (may be repeated).",
+            help=f"How samples are misaligned ({LISTED}). Repeatable.",
+            autocompletion=_MISALIGNMENTS,
         ),
     ] = None,
     split: Annotated[
@@ -133,7 +139,7 @@ def audit(
         batch=batch_size,
         draws=draws,
         seed=seed,
-        device=pick_device(device),
+        device=device,
     )
     folder = out or run / "audit"
     result = run_audit(run, store, folder, settings)
@@ -153,7 +159,8 @@ def compare(
         list[str] | None,
         typer.Option(
             show_default="all",
-            help="baseline, realign, gate, gate-random, both, loss-gate, best-plan, random, oracle.",
+            help=f"Method to train ({LISTED}). Repeatable.",
+            autocompletion=completion("methods"),
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ...")] = 5,
@@ -198,9 +205,18 @@ def plan(
     split: Annotated[
         str | None, typer.Option(show_default="train, else all", help="Samples to simulate on, or all.")
     ] = None,
-    indicator: Annotated[str, typer.Option(help="Whose most suspicious samples are cut.")] = "similarity_vt",
+    indicator: Annotated[
+        str,
+        typer.Option(
+            help="Column of the scores (TAB lists all); its most suspicious samples are cut.",
+            autocompletion=scored_columns,
+        ),
+    ] = "similarity_vt",
     share: Annotated[float, typer.Option(min=0, max=1, help="Share of the samples to cut.")] = 0.3,
-    action: Annotated[str, typer.Option(help="What they lose: sample, caption or audio.")] = "caption",
+    action: Annotated[
+        str,
+        typer.Option(help=f"What they lose ({LISTED}).", autocompletion=completion("actions")),
+    ] = "caption",
     overrides: Set = None,
     overwrite: Overwrite = False,
 ) -> None:

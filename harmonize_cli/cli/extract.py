@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from harmonize_cli.cli.options import Config, Set, Workers, names_of
+from harmonize_cli.cli.options import Config, Set, Workers
+from harmonize_cli.cli.registries import LISTED, completion
 from harmonize_cli.cli.say import answer, say, say_line
 from harmonize_cli.cli.stops import kept
 from harmonize_cli.errors import BadInput, ErrorList, TooManyFailed
@@ -37,9 +38,8 @@ def extract(
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="Instead of a manifest, a public data set as it lies in --root: msrvtt, esc50, folder, ... "
-            "(`harmonize doctor` and TAB list all).",
-            autocompletion=names_of("harmonize_cli.datasets.layouts", "LAYOUTS"),
+            help=f"Instead of a manifest, a public data set as it lies in --root ({LISTED}).",
+            autocompletion=completion("data sets"),
             rich_help_panel=_INPUT,
         ),
     ] = None,
@@ -71,8 +71,8 @@ def extract(
         typer.Option(
             "--encoder",
             "-e",
-            help="raw, waveform, logmel, mfcc, tokens (words), clip_tokens (open_clip's byte pairs), "
-            "open_clip:MODEL/TAG, torchaudio:PIPELINE; may be repeated (encoders).",
+            help=f"Encoder, NAME or NAME:ARGUMENT ({LISTED}); may be repeated (encoders).",
+            autocompletion=completion("encoders"),
             show_default="raw, waveform, tokens",
             rich_help_panel=_INPUT,
         ),
@@ -97,8 +97,9 @@ def extract(
     decoder: Annotated[
         str | None,
         typer.Option(
-            help="ffmpeg; for files that you trust pyav, torchcodec (NVDEC on a GPU), or auto, the fastest "
-            "that works (decoder).",
+            help="Decoder by name, those in this process only for files that you trust; auto: the fastest "
+            f"that works ({LISTED}; decoder).",
+            autocompletion=completion("decoders", "auto"),
             show_default="ffmpeg",
             rich_help_panel=_RUNNING,
         ),

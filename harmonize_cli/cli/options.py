@@ -3,17 +3,24 @@
 A test holds every command to them: an option whose name is here has the type and the help given here.
 """
 
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from harmonize_cli.cli.registries import LISTED, completion
 
-def names_of(module: str, registry: str) -> Callable[[], list[str]]:
-    """Completion from a registry, which is imported when somebody presses TAB."""
-    return lambda: list(getattr(import_module(module), registry))
+
+def scored_columns(ctx: typer.Context) -> list[str]:
+    """Completion of a column of the scores folder that was given before."""
+    from harmonize_cli.curriculum.scores import read_about
+    from harmonize_cli.errors import BadInput
+
+    try:
+        about = read_about(Path(ctx.params["scores"]))
+    except (BadInput, KeyError, TypeError):
+        return []
+    return [*about["columns"], *about.get("added", {})]
 
 
 _DATA, _SETTINGS, _RUNNING, _OUTPUT = "Data", "Settings", "Running", "Output"
@@ -100,7 +107,8 @@ Indicators = Annotated[
     list[str] | None,
     typer.Option(
         "--indicator",
-        help="Only these indicators. Repeatable.",
+        help=f"Only these indicators or columns of theirs ({LISTED}). Repeatable.",
+        autocompletion=completion("indicators"),
         show_default="all but cosine_all",
         rich_help_panel=_SETTINGS,
     ),

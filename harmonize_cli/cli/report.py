@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from harmonize_cli.cli.options import scored_columns
 from harmonize_cli.cli.say import answer
 
 
@@ -20,7 +21,11 @@ def report(
     ] = None,
     indicator: Annotated[
         str | None,
-        typer.Option(show_default="similarity_vt, else the first", help="Chooses the samples, both ends."),
+        typer.Option(
+            show_default="similarity_vt, else the first",
+            help="Column of the scores (TAB lists all): chooses the samples, both ends.",
+            autocompletion=scored_columns,
+        ),
     ] = None,
     split: Annotated[
         str | None, typer.Option(show_default="train, else all", help="Samples to choose from, or all.")

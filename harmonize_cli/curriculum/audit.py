@@ -20,6 +20,7 @@ from harmonize_cli.files import read_json, write_json
 from harmonize_cli.locks import one_writer
 from harmonize_cli.models.checkpoint import load_model
 from harmonize_cli.progress import progress
+from harmonize_cli.ranks import pick_device
 from harmonize_cli.store.reader import Store
 
 FORMAT = "harmonize-audit/1"
@@ -103,7 +104,7 @@ class AuditSettings:
     batch: int | None = None
     draws: int = 300
     seed: int = 0
-    device: str = "cpu"
+    device: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def audit(run: Path, store_path: Path, out: Path, settings: AuditSettings) -> Au
     Raises:
         BadInput: no run, no store, or a kind that can't be done to it.
     """
-    loaded = load_model(run, settings.checkpoint, settings.device)
+    loaded = load_model(run, settings.checkpoint, pick_device(settings.device))
     store = Store.open(store_path, verifies=True)
     specs = check_inputs(store, loaded.specs)
     dataset = StoreDataset(store, specs, cache_bytes=1 << 28)

@@ -27,7 +27,7 @@ class Action:
     draws: bool = False
 
 
-ACTIONS: Registry[Action] = Registry("action")
+ACTIONS: Registry[Action] = Registry("action", group="harmonize.actions")
 ACTIONS.add("sample", Action("its place in the batches", ("audio", "text"), draws=True))
 ACTIONS.add("caption", Action("its captions", ("text",)))
 ACTIONS.add("audio", Action("its audio", ("audio",)))

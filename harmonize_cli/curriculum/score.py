@@ -32,6 +32,7 @@ from harmonize_cli.locks import one_writer
 from harmonize_cli.models.checkpoint import LoadedModel, load_model
 from harmonize_cli.processes import in_processes
 from harmonize_cli.progress import progress
+from harmonize_cli.ranks import pick_device
 from harmonize_cli.store.reader import Store
 
 
@@ -48,7 +49,7 @@ class ScoreSettings:
     indicators: tuple[str, ...] | None = None
     seed: int = 0
     part: int = 2048
-    device: str = "cpu"
+    device: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ def score(run: Path, store_path: Path, out: Path, settings: ScoreSettings, *, jo
     names = [column.name for column in columns]
     rows = store.select(settings.split)
     batch = batch_size(loaded, settings.batch, len(rows))
-    settings = replace(settings, batch=batch, part=-(-settings.part // batch) * batch)
+    part, device = -(-settings.part // batch) * batch, str(pick_device(settings.device))
+    settings = replace(settings, batch=batch, part=part, device=device)
     key = sha256_json([loaded.weights_hash, store.content_hash, names, settings.split, batch, settings.seed])
     sizes = [min(settings.part, len(rows) - start) for start in range(0, len(rows), settings.part)]
     added = _claim(out, key, len(sizes))
@@ -147,7 +149,7 @@ def _claim(out: Path, key: str, parts: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What every process of a scoring needs; `settings.batch` is resolved."""
+    """What every process of a scoring needs; batch and device in `settings` are resolved."""
 
     run: Path
     store: Path

@@ -87,9 +87,3 @@ class EncoderEntry:
 ENCODERS: Registry[EncoderEntry] = Registry(
     "encoder", group="harmonize.encoders", package="harmonize_cli.encoders"
 )
-
-
-def usage(name: str) -> str:
-    """How an encoder is named: NAME or NAME:ARGUMENT."""
-    argument = ENCODERS[name].argument
-    return f"{name}:{argument}" if argument else name

@@ -9,10 +9,11 @@ import numpy.typing as npt
 from pydantic import create_model
 
 from harmonize_cli.config import StageConfig
-from harmonize_cli.encoders.base import ENCODERS, Encoder, EncoderEntry, usage
+from harmonize_cli.encoders.base import ENCODERS, Encoder, EncoderEntry
 from harmonize_cli.encoders.clip_tokens import CLIP_BPE, ClipTokens, ClipTokensConfig
 from harmonize_cli.encoders.tokens import TokensConfig, Vocab
 from harmonize_cli.errors import BadInput
+from harmonize_cli.registry import usage
 
 if TYPE_CHECKING:
 
@@ -42,7 +43,7 @@ def check_names(names: Sequence[str]) -> list[str]:
         try:
             entry = ENCODERS.find(name)
             if bool(argument) != bool(entry.argument) or bool(colon) != bool(entry.argument):
-                raise BadInput(f"{text}: expected {usage(name)}")
+                raise BadInput(f"{text}: expected {usage(name, entry)}")
             entry.check(argument)
         except BadInput as e:
             errors.append(str(e))

@@ -84,6 +84,7 @@ class _Rules(Mapping[str, Callable[..., Any]]):
     def __init__(self) -> None:
         self._known: dict[str, Callable[..., Any]] = {}
         self._searched = False
+        self.broken: dict[str, str] = {}
 
     def add(self, name: str, rule: Callable[..., Any]) -> None:
         if not name or ":" in name:
@@ -118,6 +119,7 @@ class _Rules(Mapping[str, Callable[..., Any]]):
                 self._load(point)
             except Exception as e:  # whatever a foreign package raises must not take our rules away
                 package = point.dist.name if point.dist is not None else "unknown"
+                self.broken[point.name] = f"{package}: {e!r}"
                 warnings.warn(
                     f"rule {point.name!r} of the installed package {package} is skipped: {e!r}", stacklevel=4
                 )

@@ -28,7 +28,7 @@ class Model(nn.Module, ABC):
     exported without them. A model that needs nothing of what follows `pooled_width` leaves it as it is here.
     """
 
-    Config: ClassVar[type[ModelSettings]]
+    Config: ClassVar[type[ModelSettings]] = ModelSettings
     modalities: tuple[str, ...]
     """The modalities that it reads."""
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 import typing
@@ -16,9 +17,13 @@ from small_run import small_run, small_store
 from typer.models import OptionInfo
 from typer.testing import CliRunner
 
+import harmonize_cli
 from harmonize_cli.cli import app as app_module
 from harmonize_cli.cli import options
+from harmonize_cli.cli.doctor import registered
 from harmonize_cli.cli.main import app
+from harmonize_cli.cli.registries import LISTED, REGISTRIES, registry
+from harmonize_cli.curriculum.scores import write_about
 
 
 def leaves(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
@@ -100,10 +105,70 @@ def test_choices_are_those_of_the_code() -> None:
     assert "vatt|mil-nce|clip" in shown
 
 
-def test_names_are_completed_from_the_registries() -> None:
-    datasets = next(p for p in COMMANDS["extract"].params if p.name == "dataset")
-    complete = {item.value for item in datasets.shell_complete(None, "ms")}
-    assert "msrvtt" in complete
+COMPLETED = {
+    ("extract", "dataset"): "data sets",
+    ("extract", "encoder"): "encoders",
+    ("extract", "decoder"): "decoders",
+    ("curriculum score", "indicator"): "indicators",
+    ("curriculum audit", "indicator"): "indicators",
+    ("curriculum score", "kind"): "misalignments",
+    ("curriculum audit", "kind"): "misalignments",
+    ("curriculum plan", "action"): "actions",
+    ("curriculum compare", "method"): "methods",
+}
+
+
+@pytest.mark.parametrize(("command", "option"), COMPLETED)
+def test_names_are_completed_from_the_registries(
+    command: str, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = registry(COMPLETED[command, option])
+    first = next(iter(found))
+    monkeypatch.setitem(found._entries, "brand-new", found[first])
+    parameter = next(p for p in COMMANDS[command].params if p.name == option)
+    names = [item.value.partition(":")[0] for item in parameter.shell_complete(None, "")]
+    assert {first, "brand-new"} <= set(names)
+    assert LISTED in parameter.help
+
+
+def test_completion_imports_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from harmonize_cli.cli.registries import completion\n"
+        f"for kinds in {sorted(set(COMPLETED.values()))!r}: assert completion(kinds)()\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_columns_are_completed_from_the_scores(tmp_path: Path) -> None:
+    columns = {"loss_vt": {"noisy": "high", "about": ""}}
+    write_about(tmp_path, {"key": "k", "parts": ["part-00000.npz"], "columns": columns})
+    for name in ("curriculum plan", "report"):
+        parameter = next(p for p in COMMANDS[name].params if p.name == "indicator")
+        context = typer.Context(COMMANDS[name])
+        assert parameter.shell_complete(context, "") == []
+        context.params["scores"] = tmp_path
+        assert [item.value for item in parameter.shell_complete(context, "")] == ["loss_vt"]
+
+
+def test_doctor_lists_every_registry_and_what_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = {
+        name
+        for file in Path(harmonize_cli.__file__).parent.rglob("*.py")
+        for name in re.findall(r"(?m)^([A-Z]+)\b.* = (?:Registry|_Rules)\(", file.read_text(encoding="utf-8"))
+    }
+    assert declared == {place.partition(":")[2] for place in REGISTRIES.values()}
+    for kinds in REGISTRIES:
+        list(registry(kinds))
+        monkeypatch.setitem(registry(kinds).broken, "theirs", "their-package: ImportError")
+    monkeypatch.setitem(REGISTRIES, "gone", "harmonize_cli.no_such_module:X")
+    lines = {finding.name: finding for finding in registered()}
+    for kinds in set(REGISTRIES) - {"gone"}:
+        assert all(name in lines[kinds].value for name in registry(kinds))
+        assert "their-package" in lines[f"{kinds}: theirs"].fix
+    assert "no_such_module" in lines["gone"].value
 
 
 @pytest.mark.parametrize(

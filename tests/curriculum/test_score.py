@@ -11,6 +11,7 @@ from small_run import small_store
 from typer.testing import CliRunner
 
 from harmonize_cli.cli.main import app
+from harmonize_cli.curriculum.audit import AuditSettings
 from harmonize_cli.curriculum.indicators import INDICATORS, columns_of, indicator
 from harmonize_cli.curriculum.pretrain import pretrain
 from harmonize_cli.curriculum.score import ScoreSettings, score, scoring_order
@@ -197,6 +198,12 @@ def test_other_scores_are_not_overwritten(world: World, tmp_path: Path) -> None:
     assert score(world.run, world.store, tmp_path / "a", settings).scored == 0
     with pytest.raises(BadInput, match="another run, store or settings"):
         score(world.run, world.store, tmp_path / "a", ScoreSettings(indicators=("loss_va",)))
+
+
+def test_a_script_scores_and_audits_on_the_gpu_where_there_is_one(world, tmp_path) -> None:
+    assert ScoreSettings().device == AuditSettings().device == "auto"
+    with pytest.raises(BadInput, match="cuda:99 not found"):
+        score(world.run, world.store, tmp_path / "a", ScoreSettings(device="cuda:99"))
 
 
 def test_order_mixes_the_files() -> None:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from media_samples import grey_frames, make_clip
 
+from harmonize_cli.cli.doctor import registered
 from harmonize_cli.config import StageConfig, load_config
 from harmonize_cli.datasets.manifest import ManifestRow
 from harmonize_cli.encoders.base import ENCODERS, EncoderEntry
 from harmonize_cli.encoders.registry import check_names
 from harmonize_cli.extraction.config import ExtractConfig
-from harmonize_cli.extraction.doctor import registered
 from harmonize_cli.extraction.pipeline import RunOptions, extract
 from harmonize_cli.media.requests import FrameRequest
 from harmonize_cli.store.reader import Store

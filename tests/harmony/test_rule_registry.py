@@ -171,6 +171,7 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     print(make_rule("half:0.25")(gram).tolist(), make_rule("decorated")(gram).tolist())
     print(type(make_rule("realign")).__name__, "half" in list(RULES), "gone" in RULES)
+print(*sorted(RULES.broken))
 for each in caught: print(each.message)
 """
 
@@ -185,10 +186,11 @@ def test_installed_packages_bring_rules_and_broken_ones_are_reported_and_skipped
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
-    first, values, kinds, *reported = done.stdout.splitlines()
+    first, values, kinds, broken, *reported = done.stdout.splitlines()
     assert first == "[[1.0, 1.0]]"
     assert values == "[[0.25, 0.25]] [[0.0, 0.0]]"
     assert kinds == "Realign True False"
+    assert broken == "absent gone number realign"
     assert len(reported) == 4
     for name, line in zip(("realign", "gone", "absent", "number"), reported, strict=True):
         assert f"rule '{name}' of the installed package my-rules is skipped" in line
