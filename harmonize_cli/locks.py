@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,6 +99,21 @@ def locked(target: Path, share: tuple[int, int] | None = None) -> Iterator[None]
                 empty.rmdir()
 
 
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """`locked`, unless one of the callers holds the lock of `target` in this way already."""
+    real = target.resolve()
+    if real in _HELD.get():
+        yield
+        return
+    with locked(target):
+        before = _HELD.set(_HELD.get() | {real})
+        try:
+            yield
+        finally:
+            _HELD.reset(before)
+
+
 def one_writer(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorator: a call holds the lock of its argument `name`, the path that it writes (None: it has none).
 
@@ -111,14 +126,8 @@ def one_writer(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @functools.wraps(function)
         def call(*args: P.args, **options: P.kwargs) -> R:
             target = signature.bind(*args, **options).arguments.get(name)
-            if target is None or target.resolve() in _HELD.get():
+            with nullcontext() if target is None else writing(target):
                 return function(*args, **options)
-            with locked(target):
-                before = _HELD.set(_HELD.get() | {target.resolve()})
-                try:
-                    return function(*args, **options)
-                finally:
-                    _HELD.reset(before)
 
         return call
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from harmonize_cli.errors import BadInput
 from harmonize_cli.files import naming, sync_file, sync_folder
-from harmonize_cli.locks import locked
+from harmonize_cli.locks import writing
 from harmonize_cli.store.schema import FeatureSpec, Sample
 from harmonize_cli.store.writer import ShardWriter
 
@@ -105,7 +105,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         BadInput: `out` exists.
     """
-    with locked(out):
+    with writing(out):
         if out.exists():
             raise BadInput(f"{out}: exists already, and is never overwritten; name another")
         tmp = out.with_name(f"{out.name}.{os.getpid()}.tmp")
@@ -126,5 +126,5 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def _itself(out: Path) -> Iterator[Path]:
-    with locked(out):
+    with writing(out):
         yield out

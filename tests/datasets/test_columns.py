@@ -48,7 +48,7 @@ def test_a_declared_column_goes_all_the_way(tmp_path: Path, kind: str) -> None:
     assert [store.facts(i).get("language") for i in range(2)] == ["en", None]
     assert [described(store, i)["language"] for i in range(2)] == ["en", ""]
     pq = pytest.importorskip("pyarrow.parquet")
-    run(["store", "export", str(tmp_path / "s.h5"), "--to", "parquet", "-o", str(tmp_path / "p")])
+    run(["export", "parquet", str(tmp_path / "s.h5"), "-o", str(tmp_path / "p")])
     assert pq.read_table(tmp_path / "p")["language"].to_pylist() == ["en", ""]
 
 

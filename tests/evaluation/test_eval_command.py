@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import typer
 from small_world import make_run, make_store
 
 from harmonize_cli.cli.main import app
@@ -60,7 +61,7 @@ def test_compare_and_table(place, command):
     assert one["metrics"]["text-to-video/MedR"]["p_value"] == 1
     done = command("eval", "table", "run", "--metric", "*/R@1", "--format", "csv", cwd=place)
     assert done.stdout.startswith("run,text-to-video R@1,")
-    with pytest.raises(BadInput, match="expected terminal"):
+    with pytest.raises(typer.BadParameter, match="not one of 'terminal'"):
         command("eval", "table", "run", "--format", "pdf")
 
 
