@@ -41,7 +41,7 @@ def registered() -> "Iterator[Finding]":
             found = registry(kinds)
             yield Finding(kinds, ", ".join(usage(name, entry) for name, entry in found.items()))
         except (ImportError, OSError) as e:
-            yield Finding(kinds, f"fail: {e}", "mend this import first")
+            yield Finding(kinds, f"fail: {e}", "fix this import first")
             continue
         for name, why in found.broken.items():
             yield Finding(f"{kinds}: {name}", "broken", f"{why}; update or remove that package")

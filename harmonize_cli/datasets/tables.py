@@ -181,20 +181,11 @@ def _read_parquet(
                 number = 0
                 for g, (many, fewer) in enumerate(groups):
                     rows = fewer if plain else many
-                    first = number
                     options = {"row_groups": [g], "columns": wanted, "use_threads": False}
-                    try:
-                        for batch in coded.iter_batches(batch_size=rows, **options):
-                            for row in _rows(path, batch, number):
-                                number += 1
-                                yield number, row
-                    except pyarrow.ArrowNotImplementedError:  # lists whose texts have several dictionaries
-                        done = number - first
-                        for k, batch in enumerate(table.iter_batches(batch_size=fewer, **options)):
-                            skip = min(max(0, done - k * fewer), len(batch))
-                            for row in _rows(path, batch.slice(skip), number):
-                                number += 1
-                                yield number, row
+                    for batch in coded.iter_batches(batch_size=rows, **options):
+                        for row in _rows(path, batch, number):
+                            number += 1
+                            yield number, row
     except BadInput:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError, UnicodeDecodeError) as e:

@@ -62,7 +62,7 @@ class Exported:
 
 
 def task_metadata(folder: Path | str) -> dict[str, Any]:
-    """What mteb is told of a direction: which modalities it goes from and to, and where its files are.
+    """A direction as mteb describes it: which modalities it goes from and to, and where its files are.
 
     Raises:
         BadInput: not such a folder.

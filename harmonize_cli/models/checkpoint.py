@@ -9,6 +9,7 @@ RUN/last, RUN/best                                  links to such folders, set a
 import io
 import os
 import shutil
+import sys
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from harmonize_cli.models.base import Model, make_model
 from harmonize_cli.models.checkpoint_folders import MANIFEST, list_checkpoints, step_of
 from harmonize_cli.models.config import AnyModel, ModelSettings
 from harmonize_cli.models.inputs import InputSpec
+from harmonize_cli.printing import printable
+from harmonize_cli.ranks import rank
 
 FORMAT = 1
 WEIGHTS, STATE = "weights.safetensors", "state.pt"
@@ -163,16 +166,16 @@ def check_weights(model: Model, weights: Mapping[str, torch.Tensor], file: Path)
         BadInput: as `put_weights`.
     """
     own = model.state_dict()
-    faults = [f"{name}: missing in the file" for name in own if name not in weights]
-    faults += [f"{name}: unknown to the model" for name in weights if name not in own]
-    faults += [
+    errors = [f"{name}: missing in the file" for name in own if name not in weights]
+    errors += [f"{name}: unknown to the model" for name in weights if name not in own]
+    errors += [
         f"{name}: {list(weights[name].shape)} in the file, {list(tensor.shape)} in the model"
         for name, tensor in own.items()
         if name in weights and weights[name].shape != tensor.shape
     ]
-    if faults:
+    if errors:
         head = f"{file}: not the weights of the model that the run's config describes; was it edited?"
-        raise BadInput(list_errors(head, faults))
+        raise BadInput(list_errors(head, errors))
 
 
 def find_checkpoint(run: Path, which: str = "last") -> Path:
@@ -223,6 +226,21 @@ def read_manifest(folder: Path) -> Manifest:
     if folder.name.startswith("step-") and folder.name != f"step-{manifest.step:08d}":
         raise BadInput(f"{file}: step {manifest.step} in the folder {folder.name}; take another checkpoint")
     return manifest
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest undamaged checkpoint of a run; damaged ones that are passed over are reported."""
+    for checkpoint in reversed(list_checkpoints(folder)):
+        try:
+            damage = find_damage(checkpoint, read_manifest(checkpoint))
+        except BadInput as e:
+            damage = str(e)
+        if damage is None:
+            return checkpoint
+        if rank() == 0:
+            message = f"{checkpoint}: damaged checkpoint ({damage}), going back to the one before"
+            print(f"warning: {printable(message, lines=False)}", file=sys.stderr)
+    return None
 
 
 def find_damage(folder: Path, manifest: Manifest) -> str | None:

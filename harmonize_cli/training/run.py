@@ -25,7 +25,7 @@ from harmonize_cli.models.checkpoint import (
     STATE,
     WEIGHTS,
     LoadedModel,
-    find_damage,
+    newest_whole,
     point,
     prune,
     put_weights,
@@ -34,8 +34,6 @@ from harmonize_cli.models.checkpoint import (
     read_weights,
     write_checkpoint,
 )
-from harmonize_cli.models.checkpoint_folders import list_checkpoints
-from harmonize_cli.printing import printable
 from harmonize_cli.progress import progress
 from harmonize_cli.ranks import (
     any_rank,
@@ -464,21 +462,6 @@ def train_run(
 def seed_step(seed: int, step: int) -> None:
     """Random state of a step: a function of (seed, step, rank), so a resume needs no saved generators."""
     torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank())
-
-
-def newest_whole(folder: Path) -> Path | None:
-    """The newest undamaged checkpoint of a run; damaged ones that are passed over are reported."""
-    for checkpoint in reversed(list_checkpoints(folder)):
-        try:
-            damage = find_damage(checkpoint, read_manifest(checkpoint))
-        except BadInput as e:
-            damage = str(e)
-        if damage is None:
-            return checkpoint
-        if rank() == 0:
-            message = f"{checkpoint}: damaged checkpoint ({damage}), going back to the one before"
-            print(f"warning: {printable(message, lines=False)}", file=sys.stderr)
-    return None
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

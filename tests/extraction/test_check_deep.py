@@ -55,6 +55,7 @@ def folder(tmp_path_factory):
     both = ["-itsoffset", 2.5, "-i", whole, "-i", whole, "-map", "0:v", "-map", "1:a"]
     ffmpeg(*both, "-c", "copy", folder / "late_pictures.mkv")
     data = (folder / "a.mkv").read_bytes()
+    assert b"V_MPEG4/ISO/AVC" in data
     (folder / "unknown.mkv").write_bytes(data.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XXX"))
     return folder
 

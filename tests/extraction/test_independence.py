@@ -49,6 +49,7 @@ def folder(tmp_path_factory):
     copied(folder / "mute.mp4", (long, "v", 0))
     copied(folder / "blind.m4a", (long, "a", 0))
     data = bytearray((folder / "short_sound.mkv").read_bytes())
+    assert b"A_AAC" in data
     (folder / "unknown_sound.mkv").write_bytes(data.replace(b"A_AAC", b"A_XXX"))
     (folder / "empty.mp4").write_bytes(b"")
     return folder
