@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml
 
 install: $(VENV)/.installed  ## make .venv and install harmonize with its tests' needs
 
-demo: install  ## data to result: make, extract, pretrain twice, score, evaluate (about 5 minutes on 2 cores)
+demo: install  ## data to result: make, extract, pretrain twice, score, evaluate (about 6 minutes on 2 cores)
 	$(BIN)/harmonize demo run -o $(OUT)/demo --workers $(JOBS)
 
 test: install  ## the tests, with coverage
